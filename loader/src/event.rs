@@ -1,0 +1,206 @@
+//! What does a provider say? Validated objects, in batches, with the place
+//! each came from. Past this type nothing is "maybe valid".
+
+use std::{fmt, net::IpAddr, sync::Arc};
+
+use ipnet::IpNet;
+use serde::Serialize;
+
+/// Where a statement came from: the source's name, and the place within it
+/// (`web.yaml#2`: the second document of that file).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Origin {
+    pub source: Arc<str>,
+    pub place: Arc<str>,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.source, self.place)
+    }
+}
+
+/// Something that could not be served, said so that the operator can mend it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Problem {
+    /// Source and place, e.g. `manifests:web.yaml#2`; for problems that appear
+    /// only when objects are put together, the origin of the loser.
+    pub origin: Option<Origin>,
+    /// `Kind namespace/name`, or empty when the document did not get that far.
+    pub object: String,
+    /// Path of the field, e.g. `spec.ports[0].port`; empty when it is the whole.
+    pub field: String,
+    /// What is wrong and what to do, one sentence.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let origin = self.origin.as_ref().map(ToString::to_string);
+        let parts = [origin.as_deref().unwrap_or(""), &self.object, &self.field, &self.message];
+        let mut first = true;
+        for part in parts.into_iter().filter(|part| !part.is_empty()) {
+            write!(f, "{}{part}", if first { "" } else { ": " })?;
+            first = false;
+        }
+        Ok(())
+    }
+}
+
+/// The name of an object, unique within a source.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct ObjectKey {
+    pub kind: Kind,
+    /// Empty for kinds without a namespace.
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &*self.namespace {
+            "" => write!(f, "{} {}", self.kind, self.name),
+            namespace => write!(f, "{} {namespace}/{}", self.kind, self.name),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum Kind {
+    Service,
+    EndpointSlice,
+    Endpoints,
+    Pod,
+    Node,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// TCP or UDP; others are refused by the converter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+impl Protocol {
+    /// The IANA number.
+    pub fn number(self) -> u8 {
+        match self {
+            Protocol::Tcp => causeway_schema::protocol::TCP,
+            Protocol::Udp => causeway_schema::protocol::UDP,
+        }
+    }
+
+    pub fn from_number(number: u8) -> Option<Self> {
+        match number {
+            causeway_schema::protocol::TCP => Some(Protocol::Tcp),
+            causeway_schema::protocol::UDP => Some(Protocol::Udp),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Protocol::Tcp => "TCP",
+            Protocol::Udp => "UDP",
+        })
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Object {
+    Service(ServiceObject),
+    /// From an EndpointSlice, or one subset of an Endpoints object.
+    Slice(SliceObject),
+    Node(NodeObject),
+    Pod(PodObject),
+}
+
+/// The frontends of a service. Headless services have no address, hence none.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServiceObject {
+    /// Virtual addresses (cluster IPs, both families).
+    pub addresses: Vec<IpAddr>,
+    pub ports: Vec<ServicePort>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServicePort {
+    /// The name that slices refer to; empty for a lone unnamed port.
+    pub name: Arc<str>,
+    pub protocol: Protocol,
+    /// 1 to 65535.
+    pub port: u16,
+}
+
+/// Some of the backends of one service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SliceObject {
+    /// The service's namespace is the slice's own.
+    pub service: Arc<str>,
+    pub ports: Vec<SlicePort>,
+    pub endpoints: Vec<SliceEndpoint>,
+    /// From the annotation `causeway.io/weight`, 1 unless given; 0 drains.
+    pub weight: u32,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct SlicePort {
+    pub name: Arc<str>,
+    pub protocol: Protocol,
+    /// 1 to 65535.
+    pub port: u16,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct SliceEndpoint {
+    pub address: IpAddr,
+    /// May take new flows (`conditions.ready`, true unless said otherwise).
+    pub ready: bool,
+    pub node: Option<Arc<str>>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeObject {
+    /// `status.addresses` of type InternalIP, in the object's order.
+    pub addresses: Vec<IpAddr>,
+    /// `spec.podCIDRs`, or `spec.podCIDR`.
+    pub pod_cidrs: Vec<IpNet>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodObject {
+    /// `spec.nodeName`.
+    pub node: Option<Arc<str>>,
+    /// `status.podIPs`, or `status.podIP`; empty for host-network and finished pods.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// One object as it is now, or gone.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    pub key: ObjectKey,
+    /// `None`: the source no longer has it.
+    pub object: Option<(Object, Origin)>,
+}
+
+/// What a source says at once: applied as a whole, one revision.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Batch {
+    /// The source's name, e.g. `manifests`.
+    pub source: Arc<str>,
+    pub events: Vec<Event>,
+    /// Everything that is wrong in this source now; replaces what it said before.
+    pub problems: Vec<Problem>,
+    /// The source has said everything it knows. Until each source has synced
+    /// once, nothing that an earlier agent left in the maps is deleted.
+    pub synced: bool,
+}

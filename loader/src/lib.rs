@@ -1,0 +1,12 @@
+//! The Causeway agent: providers speak, the model remembers, the plan
+//! computes, the kernel obeys. ARCHITECTURE.md has the map of the code.
+
+pub mod api;
+pub mod attach;
+pub mod cli;
+pub mod event;
+pub mod kernel;
+pub mod model;
+pub mod plan;
+pub mod providers;
+pub mod reconcile;

@@ -1,0 +1,87 @@
+//! What should be, all sources merged: services with their frontends and
+//! backends, the endpoints of this node, the other nodes.
+
+use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
+
+use ipnet::IpNet;
+use serde::Serialize;
+
+use crate::event::{Origin, Protocol};
+
+/// One port of a service object: the unit that has a set of backends.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct ServiceId {
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+    /// The port's name, or empty.
+    pub port: Arc<str>,
+}
+
+impl fmt::Display for ServiceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)?;
+        if self.port.is_empty() { Ok(()) } else { write!(f, ":{}", self.port) }
+    }
+}
+
+/// Address, port and protocol that clients use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Frontend {
+    pub address: IpAddr,
+    pub port: u16,
+    pub protocol: Protocol,
+}
+
+impl fmt::Display for Frontend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", std::net::SocketAddr::new(self.address, self.port), self.protocol)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    pub address: IpAddr,
+    pub port: u16,
+    /// 1 to 1000; backends of weight 0 and unready ones are not listed.
+    pub weight: u32,
+    pub node: Option<Arc<str>>,
+    pub origin: Arc<Origin>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Sorted, without duplicates.
+    pub frontends: Vec<Frontend>,
+    /// Sorted by (address, port), without duplicates.
+    pub backends: Vec<Backend>,
+    pub origin: Arc<Origin>,
+}
+
+/// Another host, or this one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    pub addresses: Vec<IpAddr>,
+    pub pod_cidrs: Vec<IpNet>,
+    /// Addresses of pods on this node that lie outside its `pod_cidrs`.
+    pub stray_pods: Vec<IpAddr>,
+}
+
+/// A workload attached to this node: what `causeway endpoint attach` wired.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub struct Endpoint {
+    pub addresses: Vec<IpAddr>,
+    /// The host side of the pair.
+    pub interface: String,
+    pub ifindex: u32,
+    /// Hardware address of the container's side.
+    pub mac: [u8; 6],
+}
+
+/// The whole of it. Readers get it behind an `Arc`.
+#[derive(Clone, Debug, Default)]
+pub struct DesiredState {
+    /// Raised by each batch that changed something; starts at 0, empty.
+    pub revision: u64,
+    pub services: BTreeMap<ServiceId, Service>,
+    pub nodes: BTreeMap<Arc<str>, Node>,
+}

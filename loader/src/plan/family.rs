@@ -1,0 +1,44 @@
+//! What userspace needs of an address family beyond its bytes.
+
+use std::net::IpAddr;
+
+use causeway_schema::{Addr, V4, V6};
+
+pub trait Family: Addr + Send + Sync {
+    /// Ends the name of each map of the family in the BPF object.
+    const MAP_SUFFIX: &'static str;
+
+    /// `None` when the address is of the other family.
+    fn from_ip(address: IpAddr) -> Option<Self>;
+    fn to_ip(self) -> IpAddr;
+}
+
+impl Family for V4 {
+    const MAP_SUFFIX: &'static str = "_V4";
+
+    fn from_ip(address: IpAddr) -> Option<Self> {
+        match address {
+            IpAddr::V4(address) => Some(address.into()),
+            IpAddr::V6(_) => None,
+        }
+    }
+
+    fn to_ip(self) -> IpAddr {
+        IpAddr::V4(self.into())
+    }
+}
+
+impl Family for V6 {
+    const MAP_SUFFIX: &'static str = "_V6";
+
+    fn from_ip(address: IpAddr) -> Option<Self> {
+        match address {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(address) => Some(address.into()),
+        }
+    }
+
+    fn to_ip(self) -> IpAddr {
+        IpAddr::V6(self.into())
+    }
+}

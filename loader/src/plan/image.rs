@@ -1,0 +1,50 @@
+//! The full wanted contents of every map of one address family.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use causeway_schema::{Addr, Backend, Cell, Endpoint, EndpointKey, Frontend, FrontendKey, Hop, Service};
+
+/// Only rows that are in use stand here; every other row of an array is zero,
+/// except that a freed service or endpoint row keeps its generation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Image<A: Addr> {
+    pub frontends: HashMap<FrontendKey<A>, Frontend>,
+    pub services: HashMap<u32, Service>,
+    pub backends: HashMap<u32, Backend<A>>,
+    /// By index of the first cell.
+    pub tables: HashMap<u32, Arc<[Cell]>>,
+    pub endpoint_keys: HashMap<EndpointKey<A>, Hop>,
+    /// By slot.
+    pub endpoints: HashMap<u32, Endpoint>,
+}
+
+/// How many rows each map has room for, fixed when it is created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Capacity {
+    pub frontends: u32,
+    pub services: u32,
+    pub backends: u32,
+    /// In cells of 64 bytes.
+    pub arena: u32,
+    pub endpoints: u32,
+    /// Established flows, two entries each.
+    pub flows: u32,
+    /// Flows that have not seen an answer and a second packet.
+    pub embryonic: u32,
+}
+
+impl Default for Capacity {
+    fn default() -> Self {
+        Self {
+            frontends: 131_072,
+            services: 65_536,
+            backends: 262_144,
+            arena: 262_144,
+            endpoints: 4_096,
+            flows: 131_072,
+            embryonic: 32_768,
+        }
+    }
+}

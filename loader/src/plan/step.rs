@@ -1,0 +1,122 @@
+//! One write to one map, and the order in which writes are safe.
+
+use std::sync::Arc;
+
+use causeway_schema::{Addr, Backend, Cell, Endpoint, EndpointKey, Frontend, FrontendKey, Hop, Service};
+
+/// A step is idempotent: applying it twice, or to a map that is already
+/// there, changes nothing more.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step<A: Addr> {
+    PutBackend {
+        id: u32,
+        row: Backend<A>,
+    },
+    /// Fills a run of cells that no published target names.
+    PutTable {
+        base: u32,
+        cells: Arc<[Cell]>,
+    },
+    /// The flip: one 8-byte store of the target, then the generation.
+    PutService {
+        id: u32,
+        row: Service,
+    },
+    PutEndpoint {
+        slot: u32,
+        row: Endpoint,
+    },
+    PutEndpointKey {
+        key: EndpointKey<A>,
+        hop: Hop,
+    },
+    PutFrontend {
+        key: FrontendKey<A>,
+        row: Frontend,
+    },
+    DeleteFrontend {
+        key: FrontendKey<A>,
+    },
+    DeleteEndpointKey {
+        key: EndpointKey<A>,
+    },
+    /// Writes the row of a freed slot (zero but for its generation).
+    ClearEndpoint {
+        slot: u32,
+        row: Endpoint,
+    },
+    /// Writes the row of a freed id (empty target, raised generation).
+    ClearService {
+        id: u32,
+        row: Service,
+    },
+    /// Zeroes the row of a backend that no published table names.
+    ClearBackend {
+        id: u32,
+    },
+}
+
+impl<A: Addr> Step<A> {
+    /// Steps of a plan are sorted by this: what is pointed at stands before
+    /// what points at it, and goes after it. So every prefix of a plan leaves
+    /// each frontend with a service, each service with a whole table, each
+    /// table with its backends.
+    pub fn phase(&self) -> u8 {
+        match self {
+            Step::PutBackend { .. } => 0,
+            Step::PutTable { .. } => 1,
+            Step::PutService { .. } => 2,
+            Step::PutEndpoint { .. } => 3,
+            Step::PutEndpointKey { .. } => 4,
+            Step::PutFrontend { .. } => 5,
+            Step::DeleteFrontend { .. } => 6,
+            Step::DeleteEndpointKey { .. } => 7,
+            Step::ClearEndpoint { .. } => 8,
+            Step::ClearService { .. } => 9,
+            Step::ClearBackend { .. } => 10,
+        }
+    }
+
+    /// The map it writes to, by the name in the BPF object.
+    pub fn map(&self) -> Map {
+        match self {
+            Step::PutBackend { .. } | Step::ClearBackend { .. } => Map::Backends,
+            Step::PutTable { .. } => Map::Arena,
+            Step::PutService { .. } | Step::ClearService { .. } => Map::Services,
+            Step::PutEndpoint { .. } | Step::ClearEndpoint { .. } => Map::Endpoints,
+            Step::PutEndpointKey { .. } | Step::DeleteEndpointKey { .. } => Map::EndpointKeys,
+            Step::PutFrontend { .. } | Step::DeleteFrontend { .. } => Map::Frontends,
+        }
+    }
+}
+
+/// The maps that userspace writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Map {
+    Frontends,
+    Services,
+    Backends,
+    Arena,
+    EndpointKeys,
+    Endpoints,
+}
+
+impl Map {
+    pub fn name(self) -> &'static str {
+        match self {
+            Map::Frontends => "frontends",
+            Map::Services => "services",
+            Map::Backends => "backends",
+            Map::Arena => "arena",
+            Map::EndpointKeys => "endpoint_keys",
+            Map::Endpoints => "endpoints",
+        }
+    }
+}
+
+impl std::fmt::Display for Map {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}

@@ -1,0 +1,38 @@
+//! What does the agent tell the programs about the node, and what do they
+//! tell back when asked for a trace?
+
+use bytemuck::{Pod, Zeroable};
+
+/// The single row of the node's configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct NodeConfig {
+    /// While a trace runs, the mark of its packet: such a packet is judged as
+    /// any other but leaves no flow entry and moves no counter. 0: no trace.
+    /// Drawn at random for each trace, so no other packet carries it.
+    pub trace_mark: u32,
+    /// Schema version of the maps: [`SCHEMA_VERSION`].
+    pub version: u32,
+}
+
+/// Raised with every change of a shared layout; a new agent that finds
+/// another number under its pins must not adopt those maps.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// What a traced packet's way through the program was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct TraceRecord {
+    /// A [`Verdict`](crate::Verdict) as number.
+    pub verdict: u32,
+    /// Service id, or [`TraceRecord::NONE`].
+    pub service: u32,
+    /// Backend id, or [`TraceRecord::NONE`].
+    pub backend: u32,
+    /// Interface the packet leaves through, 0 when none.
+    pub ifindex: u32,
+}
+
+impl TraceRecord {
+    pub const NONE: u32 = u32::MAX;
+}

@@ -1,0 +1,26 @@
+//! What do kernel and userspace agree on? The bytes in the maps, and the pure
+//! functions (flow hash, backend choice, checksum) that both must compute alike.
+//!
+//! Rules: every shared type is `#[repr(C)]`, [`bytemuck::Pod`], free of implicit
+//! padding (asserted here, at compile time) and generic over the address family;
+//! addresses and ports are network-order bytes, everything else is host order.
+#![no_std]
+
+pub mod addr;
+pub mod arena;
+pub mod checksum;
+pub mod choice;
+pub mod config;
+pub mod endpoint;
+pub mod flow;
+pub mod hash;
+pub mod service;
+pub mod verdict;
+
+pub use addr::{Addr, Port, V4, V6, protocol};
+pub use arena::{Arena, CELL_BYTES, Cell};
+pub use config::{NodeConfig, TraceRecord};
+pub use endpoint::{Endpoint, EndpointKey, GATEWAY_MAC, GATEWAY_V4, Hop};
+pub use flow::{Flow, FlowKey};
+pub use service::{Algorithm, Backend, Frontend, FrontendKey, Service, Target};
+pub use verdict::{Event, Verdict};

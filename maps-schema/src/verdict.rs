@@ -1,0 +1,168 @@
+//! How can a packet's way end? In exactly one of these, each with its counter.
+
+/// The end of a packet's way through a program. The sum of all counters is the
+/// number of packets seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u32)]
+#[must_use = "a verdict that nobody acts on is a packet that nobody decided"]
+pub enum Verdict {
+    /// Handed to a container of this node.
+    Delivered = 0,
+    /// Sent towards another node or the world.
+    Forwarded = 1,
+    /// An ARP request for the gateway, turned into its reply.
+    GatewayArp = 2,
+    /// Left to the host stack: the packet is for the host itself.
+    StackHost = 3,
+    /// Left to the host stack: not IPv4 (until IPv6 arrives, that includes it).
+    StackNotIpv4 = 4,
+    /// Left to the host stack: a VLAN tag that no configuration names.
+    StackVlan = 5,
+    /// Left to the host stack: arrived on the uplink, for nobody we know.
+    StackForeign = 6,
+    /// Left to the host stack: multicast or broadcast.
+    StackMulticast = 7,
+    /// Shorter than its headers say.
+    DropTruncated = 8,
+    /// IPv4 version, header length or total length that cannot be.
+    DropMalformed = 9,
+    /// IPv4 options on a packet to a service.
+    DropOptions = 10,
+    /// A fragment addressed to a service.
+    DropFragment = 11,
+    /// TTL used up.
+    DropTtl = 12,
+    /// A service without a backend.
+    DropNoBackend = 13,
+    /// A service address, but a port or protocol nobody serves there.
+    DropNoFrontend = 14,
+    /// The flow tables took no new entry.
+    DropFlowTable = 15,
+    /// The routing table has no way, or forbids it.
+    DropNoRoute = 16,
+    /// Larger than the next link's MTU, with "don't fragment".
+    DropTooBig = 17,
+    /// From the uplink to a backend on another node: the reply would not come
+    /// back this way.
+    DropRemoteBackend = 18,
+    /// A helper refused to rewrite the packet.
+    DropRewrite = 19,
+    /// A table named a row that is not there: a bug, or a foreign hand.
+    DropInconsistent = 20,
+    /// ARP from a container for anything but its gateway.
+    DropArp = 21,
+}
+
+impl Verdict {
+    /// Every verdict, in numeric order.
+    pub const ALL: [Verdict; 22] = [
+        Verdict::Delivered,
+        Verdict::Forwarded,
+        Verdict::GatewayArp,
+        Verdict::StackHost,
+        Verdict::StackNotIpv4,
+        Verdict::StackVlan,
+        Verdict::StackForeign,
+        Verdict::StackMulticast,
+        Verdict::DropTruncated,
+        Verdict::DropMalformed,
+        Verdict::DropOptions,
+        Verdict::DropFragment,
+        Verdict::DropTtl,
+        Verdict::DropNoBackend,
+        Verdict::DropNoFrontend,
+        Verdict::DropFlowTable,
+        Verdict::DropNoRoute,
+        Verdict::DropTooBig,
+        Verdict::DropRemoteBackend,
+        Verdict::DropRewrite,
+        Verdict::DropInconsistent,
+        Verdict::DropArp,
+    ];
+
+    pub fn from_number(number: u32) -> Option<Self> {
+        Self::ALL.get(number as usize).copied()
+    }
+
+    /// The name in metrics, in JSON and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Verdict::Delivered => "delivered",
+            Verdict::Forwarded => "forwarded",
+            Verdict::GatewayArp => "gateway_arp",
+            Verdict::StackHost => "stack_host",
+            Verdict::StackNotIpv4 => "stack_not_ipv4",
+            Verdict::StackVlan => "stack_vlan",
+            Verdict::StackForeign => "stack_foreign",
+            Verdict::StackMulticast => "stack_multicast",
+            Verdict::DropTruncated => "drop_truncated",
+            Verdict::DropMalformed => "drop_malformed",
+            Verdict::DropOptions => "drop_options",
+            Verdict::DropFragment => "drop_fragment",
+            Verdict::DropTtl => "drop_ttl",
+            Verdict::DropNoBackend => "drop_no_backend",
+            Verdict::DropNoFrontend => "drop_no_frontend",
+            Verdict::DropFlowTable => "drop_flow_table",
+            Verdict::DropNoRoute => "drop_no_route",
+            Verdict::DropTooBig => "drop_too_big",
+            Verdict::DropRemoteBackend => "drop_remote_backend",
+            Verdict::DropRewrite => "drop_rewrite",
+            Verdict::DropInconsistent => "drop_inconsistent",
+            Verdict::DropArp => "drop_arp",
+        }
+    }
+
+    pub const fn is_drop(self) -> bool {
+        self as u32 >= Verdict::DropTruncated as u32
+    }
+}
+
+/// What happened on the way, beside the verdict. Counted, never an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u32)]
+pub enum Event {
+    /// A flow began: a backend was chosen.
+    FlowCreated = 0,
+    /// A flow moved to the table of established flows.
+    FlowPromoted = 1,
+    /// That table was full: the flow stays where a flood may evict it.
+    FlowPromotionFailed = 2,
+    /// A flow's service had lost a backend: chosen anew.
+    FlowStale = 3,
+}
+
+impl Event {
+    pub const ALL: [Event; 4] =
+        [Event::FlowCreated, Event::FlowPromoted, Event::FlowPromotionFailed, Event::FlowStale];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Event::FlowCreated => "flow_created",
+            Event::FlowPromoted => "flow_promoted",
+            Event::FlowPromotionFailed => "flow_promotion_failed",
+            Event::FlowStale => "flow_stale",
+        }
+    }
+
+    /// Index of the counter: events follow the verdicts in one array.
+    pub const fn index(self) -> u32 {
+        Verdict::ALL.len() as u32 + self as u32
+    }
+}
+
+/// Length of the counter array: verdicts, then events.
+pub const COUNTERS: u32 = (Verdict::ALL.len() + Event::ALL.len()) as u32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_names_are_one_to_one() {
+        for (number, verdict) in Verdict::ALL.into_iter().enumerate() {
+            assert_eq!(verdict as usize, number);
+            assert_eq!(verdict.is_drop(), verdict.name().starts_with("drop_"));
+            assert_eq!(Verdict::ALL.iter().filter(|other| other.name() == verdict.name()).count(), 1);
+        }
+    }
+}
