@@ -1,0 +1,202 @@
+//! What do the edges (API, CLI, metrics) read, and what may they ask for?
+//!
+//! The reconcile loop publishes a [`Snapshot`] after each round; readers load
+//! it without waiting. Requests go to the loop as [`Command`]s.
+
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{
+    event::Problem,
+    model::desired::{DesiredState, Endpoint},
+};
+
+/// Handed to every edge.
+#[derive(Clone)]
+pub struct Handle {
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// Raised with every new snapshot, so that a waiter sleeps in between.
+    pub changed: watch::Receiver<u64>,
+    pub commands: mpsc::Sender<Command>,
+}
+
+/// The state of the node after a round of the loop.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    pub status: Status,
+    pub desired: Arc<DesiredState>,
+    /// By name.
+    pub endpoints: Arc<BTreeMap<String, Endpoint>>,
+}
+
+/// What `causeway status -o json` prints, field by field.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub node: String,
+    pub version: String,
+    /// Revision of the desired state.
+    pub revision: u64,
+    /// Newest revision whose image was read back from the kernel, whole.
+    pub applied_revision: u64,
+    /// Digest of the services wanted (hex); the same on every node that wants
+    /// the same, whatever order it learned it in.
+    pub digest: String,
+    /// Digest of what the kernel's maps say, from the last read-back.
+    pub kernel_digest: String,
+    /// `revision == applied_revision`, digests equal, nothing failing.
+    pub converged: bool,
+    /// Why not, one line each; empty when converged.
+    pub reasons: Vec<String>,
+    pub sources: Vec<SourceStatus>,
+    pub problems: Vec<ProblemView>,
+    pub maps: Vec<MapUse>,
+    /// What an operator must look at: full maps, failed writes.
+    pub alarms: Vec<String>,
+    pub drift: Drift,
+    pub uplink: Option<String>,
+    /// `tcx` or `clsact`.
+    pub hook: String,
+    pub services: usize,
+    pub backends: usize,
+    pub endpoints: usize,
+    pub nodes: usize,
+    /// Microseconds from the last batch of events to its image read back.
+    pub last_apply_micros: u64,
+    /// Microseconds from the agent's start to the first image read back.
+    pub start_micros: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SourceStatus {
+    pub name: String,
+    pub synced: bool,
+    pub objects: usize,
+    pub problems: usize,
+}
+
+/// A [`Problem`] with its origin as text.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProblemView {
+    pub origin: String,
+    pub object: String,
+    pub field: String,
+    pub message: String,
+}
+
+impl From<&Problem> for ProblemView {
+    fn from(problem: &Problem) -> Self {
+        Self {
+            origin: problem.origin.as_ref().map(ToString::to_string).unwrap_or_default(),
+            object: problem.object.clone(),
+            field: problem.field.clone(),
+            message: problem.message.clone(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MapUse {
+    pub map: String,
+    pub used: u64,
+    pub capacity: u64,
+}
+
+/// Rows, links and routes that someone else changed, and that were put right.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Drift {
+    pub repaired: u64,
+    /// The last few, newest last.
+    pub last: Vec<String>,
+}
+
+/// A counter of the dataplane, summed over CPUs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Counter {
+    pub name: String,
+    pub drop: bool,
+    pub packets: u64,
+}
+
+/// A flow entry, for `causeway show flows`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FlowView {
+    pub protocol: String,
+    pub source: String,
+    pub destination: String,
+    /// The address and port put in place of the destination (or, in a reply
+    /// entry, of the source).
+    pub rewrite: String,
+    /// `request` or `reply`.
+    pub direction: String,
+    /// `established` or `embryonic`.
+    pub state: String,
+    pub service: Option<String>,
+    pub idle_seconds: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AttachRequest {
+    /// Unique on this node, e.g. `namespace/pod`.
+    pub name: String,
+    /// Path of the network namespace (`/run/netns/x`, `/proc/PID/ns/net`).
+    pub netns: PathBuf,
+    pub addresses: Vec<IpAddr>,
+    /// The interface's name inside, `eth0` unless given.
+    pub interface: Option<String>,
+    /// The uplink's MTU unless given.
+    pub mtu: Option<u32>,
+}
+
+/// A packet to judge, and where it would arrive.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TraceRequest {
+    /// Name of the interface (host side of an endpoint, or the uplink), or of
+    /// an endpoint.
+    pub interface: String,
+    /// The frame, from the Ethernet header on.
+    pub packet: Vec<u8>,
+}
+
+/// What `causeway trace -o json` prints.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TraceReply {
+    /// `pass`, `redirect` or `drop`.
+    pub verdict: String,
+    /// Name of the [`Verdict`](causeway_schema::Verdict).
+    pub reason: String,
+    pub service: Option<String>,
+    pub backend: Option<String>,
+    /// The policy rule that decided; none before policies exist.
+    pub rule: Option<String>,
+    /// Interface the packet leaves through.
+    pub interface: Option<String>,
+    /// The packet that leaves, as hex.
+    pub packet_out: String,
+}
+
+/// An error that an edge hands to its user as it is.
+pub type Reply<T> = oneshot::Sender<Result<T, String>>;
+
+/// What an edge may ask of the loop.
+pub enum Command {
+    /// Make every source look again now; the answer is the revision that
+    /// holds all they had to say.
+    Fence(Reply<u64>),
+    Attach(AttachRequest, Reply<Endpoint>),
+    /// Detaching what is not there succeeds with `false`.
+    Detach(String, Reply<bool>),
+    Trace(TraceRequest, Reply<TraceReply>),
+    Flows {
+        limit: usize,
+        reply: Reply<Vec<FlowView>>,
+    },
+    Counters(Reply<Vec<Counter>>),
+    /// Unload everything: links, maps, pins, routes, endpoints' interfaces.
+    Uninstall(Reply<()>),
+}
+
+/// How long an edge waits for the loop before it says that the agent is busy.
+pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
