@@ -4,7 +4,7 @@
 use causeway_schema::{Addr, Backend, EndpointKey, Flow, FlowKey, Frontend, FrontendKey, Hop, V4, checksum};
 use network_types::{eth::EthHdr, ip::Ipv4Hdr};
 
-use crate::maps;
+use crate::{cache::Line, maps};
 
 pub trait Family: Addr {
     /// `AF_INET` or `AF_INET6`, as `bpf_fib_lookup` and `bpf_redirect_neigh` take it.
@@ -28,6 +28,9 @@ pub trait Family: Addr {
     fn put_embryonic(key: &FlowKey<Self>, flow: &Flow<Self>) -> bool;
     fn drop_established(key: &FlowKey<Self>);
     fn drop_embryonic(key: &FlowKey<Self>);
+
+    /// A line of this CPU's flow cache.
+    fn cache_line(index: u32) -> Option<*mut Line<Self>>;
 
     /// Updates the header's own checksum, if it has one, for a changed sum.
     ///
@@ -89,6 +92,11 @@ impl Family for V4 {
     #[inline(always)]
     fn drop_embryonic(key: &FlowKey<Self>) {
         let _ = maps::EMBRYONIC_V4.remove(key);
+    }
+
+    #[inline(always)]
+    fn cache_line(index: u32) -> Option<*mut Line<Self>> {
+        maps::CACHE_V4.get_ptr_mut(index)
     }
 
     #[inline(always)]

@@ -4,7 +4,7 @@
 use aya_ebpf::helpers::bpf_jiffies64;
 use causeway_schema::{Event, Flow, FlowKey, flow::flags, protocol};
 
-use crate::{count, family::Family, maps, packet::Packet, service};
+use crate::{cache, count, family::Family, maps, packet::Packet, service};
 
 /// The kernel's clock in ticks; wraps, so only differences mean anything.
 #[inline(always)]
@@ -47,6 +47,11 @@ pub fn twin<A: Family>(key: &FlowKey<A>, flow: &Flow<A>) -> FlowKey<A> {
 /// backend since the flow began.
 #[inline(always)]
 pub fn find<A: Family>(packet: &Packet<A>, dry: bool) -> Option<*mut Flow<A>> {
+    let now = now();
+    let epoch = cache::epoch();
+    if !dry && let Some(flow) = cache::find(packet, epoch, now) {
+        return Some(flow);
+    }
     let (entry, established) = match A::established(&packet.key) {
         Some(entry) => (entry, true),
         None => (A::embryonic(&packet.key)?, false),
@@ -59,6 +64,7 @@ pub fn find<A: Family>(packet: &Packet<A>, dry: bool) -> Option<*mut Flow<A>> {
             // up second: the old entries must not stand in front of it.
             A::drop_established(&twin(&packet.key, flow));
             A::drop_established(&packet.key);
+            cache::invalidate();
         }
         return None;
     }
@@ -66,14 +72,15 @@ pub fn find<A: Family>(packet: &Packet<A>, dry: bool) -> Option<*mut Flow<A>> {
         return Some(entry);
     }
 
-    let now = now();
     if now.wrapping_sub(flow.last_seen) >= maps::TICKS_PER_SECOND.load() {
         flow.last_seen = now;
     }
     if packet.closes_connection() && flow.flags & flags::CLOSING == 0 {
         flow.flags |= flags::CLOSING;
     }
-    if !established {
+    if established {
+        cache::fill(&packet.key, flow, epoch);
+    } else {
         advance(packet, flow);
     }
     Some(entry)
@@ -122,6 +129,7 @@ fn advance<A: Family>(packet: &Packet<A>, flow: &mut Flow<A>) {
     }
     if !A::put_established(&packet.key, &request) {
         A::drop_established(&reply_key);
+        cache::invalidate();
         count::event(Event::FlowPromotionFailed);
         return;
     }

@@ -2,9 +2,12 @@
 //! value, and acts at the top; ARCHITECTURE.md draws the packet paths.
 #![no_std]
 #![no_main]
+// For one atomic addition (see `cache`).
+#![feature(asm_experimental_arch)]
 
 mod act;
 mod arp;
+mod cache;
 mod count;
 mod deliver;
 mod family;

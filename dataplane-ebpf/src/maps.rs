@@ -12,6 +12,8 @@ use causeway_schema::{
     TraceRecord, V4, verdict,
 };
 
+use crate::cache::{self, Line};
+
 #[map]
 pub static FRONTENDS_V4: HashMap<FrontendKey<V4>, Frontend> =
     HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
@@ -40,6 +42,15 @@ pub static FLOWS_V4: HashMap<FlowKey<V4>, Flow<V4>> = HashMap::with_max_entries(
 /// a flood evicts only its like.
 #[map]
 pub static EMBRYONIC_V4: LruHashMap<FlowKey<V4>, Flow<V4>> = LruHashMap::with_max_entries(1024, 0);
+
+/// The newest established flows of each CPU, in front of the table.
+#[map]
+pub static CACHE_V4: PerCpuArray<Line<V4>> = PerCpuArray::with_max_entries(cache::LINES, 0);
+
+/// Raised when an entry leaves the table of established flows: what the caches
+/// hold of earlier times is void.
+#[map]
+pub static FLOW_EPOCH: Array<u64> = Array::with_max_entries(1, 0);
 
 #[map]
 pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(verdict::COUNTERS, 0);

@@ -37,6 +37,12 @@ impl<A: Family> Packet<A> {
         self.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN
     }
 
+    /// Carries a flag that moves the connection's state.
+    #[inline(always)]
+    pub fn changes_connection(&self) -> bool {
+        self.tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST) != 0
+    }
+
     #[inline(always)]
     pub fn closes_connection(&self) -> bool {
         self.tcp_flags & (TCP_FIN | TCP_RST) != 0

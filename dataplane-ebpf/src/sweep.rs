@@ -10,6 +10,7 @@ use causeway_schema::{FlowKey, SWEEP_KEYS, TraceRecord, V4};
 use network_types::eth::EthHdr;
 
 use crate::{
+    cache,
     family::Family,
     flow::{now, twin},
     maps, packet,
@@ -57,5 +58,6 @@ fn remove_idle<A: Family>(key: &FlowKey<A>, timeout: u32, now: u32) -> bool {
     }
     A::drop_established(&other);
     A::drop_established(key);
+    cache::invalidate();
     true
 }

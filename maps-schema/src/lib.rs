@@ -13,6 +13,7 @@ pub mod choice;
 pub mod config;
 pub mod endpoint;
 pub mod flow;
+pub mod front;
 pub mod hash;
 pub mod service;
 pub mod verdict;
