@@ -36,3 +36,7 @@ pub struct TraceRecord {
 impl TraceRecord {
     pub const NONE: u32 = u32::MAX;
 }
+
+/// Keys in one run of the `sweep` program: as many as keep it well under the
+/// verifier's budget.
+pub const SWEEP_KEYS: usize = 16;

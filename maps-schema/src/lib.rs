@@ -13,13 +13,14 @@ pub mod choice;
 pub mod config;
 pub mod endpoint;
 pub mod flow;
+pub mod front;
 pub mod hash;
 pub mod service;
 pub mod verdict;
 
 pub use addr::{Addr, Port, V4, V6, protocol};
 pub use arena::{Arena, CELL_BYTES, Cell};
-pub use config::{NodeConfig, TraceRecord};
+pub use config::{NodeConfig, SCHEMA_VERSION, SWEEP_KEYS, TraceRecord};
 pub use endpoint::{Endpoint, EndpointKey, GATEWAY_MAC, GATEWAY_V4, Hop};
 pub use flow::{Flow, FlowKey};
 pub use service::{Algorithm, Backend, Frontend, FrontendKey, Service, Target};

@@ -23,8 +23,7 @@ pub const RENDEZVOUS_MAX: usize = 32;
 pub fn choose<T: Arena + ?Sized>(arena: &T, target: Target, hash: u64) -> Option<u32> {
     match target.algorithm() {
         Algorithm::Empty => None,
-        Algorithm::Rendezvous => rendezvous::choose(arena, target, hash, false),
-        Algorithm::RendezvousWeighted => rendezvous::choose(arena, target, hash, true),
+        Algorithm::Rendezvous | Algorithm::RendezvousWeighted => rendezvous::choose(arena, target, hash),
         Algorithm::Maglev => maglev::choose(arena, target, hash),
     }
 }

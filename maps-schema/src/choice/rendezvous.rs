@@ -5,7 +5,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::{Lot, MAX_WEIGHT, RENDEZVOUS_MAX, log2::neg_log2};
-use crate::{Arena, CELL_BYTES, Cell, Target, hash};
+use crate::{Algorithm, Arena, CELL_BYTES, Cell, Target, hash};
 
 /// One backend in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -44,31 +44,34 @@ fn lot(hash: u64, seed: u64) -> u32 {
     (word.wrapping_mul(hash::MULTIPLIER_B) >> 32) as u32
 }
 
+/// No backend has this id; plain numbers keep the verifier's states few.
+const NOBODY: u32 = u32::MAX;
+
 #[inline(always)]
-pub(super) fn choose<T: Arena + ?Sized>(arena: &T, target: Target, hash: u64, weighted: bool) -> Option<u32> {
+pub(super) fn choose<T: Arena + ?Sized>(arena: &T, target: Target, hash: u64) -> Option<u32> {
+    let weighted = matches!(target.algorithm(), Algorithm::RendezvousWeighted);
     let mut best = u64::MAX;
-    let mut winner = None;
-    let mut left = target.len();
-    for index in 0..(RENDEZVOUS_MAX / ROWS) as u32 {
-        if left == 0 {
+    let mut winner = NOBODY;
+    let backends = target.len() as usize;
+    for index in 0..RENDEZVOUS_MAX / ROWS {
+        if index * ROWS >= backends {
             break;
         }
-        let cell = arena.cell(target.base() + index)?;
+        let cell = arena.cell(target.base() + index as u32)?;
         let rows: &[Row; ROWS] = bytemuck::cast_ref(cell);
-        for row in rows {
-            if left == 0 {
+        for (at, row) in rows.iter().enumerate() {
+            if index * ROWS + at >= backends {
                 break;
             }
-            left -= 1;
             let lot = lot(hash, row.seed);
             let score =
                 if weighted { neg_log2(lot) * u64::from(row.inverse_weight) } else { u64::from(!lot) };
             // Ties go to the earlier row, that is to the lower seed.
             if score < best {
                 best = score;
-                winner = Some(row.backend);
+                winner = row.backend;
             }
         }
     }
-    winner
+    (winner != NOBODY).then_some(winner)
 }

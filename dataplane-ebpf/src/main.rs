@@ -1,0 +1,55 @@
+//! The programs of the dataplane. Each parses its packet once, decides on the
+//! value, and acts at the top; ARCHITECTURE.md draws the packet paths.
+#![no_std]
+#![no_main]
+// For one atomic addition (see `cache`).
+#![feature(asm_experimental_arch)]
+
+mod act;
+mod arp;
+mod cache;
+mod count;
+mod deliver;
+mod family;
+mod flow;
+mod maps;
+mod packet;
+mod pipeline;
+mod rewrite;
+mod service;
+mod sweep;
+mod trace;
+
+use aya_ebpf::{macros::classifier, programs::TcContext};
+
+/// Ingress of a container's host-side interface: what the container sends.
+#[classifier]
+pub fn from_container(ctx: TcContext) -> i32 {
+    act::act(&ctx, pipeline::run(&ctx, pipeline::Side::Container))
+}
+
+/// Ingress of the uplink: what other nodes and the world send.
+#[classifier]
+pub fn from_uplink(ctx: TcContext) -> i32 {
+    act::act(&ctx, pipeline::run(&ctx, pipeline::Side::Uplink))
+}
+
+/// Never attached: the agent runs it with a list of flows that looked idle, so
+/// that the check and the removal happen here, beside the traffic.
+#[classifier]
+pub fn sweep(ctx: TcContext) -> i32 {
+    sweep::run(&ctx);
+    act::PASS
+}
+
+/// The verifier rejects a program that could reach this.
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
+
+/// Helpers that only GPL-compatible programs may call are used, so the object
+/// is dual-licensed.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,63 @@
+//! Which backend serves this frontend for this flow?
+
+use causeway_schema::{Algorithm, Arena, Cell, Port, Service, Target, choice};
+
+use crate::{family::Family, maps};
+
+/// The table arena as BPF sees it: an inlined array lookup.
+struct MapArena;
+
+impl Arena for MapArena {
+    #[inline(always)]
+    fn cell(&self, index: u32) -> Option<&Cell> {
+        maps::ARENA_V4.get(index)
+    }
+}
+
+/// A service's row, its two words read once each.
+#[inline(always)]
+pub fn row(id: u32) -> Option<Service> {
+    let row = maps::SERVICES_V4.get_ptr(id)?;
+    // SAFETY: the row lives as long as the map. Userspace writes the target as
+    // one word: one volatile load sees either the old or the new.
+    unsafe {
+        Some(Service {
+            target: Target(core::ptr::read_volatile(&raw const (*row).target.0)),
+            generation: core::ptr::read_volatile(&raw const (*row).generation),
+            flags: 0,
+        })
+    }
+}
+
+/// The backend for a flow: its id, address and port.
+pub struct Chosen<A> {
+    pub id: u32,
+    pub addr: A,
+    pub port: Port,
+}
+
+/// What a service has for a flow.
+pub enum Choice<A> {
+    Backend(Chosen<A>),
+    /// The service has no backend.
+    None,
+    /// A table names a row that is not there.
+    Broken,
+}
+
+#[inline(always)]
+pub fn choose<A: Family>(service: &Service, hash: u64) -> Choice<A> {
+    if matches!(service.target.algorithm(), Algorithm::Empty) {
+        return Choice::None;
+    }
+    let Some(id) = choice::choose(&MapArena, service.target, hash) else {
+        return Choice::Broken;
+    };
+    match A::backend(id) {
+        Some(backend) if backend.addr != A::UNSPECIFIED => {
+            let port = if service.target.port() == Port::NONE { backend.port } else { service.target.port() };
+            Choice::Backend(Chosen { id, addr: backend.addr, port })
+        }
+        _ => Choice::Broken,
+    }
+}
