@@ -36,6 +36,8 @@ impl Bed {
         link::pair(&netns, "up0", &peers, "cable");
         netns.ip(&format!("link set up0 address {}", mac_text(UPLINK_MAC)));
         link::address(&netns, "up0", &format!("{OWN}/24"));
+        // So that routes mean the same from every side; see below.
+        netns.set_sysctl("net/ipv4/conf/up0/forwarding", "1");
         netns.ip(&format!("neigh add {NEIGHBOUR} lladdr 02:00:00:00:01:01 dev up0 nud permanent"));
         link::route(&netns, "10.244.1.0/24", &format!("via {NEIGHBOUR}"));
         link::route(&netns, "unreachable 10.244.9.0/24", "");
@@ -45,9 +47,8 @@ impl Bed {
             netns.set_sysctl(&format!("net/ipv4/conf/h{number}/forwarding"), "1");
             link::route(&netns, &address(number).to_string(), &format!("dev h{number}"));
         }
-        let index = |name: String| -> u32 {
-            netns.run(|| nix::net::if_::if_nametoindex(name.as_str())).unwrap()
-        };
+        let index =
+            |name: String| -> u32 { netns.run(|| nix::net::if_::if_nametoindex(name.as_str())).unwrap() };
         let links = (1..=CONTAINERS).map(|number| index(format!("h{number}"))).collect();
         Self { uplink: index("up0".into()), links, _peers: peers, netns }
     }

@@ -64,14 +64,16 @@ pub fn residuals(frame: &[u8]) -> (u16, Option<u16>) {
     let Some(ip) = frame.get(14..34) else { return (0, None) };
     let header = usize::from(ip[0] & 15) * 4;
     let total = usize::from(u16::from_be_bytes([ip[2], ip[3]]));
-    let (Some(whole), Some(l4_bytes)) = (frame.get(14..14 + header), frame.get(14 + header..14 + total)) else {
+    let (Some(whole), Some(l4_bytes)) = (frame.get(14..14 + header), frame.get(14 + header..14 + total))
+    else {
         return (0, None);
     };
     let fragment = u16::from_be_bytes([ip[6], ip[7]]) & 0x3fff != 0;
     let l4 = L4::of(ip[9]).filter(|l4| !fragment && l4_bytes.len() >= l4.header());
     let none = |l4: L4| l4 == L4::Udp && l4_bytes[6..8] == [0, 0];
     let residual = l4.filter(|&l4| !none(l4)).map(|_| {
-        let [src, dst] = [&ip[12..16], &ip[16..20]].map(|part| Ipv4Addr::new(part[0], part[1], part[2], part[3]));
+        let [src, dst] =
+            [&ip[12..16], &ip[16..20]].map(|part| Ipv4Addr::new(part[0], part[1], part[2], part[3]));
         sum(&[&pseudo_header(src, dst, ip[9], l4_bytes.len())[..], l4_bytes].concat())
     });
     (sum(whole), residual)

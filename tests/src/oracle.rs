@@ -25,7 +25,9 @@ pub enum Side {
 /// What the routing table says of a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
-    Out { ifindex: u32 },
+    Out {
+        ifindex: u32,
+    },
     /// The host's own address, or no route at all: the stack knows which.
     Stack,
     /// An unreachable, blackhole or prohibit route.
@@ -163,7 +165,10 @@ impl Oracle {
         let table = if established { &mut self.established } else { &mut self.embryonic };
         let flow = table.get(&key)?.clone();
         if !flow.is_reply {
-            let current = world.services.get(&flow.service).is_some_and(|service| service.generation == flow.generation);
+            let current = world
+                .services
+                .get(&flow.service)
+                .is_some_and(|service| service.generation == flow.generation);
             let anew = if packet.protocol == protocol::TCP {
                 packet.opens_connection()
             } else {
@@ -307,7 +312,8 @@ fn arp(frame: &[u8], ifindex: u32) -> Result<(Verdict, u32, Vec<u8>), Verdict> {
         _ => return Err(Verdict::DropArp),
     }
     let (sha, spa) = (&body[8..14], &body[14..18]);
-    let mut out = [sha, &GATEWAY_MAC, &frame[12..20], &[0, 2], &GATEWAY_MAC, &GATEWAY_V4.0, sha, spa].concat();
+    let mut out =
+        [sha, &GATEWAY_MAC, &frame[12..20], &[0, 2], &GATEWAY_MAC, &GATEWAY_V4.0, sha, spa].concat();
     out.extend(&frame[42..]);
     Ok((Verdict::GatewayArp, ifindex, out))
 }

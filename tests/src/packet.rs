@@ -150,7 +150,9 @@ impl Packet {
             return self.payload.clone();
         }
         let mut bytes = match self.protocol {
-            protocol::TCP => [&ports[..], &[0, 0, 0, 1, 0, 0, 0, 2, 0x50, self.tcp_flags, 0x20, 0, 0, 0, 0, 0]].concat(),
+            protocol::TCP => {
+                [&ports[..], &[0, 0, 0, 1, 0, 0, 0, 2, 0x50, self.tcp_flags, 0x20, 0, 0, 0, 0, 0]].concat()
+            }
             protocol::UDP => [&ports[..], &(8 + self.payload.len() as u16).to_be_bytes(), &[0, 0]].concat(),
             _ => Vec::new(),
         };
@@ -219,14 +221,18 @@ mod tests {
         assert_eq!((header.time_to_live, header.calc_header_checksum()), (9, header.header_checksum));
         let Some(etherparse::TransportSlice::Tcp(tcp)) = sliced.transport else { panic!() };
         assert!(tcp.syn() && tcp.destination_port() == 80);
-        assert_eq!(tcp.calc_checksum_ipv4(ip.header().source(), ip.header().destination()).unwrap(), tcp.checksum());
+        assert_eq!(
+            tcp.calc_checksum_ipv4(ip.header().source(), ip.header().destination()).unwrap(),
+            tcp.checksum()
+        );
 
         let bytes = Packet::udp("10.0.0.1:1000", "10.96.0.1:53").options(&[1; 8]).bytes();
         let sliced = etherparse::SlicedPacket::from_ethernet(&bytes).unwrap();
         let Some(etherparse::NetSlice::Ipv4(ip)) = sliced.net else { panic!("{sliced:?}") };
         let Some(etherparse::TransportSlice::Udp(udp)) = sliced.transport else { panic!() };
         let header = udp.to_header();
-        let sum = header.calc_checksum_ipv4_raw(ip.header().source(), ip.header().destination(), udp.payload());
+        let sum =
+            header.calc_checksum_ipv4_raw(ip.header().source(), ip.header().destination(), udp.payload());
         assert_eq!(sum.unwrap(), header.checksum);
         assert_eq!(ip.header().options(), [1; 8]);
     }

@@ -11,7 +11,9 @@ use aya::{
 };
 use bytemuck::{Pod, bytes_of};
 use causeway::plan::Image;
-use causeway_schema::{Event, NodeConfig, TraceRecord, V4, Verdict, config::SCHEMA_VERSION, verdict::COUNTERS};
+use causeway_schema::{
+    Event, NodeConfig, TraceRecord, V4, Verdict, config::SCHEMA_VERSION, verdict::COUNTERS,
+};
 
 use crate::oracle::Side;
 

@@ -1,5 +1,7 @@
 //! Random numbers that a failing test can be run again with.
 
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
 use causeway_schema::hash;
 
 /// A small generator; the same seed gives the same run.
@@ -11,13 +13,25 @@ impl Random {
         Self(hash::mix(seed ^ hash::MULTIPLIER_B))
     }
 
-    /// Seeds for a suite: `$CAUSEWAY_SEED` alone, or `count` fresh ones, each
-    /// printed, so that the last one printed is the one that failed.
-    pub fn seeds(count: u64) -> impl Iterator<Item = u64> {
-        let given = std::env::var("CAUSEWAY_SEED").ok().map(|seed| seed.parse().expect("CAUSEWAY_SEED is a number"));
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let (first, count) = given.map_or((now.as_nanos() as u64 >> 10, count), |seed| (seed, 1));
-        (first..first + count).inspect(|seed| println!("CAUSEWAY_SEED={seed}"))
+    /// Runs `round` with one fresh seed after the other until `budget` is over,
+    /// or with `$CAUSEWAY_SEED` alone; returns how many rounds it was. A round
+    /// that panics has its seed printed.
+    pub fn rounds(budget: Duration, mut round: impl FnMut(&mut Random)) -> u64 {
+        let given = std::env::var("CAUSEWAY_SEED").ok();
+        let given = given.map(|seed| seed.parse().expect("CAUSEWAY_SEED is a number"));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let first = given.unwrap_or(now.as_micros() as u64);
+        let end = Instant::now() + budget;
+        println!("first CAUSEWAY_SEED={first}");
+        for seed in first.. {
+            let guard = Guard(seed);
+            round(&mut Random::new(seed));
+            drop(guard);
+            if given.is_some() || Instant::now() > end {
+                return seed - first + 1;
+            }
+        }
+        0
     }
 
     pub fn word(&mut self) -> u64 {
@@ -42,6 +56,17 @@ impl Random {
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for index in (1..items.len()).rev() {
             items.swap(index, self.below(index + 1));
+        }
+    }
+}
+
+/// Says the seed when its round fails.
+struct Guard(u64);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("failed with CAUSEWAY_SEED={}", self.0);
         }
     }
 }
