@@ -2,10 +2,11 @@
 
 use std::{
     fs::{self, File},
-    os::unix::process::CommandExt,
+    io::{Read, Write},
+    os::unix::{net::UnixStream, process::CommandExt},
     path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::{LazyLock, mpsc},
+    sync::{LazyLock, Mutex, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -95,6 +96,7 @@ impl Agent {
         if let Some(mut child) = self.child.take() {
             let _ = kill(Pid::from_raw(child.id() as i32), signal);
             let _ = child.wait();
+            CHILDREN.lock().unwrap().retain(|&pid| pid != child.id());
         }
     }
 
@@ -119,6 +121,14 @@ impl Agent {
             stdout,
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         }
+    }
+
+    /// What `causeway ARGUMENTS` prints for people.
+    pub fn text(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new(binary());
+        let output = command.args(arguments).arg("--socket").arg(self.socket()).stdin(Stdio::null()).output();
+        let output = output.unwrap();
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
     }
 
     /// As [`Agent::cli`], and it must succeed.
@@ -183,6 +193,15 @@ impl Agent {
         }
     }
 
+    /// The body of a GET on the agent's socket.
+    pub fn get(&self, path: &str) -> String {
+        let mut stream = UnixStream::connect(self.socket()).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: causeway\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or(answer)
+    }
+
     pub fn node(&self) -> &str {
         &self.setup.node
     }
@@ -220,6 +239,15 @@ impl Drop for Agent {
     }
 }
 
+static CHILDREN: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+
+/// Kills every agent this process started: for an exit in a hurry.
+pub fn kill_all() {
+    for pid in CHILDREN.lock().unwrap().drain(..) {
+        let _ = kill(Pid::from_raw(pid as i32), Signal::SIGKILL);
+    }
+}
+
 /// `$CAUSEWAY_BIN`, or the `causeway` built beside this program.
 pub fn binary() -> PathBuf {
     if let Some(path) = std::env::var_os("CAUSEWAY_BIN") {
@@ -252,5 +280,7 @@ fn spawn(mut command: Command) -> Child {
     let name = command.get_program().to_owned();
     let (reply, child) = mpsc::channel();
     KEEPER.send((command, reply)).unwrap();
-    child.recv().unwrap().unwrap_or_else(|error| panic!("start {}: {error}", name.display()))
+    let child = child.recv().unwrap().unwrap_or_else(|error| panic!("start {}: {error}", name.display()));
+    CHILDREN.lock().unwrap().push(child.id());
+    child
 }

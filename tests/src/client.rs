@@ -5,7 +5,8 @@ use std::{
     fmt,
     io::{self, BufRead, BufReader, Write},
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -74,11 +75,32 @@ pub fn requests(netns: &Netns, to: SocketAddrV4, count: u64, protocol: Protocol)
     })
 }
 
+/// Asks by datagrams, each of a new flow, until `good` likes an answer; how
+/// long that took.
+pub fn first_answer(
+    netns: &Netns,
+    to: SocketAddrV4,
+    patience: Duration,
+    good: impl Fn(&Answer) -> bool + Sync,
+) -> Option<Duration> {
+    netns.run(|| {
+        let begun = Instant::now();
+        while begun.elapsed() < patience {
+            let answer = request_udp(to, Duration::from_millis(20));
+            if answer.is_ok_and(|(answer, _)| good(&answer)) {
+                return Some(begun.elapsed());
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        None
+    })
+}
+
 /// One request from the calling thread's namespace.
 pub fn request(to: SocketAddrV4, protocol: Protocol) -> io::Result<(Answer, SocketAddrV4)> {
     match protocol {
         Protocol::Tcp => request_tcp(to),
-        Protocol::Udp => request_udp(to),
+        Protocol::Udp => request_udp(to, PATIENCE),
     }
 }
 
@@ -94,10 +116,10 @@ fn request_tcp(to: SocketAddrV4) -> io::Result<(Answer, SocketAddrV4)> {
     Ok((parse(&line)?, v4(stream.peer_addr()?)?))
 }
 
-fn request_udp(to: SocketAddrV4) -> io::Result<(Answer, SocketAddrV4)> {
+fn request_udp(to: SocketAddrV4, patience: Duration) -> io::Result<(Answer, SocketAddrV4)> {
     // Not connected, so that an answer from a wrong source arrives and shows.
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(patience))?;
     socket.send_to(WHO.as_bytes(), to)?;
     let mut buffer = [0; 512];
     let (length, source) = socket.recv_from(&mut buffer)?;

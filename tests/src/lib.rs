@@ -18,6 +18,7 @@ pub mod netns;
 pub mod oracle;
 pub mod packet;
 pub mod parse;
+pub mod pinned;
 pub mod prog;
 pub mod random;
 pub mod scratch;

@@ -87,13 +87,22 @@ impl Drop for PinDir {
 /// Removes what dead runs left behind; done by itself before the first name is
 /// given out.
 pub fn sweep() {
-    for name in leftovers(Path::new(NETNS_DIR)) {
+    clear(&|pid| !Path::new("/proc").join(pid.to_string()).exists());
+}
+
+/// Removes what this process made, values or not: for an exit in a hurry.
+pub fn clear_own() {
+    clear(&|pid| pid == std::process::id());
+}
+
+fn clear(of: &dyn Fn(u32) -> bool) {
+    for name in made_by(Path::new(NETNS_DIR), of) {
         let path = Path::new(NETNS_DIR).join(name);
         let _ = umount2(&path, MntFlags::MNT_DETACH);
         let _ = fs::remove_file(&path);
     }
     for parent in [Path::new(BPFFS), &std::env::temp_dir()] {
-        for name in leftovers(parent) {
+        for name in made_by(parent, of) {
             let _ = fs::remove_dir_all(parent.join(name));
         }
     }
@@ -104,13 +113,11 @@ fn sweep_once() {
     SWEEP.call_once(sweep);
 }
 
-/// Names in `parent` that a dead run gave.
-fn leftovers(parent: &Path) -> Vec<String> {
+/// Names in `parent` whose maker is one `of` those.
+fn made_by(parent: &Path, of: &dyn Fn(u32) -> bool) -> Vec<String> {
     let entries = fs::read_dir(parent).into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| maker(name).is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()))
-        .collect()
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter(|name| maker(name).is_some_and(of)).collect()
 }
 
 /// The pid in a name of ours.

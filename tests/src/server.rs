@@ -7,13 +7,16 @@ use std::{
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
         mpsc,
     },
     thread::JoinHandle,
 };
 
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::{
+    epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+    eventfd::EventFd,
+};
 
 use crate::{netns::Netns, wire};
 
@@ -28,7 +31,7 @@ pub struct Seen {
 /// Serves until dropped; then every connection is closed.
 pub struct Server {
     seen: Arc<Seen>,
-    stop: Arc<AtomicBool>,
+    stop: Arc<EventFd>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -41,16 +44,16 @@ impl Server {
 
     pub fn start_on(netns: &Netns, name: &str, ports: &[u16]) -> Self {
         let seen = Arc::<Seen>::default();
-        let stop = Arc::<AtomicBool>::default();
+        // Readable when it is time to stop: hundreds of idle servers cost nothing.
+        let stop = Arc::new(EventFd::new().unwrap());
         let (ready, bound) = mpsc::channel();
         let thread = netns.spawn_thread({
             let (seen, stop, name, ports) = (seen.clone(), stop.clone(), name.to_owned(), ports.to_vec());
             move || {
                 let mut work = Work::bind(name, &ports, seen);
+                work.epoll.add(&*stop, EpollEvent::new(EpollFlags::EPOLLIN, STOP)).unwrap();
                 ready.send(()).unwrap();
-                while !stop.load(Ordering::Relaxed) {
-                    work.turn();
-                }
+                while work.turn() {}
             }
         });
         // A panic inside drops the sender; its message is on stderr.
@@ -73,12 +76,15 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        let _ = self.stop.write(1);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }
 }
+
+/// The stop signal among the sockets.
+const STOP: u64 = u64::MAX;
 
 enum Socket {
     Listener(TcpListener),
@@ -132,12 +138,15 @@ impl Work {
         self.next += 1;
     }
 
-    /// Waits a moment for something to do, and does it.
-    fn turn(&mut self) {
+    /// Waits for something to do, and does it; false when it is time to stop.
+    fn turn(&mut self) -> bool {
         let mut events = [EpollEvent::empty(); 256];
-        let ready = self.epoll.wait(&mut events, EpollTimeout::from(20u8)).unwrap_or(0);
+        let ready = self.epoll.wait(&mut events, EpollTimeout::NONE).unwrap_or(0);
         for event in &events[..ready] {
             let id = event.data();
+            if id == STOP {
+                return false;
+            }
             let Some(socket) = self.sockets.get_mut(&id) else { continue };
             match socket {
                 Socket::Listener(listener) => {
@@ -160,6 +169,7 @@ impl Work {
                 Socket::Datagrams(socket) => answer(socket, &self.name, &self.seen),
             }
         }
+        true
     }
 }
 

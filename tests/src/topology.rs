@@ -180,6 +180,16 @@ impl Node {
         self.agent().ask(&["endpoint", "attach", name, "--netns", netns, "--address", &address]);
     }
 
+    /// Attaches, or says why not.
+    pub fn try_container(&self, name: &str, host: u8) -> Result<Container, String> {
+        let netns = Netns::new();
+        let address = self.pod_address(host);
+        let path = netns.path().to_str().unwrap();
+        let text = address.to_string();
+        let said = self.agent().cli(&["endpoint", "attach", name, "--netns", path, "--address", &text]);
+        if said.code == 0 { Ok(Container { name: name.into(), address, netns }) } else { Err(said.stderr) }
+    }
+
     pub fn detach(&self, name: &str) {
         self.agent().ask(&["endpoint", "detach", name]);
     }
