@@ -109,6 +109,13 @@ fn files() -> Vec<(String, Bad)> {
 }
 
 #[test]
+fn there_are_two_hundred_and_no_two_alike() {
+    let texts: std::collections::BTreeSet<_> = files().into_iter().map(|(_, bad)| bad.text).collect();
+    assert!(texts.len() >= 200, "{}", texts.len());
+    assert_eq!(texts.len(), files().len());
+}
+
+#[test]
 fn two_hundred_bad_manifests_are_named_and_the_rest_serves() {
     let mut cluster = Cluster::running(1);
     let servers = cluster.servers(2, 8080);
@@ -122,7 +129,6 @@ fn two_hundred_bad_manifests_are_named_and_the_rest_serves() {
 
     let files = files();
     println!("{} bad files", files.len());
-    assert!(files.len() >= 200);
     for (name, bad) in &files {
         cluster.manifests().write(name, &bad.text);
     }
