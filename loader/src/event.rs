@@ -188,8 +188,9 @@ pub struct PodObject {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
     pub key: ObjectKey,
-    /// `None`: the source no longer has it.
-    pub object: Option<(Object, Origin)>,
+    /// `None`: the source no longer has it. Shared with the provider, which
+    /// keeps it to tell what the next look changes.
+    pub object: Option<(Arc<Object>, Arc<Origin>)>,
 }
 
 /// What a source says at once: applied as a whole, one revision.
@@ -200,6 +201,9 @@ pub struct Batch {
     pub events: Vec<Event>,
     /// Everything that is wrong in this source now; replaces what it said before.
     pub problems: Vec<Problem>,
+    /// The newest [fence](crate::snapshot::Command::Fence) asked for before the
+    /// source began this look; 0 when none was.
+    pub fence: u64,
     /// The source has said everything it knows. Until each source has synced
     /// once, nothing that an earlier agent left in the maps is deleted.
     pub synced: bool,

@@ -7,6 +7,7 @@ pub mod cli;
 pub mod event;
 pub mod kernel;
 pub mod model;
+pub mod netlink;
 pub mod plan;
 pub mod providers;
 pub mod reconcile;

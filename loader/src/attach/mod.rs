@@ -1,1 +1,258 @@
-//! (being written)
+//! How does a network namespace become an endpoint? A veth pair, a /32, a
+//! link-local gateway; no bridge, no proxy_arp, no sysctl that is not our own
+//! interface's.
+//!
+//! In two steps, so that the maps and programs stand before the first packet:
+//! [`prepare`] makes the pair with the inside down, [`activate`] gives it its
+//! addresses and brings it up.
+
+mod netns;
+mod store;
+mod uplink;
+
+pub use netns::Netns;
+pub use store::{EndpointStore, Stored};
+pub use uplink::{Uplink, uplink};
+
+use std::{fs, io, net::IpAddr, path::Path};
+
+use causeway_schema::{GATEWAY_MAC, GATEWAY_V4, hash};
+
+use crate::{
+    model::desired::Endpoint,
+    netlink::{Netlink, Route},
+    snapshot::AttachRequest,
+};
+
+/// The container's interface unless the request says otherwise.
+const INSIDE: &str = "eth0";
+
+/// A step of wiring an endpoint that failed; what it had made is undone.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    #[error("endpoint {endpoint}: {field}: {message}")]
+    Invalid { endpoint: String, field: &'static str, message: String },
+    #[error("endpoint {endpoint}: {step}: {cause}")]
+    Step { endpoint: String, step: &'static str, cause: io::Error },
+}
+
+/// Checks what can be checked without touching anything.
+///
+/// # Errors
+/// [`AttachError::Invalid`], naming the field.
+pub fn validate(request: &AttachRequest) -> Result<(), AttachError> {
+    let invalid =
+        |field, message: String| Err(AttachError::Invalid { endpoint: request.name.clone(), field, message });
+    let name_ok = |name: &str| {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "-_./:".contains(c);
+        !name.is_empty() && name.len() <= 253 && name.chars().all(allowed)
+    };
+    if !name_ok(&request.name) {
+        return invalid("name", "use 1 to 253 letters, digits and -_./:".into());
+    }
+    if request.addresses.is_empty() {
+        return invalid("addresses", "an endpoint needs at least one address".into());
+    }
+    for (index, address) in request.addresses.iter().enumerate() {
+        if let IpAddr::V6(_) = address {
+            return invalid("addresses", format!("{address}: IPv6 is not served yet"));
+        }
+        if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
+            return invalid("addresses", format!("{address} is no unicast address"));
+        }
+        if request.addresses[..index].contains(address) {
+            return invalid("addresses", format!("{address} is there twice"));
+        }
+    }
+    if let Some(name) = &request.interface
+        && (name.is_empty() || name.len() > 15 || name.contains(['/', ' ']))
+    {
+        return invalid("interface", format!("{name:?} is no name of an interface"));
+    }
+    if let Some(mtu) = request.mtu
+        && !(576..=65_535).contains(&mtu)
+    {
+        return invalid("mtu", format!("{mtu} is out of range: use 576 to 65535"));
+    }
+    Ok(())
+}
+
+/// Makes the pair, or finds it made: host side up, inside down (unless an
+/// earlier attach brought it up), both without addresses.
+///
+/// # Errors
+/// Names the step; nothing is left behind of a pair that could not be finished.
+pub async fn prepare(
+    netlink: &Netlink,
+    request: &AttachRequest,
+    uplink_mtu: u32,
+) -> Result<Endpoint, AttachError> {
+    validate(request)?;
+    let host = host_name(&request.name);
+    let netns = open(request)?;
+    let made = make(netlink, request, &netns, &host, request.mtu.unwrap_or(uplink_mtu)).await;
+    if made.is_err() {
+        // The cause of the failure matters more than that of the clean-up.
+        let _ = netlink.delete_link(&host).await;
+    }
+    made
+}
+
+/// Addresses, gateway, up.
+///
+/// # Errors
+/// Names the step.
+pub async fn activate(request: &AttachRequest) -> Result<(), AttachError> {
+    let step = |step| move |cause| AttachError::Step { endpoint: request.name.clone(), step, cause };
+    let inside = request.interface.clone().unwrap_or_else(|| INSIDE.into());
+    let addresses = request.addresses.clone();
+    let netns = open(request)?;
+    let configured = netns.run(async move |netlink| configure(&netlink, &inside, &addresses).await).await;
+    configured.map_err(step("give the interface inside its addresses and routes"))
+}
+
+/// Takes the pair away; true when it was there.
+///
+/// # Errors
+/// When the kernel refuses to delete the link.
+pub async fn detach(netlink: &Netlink, endpoint: &Endpoint) -> io::Result<bool> {
+    netlink.delete_link(&endpoint.interface).await
+}
+
+/// Whether an endpoint's interface is still the one that was made.
+///
+/// # Errors
+/// When the kernel does not answer.
+pub async fn is_alive(netlink: &Netlink, endpoint: &Endpoint) -> io::Result<bool> {
+    Ok(netlink.link(&endpoint.interface).await?.is_some_and(|link| link.index == endpoint.ifindex))
+}
+
+/// The host side's name: short, stable, and ours by its prefix.
+fn host_name(endpoint: &str) -> String {
+    format!("cw{:013x}", name_hash(endpoint) & 0xf_ffff_ffff_ffff)
+}
+
+/// The container's hardware address: of its name, so that it survives a new
+/// attach; locally administered, unicast.
+fn container_mac(endpoint: &str) -> [u8; 6] {
+    let [_, _, a, b, c, d, e, _] = hash::mix(name_hash(endpoint)).to_be_bytes();
+    [0x02, a, b, c, d, e]
+}
+
+fn name_hash(name: &str) -> u64 {
+    let chunks = name.as_bytes().chunks(8);
+    chunks.fold(name.len() as u64, |hash, chunk| {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        hash::mix(hash ^ u64::from_be_bytes(word))
+    })
+}
+
+fn open(request: &AttachRequest) -> Result<Netns, AttachError> {
+    Netns::open(&request.netns).map_err(|error| AttachError::Invalid {
+        endpoint: request.name.clone(),
+        field: "netns",
+        message: format!("{}: {error}", request.netns.display()),
+    })
+}
+
+async fn make(
+    netlink: &Netlink,
+    request: &AttachRequest,
+    netns: &Netns,
+    host: &str,
+    mtu: u32,
+) -> Result<Endpoint, AttachError> {
+    let step = |step| move |cause| AttachError::Step { endpoint: request.name.clone(), step, cause };
+    let inside = request.interface.clone().unwrap_or_else(|| INSIDE.into());
+    let mac = container_mac(&request.name);
+
+    let wanted = inside.clone();
+    let found = netns.run(async move |netlink| netlink.link(&wanted).await).await;
+    let found = found.map_err(step("look into the namespace"))?;
+    let ours = found.as_ref().is_some_and(|link| link.mac == mac);
+    if found.is_some() && !ours {
+        let message = format!("{inside} exists in the namespace and is not ours: remove or rename it");
+        return Err(AttachError::Invalid { endpoint: request.name.clone(), field: "interface", message });
+    }
+    let outside = netlink.link(host).await.map_err(step("look for the host side"))?;
+    if !(ours && outside.is_some()) {
+        // Half a pair, or one that leads into another namespace.
+        netlink.delete_link(host).await.map_err(step("remove an older interface"))?;
+        let peer = format!("cx{}", &host[2..]);
+        netlink.add_veth(host, &peer).await.map_err(step("create the veth pair"))?;
+        let peer = netlink.link(&peer).await.map_err(step("find the new pair"))?;
+        let peer = peer
+            .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+            .map_err(step("find the new pair"))?;
+        let fd = netns.fd();
+        // Renamed on its way in: the name inside may be taken on the host.
+        let change = |link: rtnetlink::LinkMessageBuilder<_>| link.setns_by_fd(fd).name(inside.clone());
+        netlink.set_link(peer.index, change).await.map_err(step("move the pair's end into the namespace"))?;
+    }
+    let outside = netlink.link(host).await.map_err(step("find the host side"))?;
+    let outside = outside
+        .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+        .map_err(step("find the host side"))?;
+    own_sysctls(host).map_err(step("set the host side's own switches"))?;
+    let change = |link: rtnetlink::LinkMessageBuilder<_>| link.address(GATEWAY_MAC.to_vec()).mtu(mtu).up();
+    netlink.set_link(outside.index, change).await.map_err(step("bring the host side up"))?;
+
+    let name = inside.clone();
+    let dressed = netns.run(async move |netlink| {
+        let link = netlink.link(&name).await?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        if let Some(lo) = netlink.link("lo").await? {
+            netlink.set_link(lo.index, rtnetlink::LinkMessageBuilder::up).await?;
+        }
+        if link.mac != mac {
+            netlink.set_link(link.index, |link| link.address(mac.to_vec())).await?;
+        }
+        netlink.set_link(link.index, |link| link.mtu(mtu)).await
+    });
+    dressed.await.map_err(step("set up the interface inside"))?;
+    Ok(Endpoint {
+        addresses: request.addresses.clone(),
+        interface: host.to_owned(),
+        ifindex: outside.index,
+        mac,
+    })
+}
+
+/// Switches of the interface that is ours alone. `bpf_fib_lookup` answers only
+/// for interfaces that forward; IPv6 is not carried yet, so the host must not
+/// speak it there.
+fn own_sysctls(interface: &str) -> io::Result<()> {
+    let base = Path::new("/proc/sys/net");
+    fs::write(base.join("ipv4/conf").join(interface).join("forwarding"), "1")?;
+    let ipv6 = base.join("ipv6/conf").join(interface).join("disable_ipv6");
+    if ipv6.exists() { fs::write(ipv6, "1") } else { Ok(()) }
+}
+
+async fn configure(netlink: &Netlink, inside: &str, addresses: &[IpAddr]) -> io::Result<()> {
+    let link = netlink.link(inside).await?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+    for there in netlink.addresses(link.index).await? {
+        let link_local = matches!(there.addr(), IpAddr::V6(v6) if v6.is_unicast_link_local());
+        if !addresses.contains(&there.addr()) && !link_local {
+            netlink.delete_address(link.index, there.addr()).await?;
+        }
+    }
+    for address in addresses {
+        netlink.add_address(link.index, *address).await?;
+    }
+    netlink.set_link(link.index, rtnetlink::LinkMessageBuilder::up).await?;
+    let gateway = IpAddr::V4(GATEWAY_V4.into());
+    let to_gateway = Route { destination: gateway.into(), via: None, ifindex: link.index };
+    let everything = ipnet::Ipv4Net::default().into();
+    let default = Route { destination: everything, via: Some(gateway), ifindex: link.index };
+    for route in [to_gateway, default] {
+        match netlink.add_route(&route, libc::RTPROT_STATIC).await {
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

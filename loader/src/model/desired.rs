@@ -77,11 +77,11 @@ pub struct Endpoint {
     pub mac: [u8; 6],
 }
 
-/// The whole of it. Readers get it behind an `Arc`.
-#[derive(Clone, Debug, Default)]
+/// The whole of it. Cheap to copy: the services are shared.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct DesiredState {
     /// Raised by each batch that changed something; starts at 0, empty.
     pub revision: u64,
-    pub services: BTreeMap<ServiceId, Service>,
+    pub services: BTreeMap<ServiceId, Arc<Service>>,
     pub nodes: BTreeMap<Arc<str>, Node>,
 }

@@ -1,1 +1,6 @@
-//! (being written)
+//! Who speaks? The sources of desired state. Each turns its own kind of object
+//! into [`Event`](crate::event::Event)s; one converter serves all that speak
+//! Kubernetes.
+
+pub mod convert;
+pub mod manifests;

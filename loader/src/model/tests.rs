@@ -1,0 +1,152 @@
+//! The model's promises: order does not matter, and nothing is lost or kept
+//! too long.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::event::{
+    Event, NodeObject, PodObject, Protocol, ServiceObject, ServicePort, SliceEndpoint, SliceObject, SlicePort,
+};
+
+fn batch(source: &str, events: Vec<Event>) -> Batch {
+    Batch { source: source.into(), events, synced: true, ..Batch::default() }
+}
+
+fn event(kind: Kind, name: &str, object: Option<Object>) -> Event {
+    let namespace = if kind == Kind::Node { "" } else { "default" };
+    let key = ObjectKey { kind, namespace: namespace.into(), name: name.into() };
+    let origin = Origin { source: "s".into(), place: name.into() };
+    Event { key, object: object.map(|object| (Arc::new(object), Arc::new(origin))) }
+}
+
+fn service(name: &str, host: u8, ports: &[u16]) -> Event {
+    let ports = ports
+        .iter()
+        .map(|&port| ServicePort { name: port.to_string().into(), protocol: Protocol::Tcp, port })
+        .collect();
+    let object = ServiceObject { addresses: vec![[10, 96, 0, host].into()], ports };
+    event(Kind::Service, name, Some(Object::Service(object)))
+}
+
+fn slice(name: &str, service: &str, port: u16, weight: u32, backends: &[(u8, bool)]) -> Event {
+    let endpoints = backends
+        .iter()
+        .map(|&(host, ready)| SliceEndpoint { address: [10, 244, 0, host].into(), ready, node: None })
+        .collect();
+    let ports = vec![SlicePort { name: port.to_string().into(), protocol: Protocol::Tcp, port: port + 8000 }];
+    let object = SliceObject { service: service.into(), ports, endpoints, weight };
+    event(Kind::EndpointSlice, name, Some(Object::Slice(object)))
+}
+
+fn backends(model: &Model, port: &str) -> Vec<(String, u32)> {
+    let id = ServiceId { namespace: "default".into(), name: "web".into(), port: port.into() };
+    let service = &model.desired().services[&id];
+    service.backends.iter().map(|b| (format!("{}:{}", b.address, b.port), b.weight)).collect()
+}
+
+#[test]
+fn ready_backends_of_matching_ports_serve() {
+    let mut model = Model::new(&["a".into()]);
+    model.apply(batch(
+        "a",
+        vec![
+            slice("s1", "web", 80, 1, &[(1, true), (2, false)]),
+            slice("s2", "web", 80, 5, &[(1, true)]),
+            slice("s3", "web", 81, 0, &[(3, true)]),
+            service("web", 1, &[80, 81]),
+        ],
+    ));
+    assert_eq!(backends(&model, "80"), [("10.244.0.1:8080".to_owned(), 5)]);
+    assert!(backends(&model, "81").is_empty(), "weight 0 drains");
+}
+
+#[test]
+fn a_slice_that_changes_its_service_leaves_the_old_one() {
+    let mut model = Model::new(&["a".into()]);
+    model.apply(batch("a", vec![service("web", 1, &[80]), slice("s", "web", 80, 1, &[(1, true)])]));
+    let touched = model.apply(batch("a", vec![slice("s", "other", 80, 1, &[(1, true)])]));
+    assert!(backends(&model, "80").is_empty());
+    assert_eq!(touched.services.len(), 1);
+}
+
+#[test]
+fn the_same_again_changes_nothing() {
+    let mut model = Model::new(&["a".into()]);
+    let events = vec![service("web", 1, &[80]), slice("s", "web", 80, 1, &[(1, true)])];
+    model.apply(batch("a", events.clone()));
+    assert!(model.apply(batch("a", events)).is_empty());
+    assert_eq!(model.desired().revision, 1);
+}
+
+#[test]
+fn two_sources_add_their_backends_and_the_first_gives_the_frontend() {
+    let mut model = Model::new(&["a".into(), "b".into()]);
+    model.apply(batch("b", vec![service("web", 2, &[80]), slice("s", "web", 80, 1, &[(2, true)])]));
+    assert!(!model.synced());
+    model.apply(batch("a", vec![service("web", 1, &[80]), slice("s", "web", 80, 1, &[(1, true)])]));
+    assert!(model.synced());
+    assert_eq!(backends(&model, "80").len(), 2);
+    let service = model.desired().services.values().next().unwrap();
+    assert_eq!(service.frontends[0].address, std::net::IpAddr::from([10, 96, 0, 1]));
+}
+
+#[test]
+fn pods_outside_their_nodes_networks_are_stray() {
+    let mut model = Model::new(&["a".into()]);
+    let node = NodeObject {
+        addresses: vec![[192, 168, 0, 1].into()],
+        pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()],
+    };
+    let pod = |name: &str, address: [u8; 4]| {
+        let object = PodObject { node: Some("n1".into()), addresses: vec![address.into()] };
+        event(Kind::Pod, name, Some(Object::Pod(object)))
+    };
+    model.apply(batch(
+        "a",
+        vec![
+            pod("inside", [10, 244, 1, 7]),
+            pod("stray", [10, 9, 9, 9]),
+            event(Kind::Node, "n1", Some(Object::Node(node))),
+        ],
+    ));
+    assert_eq!(model.desired().nodes["n1"].stray_pods, [std::net::IpAddr::from([10, 9, 9, 9])]);
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    let name = 0u8..4;
+    prop_oneof![
+        (name.clone(), 0u8..3, proptest::collection::btree_set(80u16..83, 0..3)).prop_map(
+            |(n, host, ports)| { service(&format!("svc{n}"), host, &ports.into_iter().collect::<Vec<_>>()) }
+        ),
+        (name.clone(), 0u8..4, 80u16..83, 0u32..3, proptest::collection::vec((0u8..5, any::<bool>()), 0..4))
+            .prop_map(|(n, svc, port, weight, b)| slice(
+                &format!("sl{n}"),
+                &format!("svc{svc}"),
+                port,
+                weight,
+                &b
+            )),
+        name.clone().prop_map(|n| event(Kind::Service, &format!("svc{n}"), None)),
+        name.prop_map(|n| event(Kind::EndpointSlice, &format!("sl{n}"), None)),
+    ]
+}
+
+proptest! {
+    /// Whatever came before, in whatever batches: what stands last decides.
+    #[test]
+    fn only_the_last_word_on_each_object_counts(events in proptest::collection::vec(any_event(), 1..40), cut in 1usize..7) {
+        let mut step_by_step = Model::new(&["a".into()]);
+        for chunk in events.chunks(cut) {
+            step_by_step.apply(batch("a", chunk.to_vec()));
+        }
+        let mut last = BTreeMap::new();
+        for event in events {
+            last.insert(event.key.clone(), event);
+        }
+        let mut at_once = Model::new(&["a".into()]);
+        at_once.apply(batch("a", last.into_values().rev().collect()));
+        prop_assert_eq!(&step_by_step.desired().services, &at_once.desired().services);
+    }
+}

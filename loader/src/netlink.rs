@@ -1,0 +1,215 @@
+//! How do we talk to rtnetlink? Links, addresses and routes by a few verbs;
+//! adding what is there and deleting what is not are no errors.
+
+use std::{io, net::IpAddr};
+
+use futures_util::TryStreamExt;
+use ipnet::IpNet;
+use netlink_packet_route::{
+    address::AddressAttribute,
+    link::{LinkAttribute, LinkMessage},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType},
+};
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+
+/// A link as far as we look at it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    pub index: u32,
+    pub name: String,
+    pub mtu: u32,
+    pub mac: Vec<u8>,
+}
+
+/// A route of the main table, as far as we write it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Route {
+    pub destination: IpNet,
+    /// `None`: the destination is on the link itself.
+    pub via: Option<IpAddr>,
+    pub ifindex: u32,
+}
+
+/// The requests, in the network namespace that the handle was opened in.
+#[derive(Clone)]
+pub struct Netlink(Handle);
+
+impl Netlink {
+    /// Opens a socket in the calling thread's namespace; needs a runtime.
+    ///
+    /// # Errors
+    /// When the kernel gives no netlink socket.
+    pub fn open() -> io::Result<Self> {
+        let (connection, handle, _) = rtnetlink::new_connection()?;
+        tokio::spawn(connection);
+        Ok(Self(handle))
+    }
+
+    pub async fn link(&self, name: &str) -> io::Result<Option<Link>> {
+        let found = self.0.link().get().match_name(name).execute().try_next().await;
+        match found {
+            Ok(message) => Ok(message.map(link)),
+            Err(error) => absent_is(to_io(error), None),
+        }
+    }
+
+    pub async fn links(&self) -> io::Result<Vec<Link>> {
+        let messages: Vec<LinkMessage> = self.0.link().get().execute().try_collect().await.map_err(to_io)?;
+        Ok(messages.into_iter().map(link).collect())
+    }
+
+    pub async fn add_veth(&self, name: &str, peer: &str) -> io::Result<()> {
+        self.0.link().add(LinkVeth::new(name, peer).build()).execute().await.map_err(to_io)
+    }
+
+    /// Changes a link; see [`LinkMessageBuilder`].
+    pub async fn set_link(
+        &self,
+        index: u32,
+        change: impl FnOnce(LinkMessageBuilder<LinkUnspec>) -> LinkMessageBuilder<LinkUnspec>,
+    ) -> io::Result<()> {
+        let message = change(LinkUnspec::new_with_index(index)).build();
+        self.0.link().set(message).execute().await.map_err(to_io)
+    }
+
+    /// True when it was there.
+    pub async fn delete_link(&self, name: &str) -> io::Result<bool> {
+        let Some(link) = self.link(name).await? else { return Ok(false) };
+        match self.0.link().del(link.index).execute().await.map_err(to_io) {
+            Ok(()) => Ok(true),
+            Err(error) => absent_is(error, false),
+        }
+    }
+
+    pub async fn addresses(&self, ifindex: u32) -> io::Result<Vec<IpNet>> {
+        let request = self.0.address().get().set_link_index_filter(ifindex).execute();
+        let messages: Vec<_> = request.try_collect().await.map_err(to_io)?;
+        let address = |message: netlink_packet_route::address::AddressMessage| {
+            let prefix = message.header.prefix_len;
+            // On a point-to-point link `Address` is the other side's.
+            let find = |local: bool| {
+                message.attributes.iter().find_map(|attribute| match attribute {
+                    AddressAttribute::Local(address) if local => Some(*address),
+                    AddressAttribute::Address(address) if !local => Some(*address),
+                    _ => None,
+                })
+            };
+            IpNet::new(find(true).or_else(|| find(false))?, prefix).ok()
+        };
+        Ok(messages.into_iter().filter_map(address).collect())
+    }
+
+    pub async fn add_address(&self, ifindex: u32, address: IpAddr) -> io::Result<()> {
+        let prefix = if address.is_ipv4() { 32 } else { 128 };
+        let request = self.0.address().add(ifindex, address, prefix);
+        present_is_fine(request.execute().await.map_err(to_io))
+    }
+
+    pub async fn delete_address(&self, ifindex: u32, address: IpAddr) -> io::Result<()> {
+        let messages: Vec<_> = self
+            .0
+            .address()
+            .get()
+            .set_link_index_filter(ifindex)
+            .set_address_filter(address)
+            .execute()
+            .try_collect()
+            .await
+            .map_err(to_io)?;
+        for message in messages {
+            self.0.address().del(message).execute().await.map_err(to_io)?;
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// `AlreadyExists` when there is a route to the destination.
+    pub async fn add_route(&self, route: &Route, protocol: u8) -> io::Result<()> {
+        self.0.route().add(route_message(route, protocol)?).execute().await.map_err(to_io)
+    }
+
+    pub async fn delete_route(&self, route: &Route, protocol: u8) -> io::Result<()> {
+        match self.0.route().del(route_message(route, protocol)?).execute().await.map_err(to_io) {
+            Ok(()) => Ok(()),
+            Err(error) => absent_is(error, ()),
+        }
+    }
+
+    /// IPv4 routes of the main table with this protocol number; all of them
+    /// with `None`.
+    pub async fn routes(&self, protocol: Option<u8>) -> io::Result<Vec<Route>> {
+        let every = RouteMessageBuilder::<std::net::Ipv4Addr>::new().build();
+        let messages: Vec<RouteMessage> =
+            self.0.route().get(every).execute().try_collect().await.map_err(to_io)?;
+        let ours = |message: &RouteMessage| {
+            protocol.is_none_or(|number| message.header.protocol == RouteProtocol::from(number))
+                && message.header.table == libc::RT_TABLE_MAIN
+        };
+        Ok(messages.iter().filter(|message| ours(message)).filter_map(route).collect())
+    }
+}
+
+fn link(message: LinkMessage) -> Link {
+    let mut link = Link { index: message.header.index, name: String::new(), mtu: 0, mac: Vec::new() };
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::Address(mac) => link.mac = mac,
+            _ => {}
+        }
+    }
+    link
+}
+
+fn route_message(route: &Route, protocol: u8) -> io::Result<RouteMessage> {
+    let builder = RouteMessageBuilder::<IpAddr>::new()
+        .output_interface(route.ifindex)
+        .protocol(RouteProtocol::from(protocol))
+        .kind(RouteType::Unicast)
+        .scope(if route.via.is_some() { RouteScope::Universe } else { RouteScope::Link })
+        .destination_prefix(route.destination.addr(), route.destination.prefix_len())
+        .map_err(io::Error::other)?;
+    let builder = match route.via {
+        // The gateway need not be inside a network of the link.
+        Some(via) => builder.gateway(via).map_err(io::Error::other)?.onlink(),
+        None => builder,
+    };
+    Ok(builder.build())
+}
+
+fn route(message: &RouteMessage) -> Option<Route> {
+    let (mut destination, mut via, mut ifindex) = (None, None, 0);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = Some(*address),
+            RouteAttribute::Gateway(RouteAddress::Inet(address)) => via = Some((*address).into()),
+            RouteAttribute::Oif(index) => ifindex = *index,
+            _ => {}
+        }
+    }
+    let address = destination.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED);
+    let destination = IpNet::new(address.into(), message.header.destination_prefix_length).ok()?;
+    Some(Route { destination, via, ifindex })
+}
+
+fn to_io(error: rtnetlink::Error) -> io::Error {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => message.to_io(),
+        other => io::Error::other(other),
+    }
+}
+
+fn present_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+        other => other,
+    }
+}
+
+fn absent_is<T>(error: io::Error, value: T) -> io::Result<T> {
+    match error.raw_os_error() {
+        Some(libc::ENODEV | libc::ESRCH | libc::ENOENT | libc::EADDRNOTAVAIL) => Ok(value),
+        _ => Err(error),
+    }
+}

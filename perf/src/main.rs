@@ -1,0 +1,56 @@
+//! What does a packet, a connection, a change cost? Measured on this machine,
+//! side by side, everything that is compared in one interleaved run.
+
+mod load;
+mod micro;
+mod path;
+mod program;
+mod stats;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "causeway-perf", about = "Benchmarks of Causeway: ratios from one run, never a lone time")]
+struct Arguments {
+    #[command(subcommand)]
+    what: Option<What>,
+    /// Fewer and shorter rounds: a look, not a figure to quote.
+    #[arg(long, global = true)]
+    quick: bool,
+    /// Print the raw figures as JSON instead of a table.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand, Clone, Copy)]
+enum What {
+    /// Nanoseconds per packet of the programs, by path, over an empty program.
+    Micro,
+    /// Request/response, connect/request/close and bulk TCP: a VIP among 1 and
+    /// 10,000 services, no VIP, kernel routing, loopback; one CPU for all.
+    Path,
+    /// Cold start with 10,000 services x 5 backends, one change, memory.
+    Program,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    if !nix::unistd::geteuid().is_root() {
+        anyhow::bail!("benchmarks make network namespaces and load BPF programs: run them as root");
+    }
+    let all = [What::Micro, What::Program, What::Path];
+    let chosen = arguments.what.map_or(all.to_vec(), |what| vec![what]);
+    for what in chosen {
+        let report = match what {
+            What::Micro => micro::run(arguments.quick)?,
+            What::Path => path::run(arguments.quick)?,
+            What::Program => program::run(arguments.quick)?,
+        };
+        if arguments.json {
+            println!("{}", serde_json::to_string_pretty(&report)?);
+        } else {
+            println!("{report}");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,171 @@
+//! How good is the path? Every variant carries the same workload in turn,
+//! forth and back (ABBA), many times; ratios are taken within a round.
+
+use std::{net::SocketAddrV4, time::Duration};
+
+use anyhow::{Context, Result};
+use causeway_testkit::{
+    link,
+    manifest::{Port, Service},
+    netns::Netns,
+    topology::{Cluster, Container, Node, vip},
+};
+
+use crate::{
+    load::{self, Workload},
+    stats::{Report, median, paired_ratio},
+};
+
+/// Services on the larger node.
+const MANY: u32 = 10_000;
+/// The variant that ratios refer to.
+const REFERENCE: &str = "kernel routing, no VIP";
+
+struct Variant<'a> {
+    name: &'static str,
+    client: &'a Netns,
+    /// The server's address, with any port.
+    to: std::net::Ipv4Addr,
+}
+
+/// Two containers routed by the kernel: what a veth costs without us.
+struct Routed {
+    client: Netns,
+    _server: Netns,
+    _router: Netns,
+}
+
+pub fn run(quick: bool) -> Result<Report> {
+    load::pin(0)?;
+    let (rounds, length) =
+        if quick { (4, Duration::from_millis(200)) } else { (12, Duration::from_millis(600)) };
+
+    let mut cluster = Cluster::with_own_manifests(2);
+    write_services(&cluster.nodes[0], 1);
+    write_services(&cluster.nodes[1], MANY);
+    cluster.start();
+    let (few_client, _few_server) = pair(&cluster.nodes[0])?;
+    let (many_client, many_server) = pair(&cluster.nodes[1])?;
+    let routed = routed()?;
+    let variants = [
+        Variant { name: "VIP, 10,000 services", client: &many_client.netns, to: vip(1) },
+        Variant { name: "VIP, 1 service", client: &few_client.netns, to: vip(1) },
+        Variant { name: "no VIP, 10,000 services", client: &many_client.netns, to: many_server.address },
+        Variant { name: "VIP, 10,000 services, again (A/A)", client: &many_client.netns, to: vip(1) },
+        Variant { name: REFERENCE, client: &routed.client, to: [10, 1, 2, 2].into() },
+        Variant { name: "loopback", client: &many_server.netns, to: [127, 0, 0, 1].into() },
+    ];
+
+    let conditions = format!(
+        "Client, server and softirq on CPU 0; {rounds} interleaved rounds of {} ms; medians, \
+         ratios within a round to \"{REFERENCE}\".",
+        length.as_millis()
+    );
+    let columns: Vec<String> = Workload::ALL
+        .iter()
+        .flat_map(|workload| [workload.unit().to_owned(), "ratio".to_owned(), "p50 / p99 µs".to_owned()])
+        .collect();
+    let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
+    let mut report = Report::new("Path quality", conditions, &columns);
+    let mut cells = vec![Vec::new(); variants.len()];
+    for workload in Workload::ALL {
+        let samples = interleave(&variants, workload, rounds, length)?;
+        let reference = variants.iter().position(|variant| variant.name == REFERENCE).unwrap_or(0);
+        for (index, cells) in cells.iter_mut().enumerate() {
+            let rate = median(samples[index].rates.iter().copied());
+            let unit = if workload == Workload::Bulk { format!("{rate:.1}") } else { format!("{rate:.0}") };
+            cells.push(unit);
+            cells.push(format!("{:.3}", paired_ratio(&samples[index].rates, &samples[reference].rates)));
+            cells.push(format!(
+                "{:.1} / {:.1}",
+                median(samples[index].p50.clone()),
+                median(samples[index].p99.clone())
+            ));
+        }
+    }
+    for (variant, cells) in variants.iter().zip(cells) {
+        report.row(variant.name, cells);
+    }
+    Ok(report)
+}
+
+#[derive(Default, Clone)]
+struct Series {
+    rates: Vec<f64>,
+    p50: Vec<f64>,
+    p99: Vec<f64>,
+}
+
+fn interleave(
+    variants: &[Variant],
+    workload: Workload,
+    rounds: u32,
+    length: Duration,
+) -> Result<Vec<Series>> {
+    let mut series = vec![Series::default(); variants.len()];
+    // The first round warms up and is thrown away.
+    for round in 0..=rounds {
+        let forth: Vec<usize> = (0..variants.len()).collect();
+        let order: Vec<usize> = if round % 2 == 0 { forth } else { forth.into_iter().rev().collect() };
+        for index in order {
+            let variant = &variants[index];
+            let to = SocketAddrV4::new(variant.to, workload.port());
+            let sample = load::sample(variant.client, workload, to, length)
+                .with_context(|| format!("{workload:?} over \"{}\"", variant.name))?;
+            if round > 0 {
+                series[index].rates.push(sample.per_second);
+                series[index].p50.push(sample.latency.value_at_quantile(0.5) as f64 / 1e3);
+                series[index].p99.push(sample.latency.value_at_quantile(0.99) as f64 / 1e3);
+            }
+        }
+    }
+    Ok(series)
+}
+
+/// The measured service at `vip(1)` over the node's one server, and as many
+/// others beside it as make `count`.
+fn write_services(node: &Node, count: u32) {
+    let ports: Vec<Port> = Workload::ALL
+        .iter()
+        .map(|workload| Port {
+            name: format!("p{}", workload.port()),
+            ..Port::tcp(workload.port(), workload.port())
+        })
+        .collect();
+    let measured = Service::new("measured", vip(1), &ports);
+    node.manifests.service(&measured, &measured.slice(&[node.pod_address(2)]));
+    let mut text = String::new();
+    for index in 1..count {
+        let address = [10, 96, 1 + (index >> 8) as u8, index as u8].into();
+        let service = Service::new(&format!("other-{index}"), address, &[Port::tcp(80, 8080)]);
+        let backends: Vec<_> = (0..5).map(|backend| node.pod_address(100 + backend)).collect();
+        text.push_str(&format!("---\n{}---\n{}", service.yaml(), service.slice(&backends).yaml()));
+    }
+    if !text.is_empty() {
+        node.manifests.write("others.yaml", &text);
+    }
+}
+
+fn pair(node: &Node) -> Result<(Container, Container)> {
+    let server = node.container("server", 2);
+    let client = node.container("client", 3);
+    load::serve(&server.netns)?;
+    Ok((client, server))
+}
+
+fn routed() -> Result<Routed> {
+    let (router, client, server) = (Netns::new(), Netns::new(), Netns::new());
+    router.set_sysctl("net/ipv4/ip_forward", "1");
+    let sides = [(&client, "r1", "10.1.1.2", "10.1.1.1"), (&server, "r2", "10.1.2.2", "10.1.2.1")];
+    for (netns, port, address, gateway) in sides {
+        link::pair(netns, "eth0", &router, port);
+        link::address(netns, "eth0", &format!("{address}/32"));
+        link::address(&router, port, &format!("{gateway}/32"));
+        link::route(&router, &format!("{address}/32"), &format!("dev {port}"));
+        link::route(netns, &format!("{gateway}/32"), "dev eth0 scope link");
+        link::route(netns, "default", &format!("via {gateway} onlink dev eth0"));
+    }
+    causeway_testkit::topology::widen(&client);
+    load::serve(&server)?;
+    Ok(Routed { client, _server: server, _router: router })
+}
