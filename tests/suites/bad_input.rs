@@ -3,10 +3,11 @@
 
 use std::{net::SocketAddrV4, time::Duration};
 
+use causeway::snapshot::{ProblemView, Status};
 use causeway_testkit::{
     client::requests,
     load::ConnectLoad,
-    manifest::{Port, Service, node, pod},
+    manifest::{Manifests, Port, Service, node, pod},
     topology::{Cluster, vip},
     wire::Protocol,
 };
@@ -115,6 +116,51 @@ fn there_are_two_hundred_and_no_two_alike() {
     assert_eq!(texts.len(), files().len());
 }
 
+/// Each file's fault is among the problems, by file and by field.
+fn assert_all_named(files: &[(String, Bad)], problems: &[ProblemView]) {
+    let missing: Vec<_> = files
+        .iter()
+        .filter_map(|(name, bad)| {
+            let said: Vec<_> =
+                problems.iter().filter(|problem| problem.origin.contains(name.as_str())).collect();
+            let named = said.iter().any(|problem| {
+                let said = format!("{} {}", problem.field, problem.message);
+                !problem.message.is_empty() && (bad.field.is_empty() || said.contains(bad.field))
+            });
+            (!named).then(|| format!("{name}: no problem names {:?}: {said:?}\n{}", bad.field, bad.text))
+        })
+        .collect();
+    assert!(missing.is_empty(), "{} of {} not named:\n{}", missing.len(), files.len(), missing.join("\n"));
+}
+
+#[test]
+fn the_provider_names_each_by_file_and_field() {
+    let files = files();
+    let manifests = Manifests::new();
+    for (name, bad) in &files {
+        manifests.write(name, &bad.text);
+    }
+    let batch = causeway::providers::manifests::scan(manifests.path());
+    let problems: Vec<_> = batch.problems.iter().map(ProblemView::from).collect();
+    assert_all_named(&files, &problems);
+    // The good half of each pair is there.
+    let good = batch.events.iter().filter(|event| event.key.name.starts_with("good-")).count();
+    assert_eq!(good, files.len() / 2);
+}
+
+#[test]
+fn what_the_kit_writes_is_right() {
+    let manifests = Manifests::new();
+    let web = Service::new("web", vip(1), &[Port::tcp(80, 8080), Port::udp(53, 8080)]);
+    manifests.service(&web, &web.slice(&[[10, 244, 0, 1].into()]).weighted("web-1", 3));
+    manifests.slice(&web.slice(&[]));
+    manifests.write("node.yaml", &node("n0", [192, 168, 77, 10].into(), "10.244.0.0/24"));
+    manifests.write("pod.yaml", &pod("p", "n0", [10, 244, 9, 9].into()));
+    let batch = causeway::providers::manifests::scan(manifests.path());
+    assert!(batch.problems.is_empty(), "{:?}", batch.problems);
+    assert_eq!(batch.events.len(), 5, "{:?}", batch.events);
+}
+
 #[test]
 fn two_hundred_bad_manifests_are_named_and_the_rest_serves() {
     let mut cluster = Cluster::running(1);
@@ -133,26 +179,9 @@ fn two_hundred_bad_manifests_are_named_and_the_rest_serves() {
         cluster.manifests().write(name, &bad.text);
     }
     let agent = cluster.nodes[0].agent();
-    let named = |problems: &[causeway::snapshot::ProblemView], name: &str, field: &str| {
-        problems.iter().any(|problem| {
-            let said = format!("{} {}", problem.field, problem.message);
-            problem.origin.contains(name)
-                && !problem.message.is_empty()
-                && (field.is_empty() || said.contains(field))
-        })
-    };
     agent.cli(&["wait", "--timeout", "10"]);
     let status = agent.status();
-    let missing: Vec<_> = files
-        .iter()
-        .filter(|(name, bad)| !named(&status.problems, name, bad.field))
-        .map(|(name, bad)| {
-            let said: Vec<_> =
-                status.problems.iter().filter(|problem| problem.origin.contains(name.as_str())).collect();
-            format!("{name}: no problem names {:?}: {said:?}\n{}", bad.field, bad.text)
-        })
-        .collect();
-    assert!(missing.is_empty(), "{} of {} not named:\n{}", missing.len(), files.len(), missing.join("\n"));
+    assert_all_named(&files, &status.problems);
     // The second document of a file is told from the first.
     let second = status.problems.iter().filter(|problem| problem.origin.contains("second-"));
     for problem in second.filter(|problem| !problem.field.is_empty()) {
@@ -168,7 +197,7 @@ fn two_hundred_bad_manifests_are_named_and_the_rest_serves() {
     for (name, _) in &files {
         cluster.manifests().remove(name);
     }
-    let mended = |status: &causeway::snapshot::Status| status.problems.is_empty() && status.converged;
+    let mended = |status: &Status| status.problems.is_empty() && status.converged;
     agent.wait_status("no problem left", Duration::from_secs(10), mended);
     let report = load.stop();
     assert_eq!(report.report.failed, 0, "{report}");
