@@ -127,7 +127,7 @@ impl World {
                 image.frontends.insert(FrontendKey::whole_address(addr), marker);
             }
         }
-        for (&address, _) in &self.attached {
+        for &address in self.attached.keys() {
             let hop = self.hop(address).unwrap_or(Hop::NONE);
             image.endpoint_keys.insert(EndpointKey(address.into()), hop);
         }
