@@ -1,14 +1,18 @@
 //! How is the agent configured? By a file, then the environment, then flags,
 //! the later winning.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
+use anyhow::Context;
 use serde::Deserialize;
 
 use crate::plan::Capacity;
 
 /// Where the agent listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/causeway/agent.sock";
+/// How often everything is read back, in milliseconds.
+const RESYNC: u64 = 500;
+const RESYNC_LIMITS: std::ops::RangeInclusive<u64> = 10..=3_600_000;
 
 /// Everything the agent needs to know, resolved.
 #[derive(Clone, Debug)]
@@ -29,14 +33,28 @@ pub struct AgentConfig {
     pub capacity: Capacity,
     /// How often everything is read back when nothing changes.
     pub resync: Duration,
+    /// Which messages are logged, e.g. `info,causeway::plan=debug`.
+    pub log: String,
+    pub log_format: LogFormat,
     pub recreate_maps: bool,
     pub force_clsact: bool,
 }
 
-/// What a configuration file may say; every key is optional.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    #[default]
+    Auto,
+    Text,
+    Json,
+}
+
+/// What a configuration file, or the environment and flags, may say; every
+/// key is optional.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ConfigFile {
+pub struct Settings {
     pub node: Option<String>,
     pub manifests: Option<PathBuf>,
     pub uplink: Option<String>,
@@ -47,55 +65,192 @@ pub struct ConfigFile {
     pub metrics: Option<SocketAddr>,
     pub capacity: Option<Capacity>,
     pub resync_ms: Option<u64>,
+    pub log: Option<String>,
+    pub log_format: Option<LogFormat>,
 }
 
-impl ConfigFile {
+impl Settings {
+    /// Reads a file.
+    ///
     /// # Errors
     /// Names the file, and the line and key that cannot be.
     pub fn read(path: &std::path::Path) -> anyhow::Result<Self> {
-        use anyhow::Context;
         let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
-        toml::from_str(&text).with_context(|| format!("{}", path.display()))
+        let settings = Self::parse(&text).with_context(|| path.display().to_string())?;
+        if let Some(capacity) = settings.capacity {
+            check_capacity(capacity).with_context(|| path.display().to_string())?;
+        }
+        Ok(settings)
+    }
+
+    fn parse(text: &str) -> anyhow::Result<Self> {
+        let wrong = |key: &str, error: &toml::de::Error| {
+            let before = text.get(..error.span().map_or(0, |span| span.start)).unwrap_or_default();
+            let line = before.matches('\n').count() + 1;
+            anyhow::anyhow!("line {line}: {key}{}", error.message().trim().replace('\n', ", "))
+        };
+        let document = toml::Deserializer::parse(text).map_err(|error| wrong("", &error))?;
+        serde_path_to_error::deserialize(document)
+            .map_err(|error| wrong(&format!("{}: ", error.path()), error.inner()))
+    }
+
+    /// These settings, over those of a file, over the defaults.
+    ///
+    /// # Errors
+    /// Names the setting that is missing or cannot be.
+    pub fn resolve(self, file: Settings, sizes: &[Size]) -> anyhow::Result<AgentConfig> {
+        let node = match self.node.or(file.node) {
+            Some(node) => node,
+            None => nix::unistd::gethostname().context("node")?.to_string_lossy().into_owned(),
+        };
+        anyhow::ensure!(!node.is_empty(), "node: the name is empty: give --node NAME");
+        let resync = self.resync_ms.or(file.resync_ms).unwrap_or(RESYNC);
+        anyhow::ensure!(RESYNC_LIMITS.contains(&resync), "resync: {resync} ms: use 10 ms to 1 hour");
+        let mut capacity = self.capacity.or(file.capacity).unwrap_or_default();
+        sizes.iter().for_each(|size| size.set(&mut capacity));
+        Ok(AgentConfig {
+            node,
+            manifests: self
+                .manifests
+                .or(file.manifests)
+                .context("manifests: no source of services: give --manifests DIR")?,
+            uplink: self.uplink.or(file.uplink),
+            netns: self.netns.or(file.netns),
+            state_dir: self.state_dir.or(file.state_dir).unwrap_or_else(|| "/var/lib/causeway".into()),
+            bpffs: self.bpffs.or(file.bpffs).unwrap_or_else(|| "/sys/fs/bpf/causeway".into()),
+            socket: self.socket.or(file.socket).unwrap_or_else(|| DEFAULT_SOCKET.into()),
+            metrics: self.metrics.or(file.metrics),
+            capacity,
+            resync: Duration::from_millis(resync),
+            log: self.log.or(file.log).unwrap_or_else(|| "info".into()),
+            log_format: self.log_format.or(file.log_format).unwrap_or_default(),
+            recreate_maps: false,
+            force_clsact: false,
+        })
     }
 }
 
-/// Sizes that the maps can have.
-///
-/// # Errors
-/// Names the key and its range.
-pub fn check_capacity(capacity: &Capacity) -> anyhow::Result<()> {
-    let limits = [
-        ("frontends", capacity.frontends, 1 << 24),
-        ("services", capacity.services, 1 << 22),
-        ("backends", capacity.backends, 1 << 24),
-        ("arena", capacity.arena, causeway_schema::Target::MAX_BASE),
-        ("endpoints", capacity.endpoints, 65_535),
-        ("flows", capacity.flows, 1 << 26),
-        ("embryonic", capacity.embryonic, 1 << 26),
-    ];
-    for (key, value, limit) in limits {
-        anyhow::ensure!((1..=limit).contains(&value), "capacity.{key} = {value}: use 1 to {limit}");
+/// One size of [`Capacity`], as `--capacity` gives it: `flows=1000`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Size {
+    key: String,
+    rows: u32,
+}
+
+impl Size {
+    fn set(&self, capacity: &mut Capacity) {
+        for (key, rows, _) in sizes(capacity) {
+            if key == self.key {
+                *rows = self.rows;
+            }
+        }
+    }
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut known = Capacity::default();
+        let keys = sizes(&mut known).map(|(key, ..)| key).join(", ");
+        let (key, rows) =
+            text.split_once('=').ok_or_else(|| format!("{text:?}: use KEY=ROWS, KEY one of {keys}"))?;
+        let rows = rows.parse().map_err(|_| format!("{key}: {rows:?} is no number of rows"))?;
+        if !sizes(&mut known).iter().any(|(known, ..)| *known == key) {
+            return Err(format!("there is no capacity {key:?}: use one of {keys}"));
+        }
+        let size = Size { key: key.to_owned(), rows };
+        size.set(&mut known);
+        check_capacity(known).map_err(|error| error.to_string())?;
+        Ok(size)
+    }
+}
+
+/// Refuses sizes that the maps cannot have.
+fn check_capacity(mut capacity: Capacity) -> anyhow::Result<()> {
+    for (key, rows, limit) in sizes(&mut capacity) {
+        anyhow::ensure!((1..=limit).contains(rows), "capacity.{key} = {rows}: use 1 to {limit}");
     }
     Ok(())
+}
+
+/// Key, value and largest value of each size.
+fn sizes(capacity: &mut Capacity) -> [(&'static str, &mut u32, u32); 7] {
+    [
+        ("frontends", &mut capacity.frontends, 1 << 24),
+        ("services", &mut capacity.services, 1 << 22),
+        ("backends", &mut capacity.backends, 1 << 24),
+        ("arena", &mut capacity.arena, causeway_schema::Target::MAX_BASE),
+        ("endpoints", &mut capacity.endpoints, 65_535),
+        ("flows", &mut capacity.flows, 1 << 26),
+        ("embryonic", &mut capacity.embryonic, 1 << 26),
+    ]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_unknown_key_is_named() {
+    fn file(text: &str) -> anyhow::Result<Settings> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("causeway.toml");
-        std::fs::write(&path, "node = \"n1\"\n[capacity]\nflws = 3\n").unwrap();
-        let error = format!("{:#}", ConfigFile::read(&path).unwrap_err());
-        assert!(error.contains("causeway.toml") && error.contains("flws"), "{error}");
+        std::fs::write(&path, text).unwrap();
+        Settings::read(&path)
+    }
+
+    #[track_caller]
+    fn refused(text: &str, words: &[&str]) {
+        let error = format!("{:#}", file(text).unwrap_err());
+        assert!(!error.contains('\n'), "more than a line: {error}");
+        for word in ["causeway.toml"].iter().chain(words) {
+            assert!(error.contains(word), "{word} in {error}");
+        }
     }
 
     #[test]
-    fn capacities_that_cannot_be_are_refused() {
-        check_capacity(&Capacity::default()).unwrap();
-        let error = check_capacity(&Capacity { endpoints: 70_000, ..Capacity::default() }).unwrap_err();
-        assert!(error.to_string().contains("capacity.endpoints"), "{error}");
+    fn what_a_file_has_wrong_is_named() {
+        refused("node = \"n1\"\n[capacity]\nflws = 3\n", &["line 3", "flws", "expected one of"]);
+        refused("node = \"n1\"\nresync_ms = \"soon\"\n", &["line 2", "resync_ms", "invalid type"]);
+        refused("[capacity]\nendpoints = 70000\n", &["capacity.endpoints", "65535"]);
+        refused("node = \n", &["line 1"]);
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_named() {
+        let error = Settings::read("/nowhere/causeway.toml".as_ref()).unwrap_err();
+        assert!(format!("{error:#}").starts_with("read /nowhere/causeway.toml: "), "{error:#}");
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let file = file("node = \"file\"\nmanifests = \"/file\"\nsocket = \"/file.sock\"\nlog_format = \"json\"\nresync_ms = 100\n[capacity]\nflows = 1000\nservices = 10\n")
+            .unwrap();
+        let flags = Settings { node: Some("flag".into()), ..Settings::default() };
+        let config = flags.resolve(file, &["flows=2000".parse().unwrap()]).unwrap();
+        assert_eq!((config.node.as_str(), config.manifests), ("flag", "/file".into()));
+        assert_eq!((config.socket, config.state_dir), ("/file.sock".into(), "/var/lib/causeway".into()));
+        assert_eq!((config.resync, config.log_format), (Duration::from_millis(100), LogFormat::Json));
+        let expected = Capacity { flows: 2000, services: 10, ..Capacity::default() };
+        assert_eq!(config.capacity, expected);
+    }
+
+    #[test]
+    fn settings_that_cannot_be_are_refused() {
+        let resolve =
+            |settings: Settings| settings.resolve(Settings::default(), &[]).unwrap_err().to_string();
+        assert!(resolve(Settings::default()).contains("--manifests"));
+        let settings = Settings { manifests: Some("/m".into()), resync_ms: Some(0), ..Settings::default() };
+        assert!(resolve(settings).contains("resync: 0 ms"));
+        let settings = Settings { node: Some(String::new()), ..Settings::default() };
+        assert!(resolve(settings).contains("--node"));
+    }
+
+    #[test]
+    fn a_size_names_its_key_and_range() {
+        let refused = |text: &str| text.parse::<Size>().unwrap_err();
+        assert!(refused("flows").contains("KEY=ROWS"));
+        assert!(refused("flws=3").contains("one of frontends, "));
+        assert!(refused("endpoints=0").contains("capacity.endpoints = 0: use 1 to 65535"));
+        assert!(refused("flows=many").contains("no number"));
     }
 }

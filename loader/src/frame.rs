@@ -1,7 +1,7 @@
 //! What does a packet look like that we make ourselves, to ask the loaded
 //! program about? Ethernet, IPv4, TCP or UDP, with right checksums.
 
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use causeway_schema::{GATEWAY_MAC, checksum::fold};
 
@@ -51,6 +51,23 @@ pub fn between(
     frame
 }
 
+/// The address that containers know as their gateway, as text.
+pub const GATEWAY: &str = "169.254.1.1";
+
+/// An ARP request for an address, from one who has none yet (RFC 5227).
+pub fn who_has(address: Ipv4Addr) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(ETHERNET + 28);
+    frame.extend([0xff; 6]);
+    frame.extend(SOURCE_MAC);
+    frame.extend(0x0806_u16.to_be_bytes());
+    // Ethernet, IPv4, their lengths, request (RFC 826).
+    frame.extend([0, 1, 8, 0, 6, 4, 0, 1]);
+    frame.extend(SOURCE_MAC);
+    frame.extend([0; 4 + 6]);
+    frame.extend(address.octets());
+    frame
+}
+
 fn tcp(source: u16, destination: u16, flags: u8) -> Vec<u8> {
     let mut header = Vec::from(source.to_be_bytes());
     header.extend(destination.to_be_bytes());
@@ -74,6 +91,14 @@ fn sum(bytes: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_arp_request_asks_for_its_address() {
+        let gateway: Ipv4Addr = GATEWAY.parse().unwrap();
+        assert_eq!(gateway, Ipv4Addr::from(causeway_schema::GATEWAY_V4));
+        let frame = who_has(gateway);
+        assert_eq!((frame.len(), &frame[12..14], &frame[38..]), (42, &[8, 6][..], &gateway.octets()[..]));
+    }
 
     #[test]
     fn checksums_add_up() {

@@ -10,10 +10,23 @@ use prometheus_client::{
 
 use crate::snapshot::{Counter, Status};
 
+/// Of what [`text`] returns.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Verdict {
     verdict: String,
     drop: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Source {
+    source: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -32,29 +45,64 @@ struct Map {
 /// Never in practice: writing to a string does not fail.
 pub fn text(status: &Status, counters: &[Counter]) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("causeway");
+    dataplane(&mut registry, counters);
+    maps(&mut registry, status);
+    sources(&mut registry, status);
+    node(&mut registry, status);
+    let mut text = String::new();
+    encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+fn dataplane(registry: &mut Registry, counters: &[Counter]) {
     let packets = Family::<Verdict, Count>::default();
+    let drops = Family::<Reason, Count>::default();
     let events = Family::<Event, Count>::default();
-    for counter in counters {
-        if counter.name.starts_with("flow_") {
-            events.get_or_create(&Event { event: counter.name.clone() }).inc_by(counter.packets);
-        } else {
-            let label = Verdict { verdict: counter.name.clone(), drop: counter.drop.to_string() };
-            packets.get_or_create(&label).inc_by(counter.packets);
+    for Counter { name, drop, packets: count } in counters {
+        if name.starts_with("flow_") {
+            events.get_or_create(&Event { event: name.clone() }).inc_by(*count);
+            continue;
+        }
+        let label = Verdict { verdict: name.clone(), drop: drop.to_string() };
+        packets.get_or_create(&label).inc_by(*count);
+        if *drop {
+            let reason = name.strip_prefix("drop_").unwrap_or(name).to_owned();
+            drops.get_or_create(&Reason { reason }).inc_by(*count);
         }
     }
     registry.register("packets", "Packets by the end of their way through a program", packets);
+    registry.register("drops", "Packets dropped, by reason; also counted in packets", drops);
     registry.register("flow_events", "What happened to flows", events);
+}
 
+fn maps(registry: &mut Registry, status: &Status) {
     let used = Family::<Map, Gauge>::default();
     let capacity = Family::<Map, Gauge>::default();
+    let alarm = Family::<Map, Gauge>::default();
     for map in &status.maps {
         let label = Map { map: map.map.clone() };
         used.get_or_create(&label).set(map.used as i64);
         capacity.get_or_create(&label).set(map.capacity as i64);
+        alarm.get_or_create(&label).set(i64::from(map.crowded()));
     }
     registry.register("map_entries", "Rows in use", used);
     registry.register("map_capacity_entries", "Rows there are", capacity);
+    registry.register("map_alarm", "1 when the map is full, or nearly", alarm);
+}
 
+fn sources(registry: &mut Registry, status: &Status) {
+    let synced = Family::<Source, Gauge>::default();
+    let objects = Family::<Source, Gauge>::default();
+    for source in &status.sources {
+        let label = Source { source: source.name.clone() };
+        synced.get_or_create(&label).set(i64::from(source.synced));
+        objects.get_or_create(&label).set(source.objects as i64);
+    }
+    registry.register("source_synced", "1 when the source has said all it knows", synced);
+    registry.register("source_objects", "Objects the source has", objects);
+}
+
+fn node(registry: &mut Registry, status: &Status) {
     let gauges = [
         ("revision", "Revision of the desired state", status.revision),
         ("applied_revision", "Newest revision read back from the kernel", status.applied_revision),
@@ -73,39 +121,62 @@ pub fn text(status: &Status, counters: &[Counter]) -> Result<String, fmt::Error>
     let repaired = Count::<u64>::default();
     repaired.inc_by(status.drift.repaired);
     registry.register("drift_repaired", "Rows, links and routes put right", repaired);
-    let apply = Gauge::<f64, std::sync::atomic::AtomicU64>::default();
-    apply.set(status.last_apply_micros as f64 / 1e6);
-    registry.register_with_unit(
-        "last_apply",
-        "From the last events to their rows read back",
-        Unit::Seconds,
-        apply,
-    );
-
-    let mut text = String::new();
-    encode(&mut text, &registry)?;
-    Ok(text)
+    let times = [
+        ("last_apply", "From the last events to their rows read back", status.last_apply_micros),
+        ("start", "From the agent's start to the first image read back, 0 before", status.start_micros),
+    ];
+    for (name, help, micros) in times {
+        let seconds = Gauge::<f64, std::sync::atomic::AtomicU64>::default();
+        seconds.set(micros as f64 / 1e6);
+        registry.register_with_unit(name, help, Unit::Seconds, seconds);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::{Drift, MapUse, SourceStatus};
 
     #[test]
     fn a_scrape_names_what_an_operator_looks_for() {
         let counters = [
+            Counter { name: "delivered".into(), drop: false, packets: 9 },
             Counter { name: "drop_ttl".into(), drop: true, packets: 3 },
             Counter { name: "flow_created".into(), drop: false, packets: 2 },
         ];
-        let text = text(&Status { converged: true, revision: 7, ..Status::default() }, &counters).unwrap();
+        let map = |map: &str, used| MapUse { map: map.into(), used, capacity: 100 };
+        let status = Status {
+            converged: true,
+            revision: 7,
+            maps: vec![map("flows", 94), map("arena", 95)],
+            sources: vec![SourceStatus { name: "manifests".into(), synced: true, objects: 5, problems: 0 }],
+            drift: Drift { repaired: 4, last: Vec::new() },
+            alarms: vec!["map arena is full".into()],
+            last_apply_micros: 1500,
+            ..Status::default()
+        };
+        let text = text(&status, &counters).unwrap();
         for line in [
+            "causeway_packets_total{verdict=\"delivered\",drop=\"false\"} 9",
             "causeway_packets_total{verdict=\"drop_ttl\",drop=\"true\"} 3",
+            "causeway_drops_total{reason=\"ttl\"} 3",
             "causeway_flow_events_total{event=\"flow_created\"} 2",
+            "causeway_map_entries{map=\"flows\"} 94",
+            "causeway_map_capacity_entries{map=\"flows\"} 100",
+            "causeway_map_alarm{map=\"flows\"} 0",
+            "causeway_map_alarm{map=\"arena\"} 1",
+            "causeway_source_synced{source=\"manifests\"} 1",
+            "causeway_source_objects{source=\"manifests\"} 5",
             "causeway_revision 7",
             "causeway_converged 1",
-            "causeway_last_apply_seconds",
+            "causeway_alarms 1",
+            "causeway_drift_repaired_total 4",
+            "causeway_last_apply_seconds 0.0015",
+            "causeway_start_seconds 0.0",
+            "# EOF",
         ] {
-            assert!(text.contains(line), "{line} in\n{text}");
+            assert!(text.lines().any(|there| there == line), "{line} in\n{text}");
         }
+        assert!(!text.contains("drops_total{reason=\"delivered\"}"));
     }
 }

@@ -3,7 +3,7 @@
 //! The reconcile loop publishes a [`Snapshot`] after each round; readers load
 //! it without waiting. Requests go to the loop as [`Command`]s.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
@@ -85,6 +85,15 @@ pub struct ProblemView {
     pub message: String,
 }
 
+impl fmt::Display for ProblemView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts = [&self.origin, &self.object, &self.field, &self.message];
+        let parts: Vec<&str> =
+            parts.into_iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
+        f.write_str(&parts.join(": "))
+    }
+}
+
 impl From<&Problem> for ProblemView {
     fn from(problem: &Problem) -> Self {
         Self {
@@ -96,11 +105,21 @@ impl From<&Problem> for ProblemView {
     }
 }
 
+/// A map this full, in percent, is worth a look.
+const ALARM_PERCENT: u64 = 95;
+
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct MapUse {
     pub map: String,
     pub used: u64,
     pub capacity: u64,
+}
+
+impl MapUse {
+    /// So full that an operator must look at it.
+    pub fn crowded(&self) -> bool {
+        self.used * 100 >= self.capacity * ALARM_PERCENT
+    }
 }
 
 /// Rows, links and routes that someone else changed, and that were put right.

@@ -1,5 +1,11 @@
 //! The local API: JSON over a UNIX socket, for the CLI and for `curl`.
 
 pub mod client;
+mod refusal;
 pub mod server;
+mod socket;
 pub mod view;
+mod wait;
+
+#[cfg(test)]
+mod tests;

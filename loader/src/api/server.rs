@@ -1,54 +1,41 @@
-//! Who may ask, and who answers? The socket is for root and the group of its
-//! directory; answers come from the loop's snapshot, requests go to the loop.
+//! Who answers? The loop's snapshot, where it is enough; else the loop.
 
-use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use anyhow::Context;
 use axum::{
     Json, Router,
-    extract::{Query, State},
+    extract::{Path, State},
     http::StatusCode,
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{delete, get, post},
 };
 use serde::Deserialize;
 use tokio::{
     net::{TcpListener, UnixListener},
     sync::oneshot,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout},
 };
 
-use super::view::{self, EndpointView, WaitView};
+pub use super::socket::bind;
+use super::{
+    refusal::{Body, Params, Refused, unknown_path, wrong_method},
+    view::{self, DesiredView, DetachView, EndpointView, UninstallView, WaitView},
+    wait,
+};
 use crate::{
     metrics,
     model::desired::DesiredState,
-    snapshot::{AttachRequest, COMMAND_TIMEOUT, Command, Handle, Reply, TraceRequest},
+    snapshot::{
+        AttachRequest, COMMAND_TIMEOUT, Command, Counter, FlowView, Handle, Reply, TraceReply, TraceRequest,
+    },
 };
 
 /// Longest that `wait` waits when the client does not say.
 const WAIT: u64 = 30_000;
 /// Most flows in one answer unless the client says otherwise.
 const FLOWS: usize = 1000;
-
-/// Takes the socket. A stale one is replaced, a live one is not.
-///
-/// # Errors
-/// When another agent answers there, or the directory cannot be used.
-pub fn bind(path: &Path) -> anyhow::Result<UnixListener> {
-    if let Some(parent) = path.parent().filter(|parent| !parent.exists()) {
-        fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
-        fs::set_permissions(parent, fs::Permissions::from_mode(0o750))?;
-    }
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        anyhow::bail!("another agent answers at {}: stop it, or give --socket", path.display());
-    }
-    if path.exists() {
-        fs::remove_file(path).with_context(|| format!("remove the stale socket {}", path.display()))?;
-    }
-    let listener = UnixListener::bind(path).with_context(|| format!("listen at {}", path.display()))?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
-    Ok(listener)
-}
+/// Longest that a scrape, or a question that must be quick, waits for the loop.
+const QUICK: Duration = Duration::from_secs(5);
 
 /// Answers until the task is aborted.
 pub async fn serve(listener: UnixListener, handle: Handle) {
@@ -57,13 +44,17 @@ pub async fn serve(listener: UnixListener, handle: Handle) {
         .route("/v1/services", get(services))
         .route("/v1/backends", get(backends))
         .route("/v1/nodes", get(nodes))
-        .route("/v1/desired", get(services))
+        .route("/v1/desired", get(whole))
         .route("/v1/endpoints", get(endpoints).post(attach).delete(detach))
+        .route("/v1/endpoints/{*name}", delete(detach_path))
         .route("/v1/flows", get(flows))
         .route("/v1/counters", get(counters))
-        .route("/v1/wait", get(wait))
+        .route("/v1/wait", get(waited))
+        .route("/v1/converged", get(converged))
         .route("/v1/trace", post(trace))
         .route("/v1/uninstall", post(uninstall))
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(wrong_method)
         .with_state(handle);
     if let Err(error) = axum::serve(listener, router).await {
         tracing::error!(%error, "the local API has ended");
@@ -88,24 +79,22 @@ fn watching() -> Router<Handle> {
         .route("/readyz", get(ready))
 }
 
-/// An error as the client gets it.
-struct Refused(StatusCode, String);
-
-impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
-        (self.0, Json(serde_json::json!({ "error": self.1 }))).into_response()
-    }
-}
-
 type Answer<T> = Result<Json<T>, Refused>;
 
 /// Sends a command and waits for its answer.
 async fn ask<T>(handle: &Handle, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, Refused> {
+    timeout(COMMAND_TIMEOUT, ask_patiently(handle, command)).await.map_err(|_| Refused::busy())?
+}
+
+/// As [`ask`], for as long as the caller waits.
+pub(super) async fn ask_patiently<T>(
+    handle: &Handle,
+    command: impl FnOnce(Reply<T>) -> Command,
+) -> Result<T, Refused> {
     let (reply, answer) = oneshot::channel();
-    let busy = || Refused(StatusCode::SERVICE_UNAVAILABLE, "the agent is busy or ending: try again".into());
-    handle.commands.send(command(reply)).await.map_err(|_| busy())?;
-    let answer = timeout(COMMAND_TIMEOUT, answer).await.map_err(|_| busy())?.map_err(|_| busy())?;
-    answer.map_err(|error| Refused(StatusCode::UNPROCESSABLE_ENTITY, error))
+    handle.commands.send(command(reply)).await.map_err(|_| Refused::ending())?;
+    let answer = answer.await.map_err(|_| Refused::ending())?;
+    answer.map_err(|error| Refused::new(StatusCode::UNPROCESSABLE_ENTITY, error))
 }
 
 async fn desired(handle: &Handle) -> Result<Arc<DesiredState>, Refused> {
@@ -128,12 +117,16 @@ async fn nodes(State(handle): State<Handle>) -> Answer<Vec<view::NodeView>> {
     Ok(Json(view::nodes(&*desired(&handle).await?)))
 }
 
+async fn whole(State(handle): State<Handle>) -> Answer<DesiredView> {
+    Ok(Json(view::desired(&*desired(&handle).await?)))
+}
+
 async fn endpoints(State(handle): State<Handle>) -> impl IntoResponse {
     let snapshot = handle.snapshot.load();
     Json(snapshot.endpoints.iter().map(|(name, endpoint)| view::endpoint(name, endpoint)).collect::<Vec<_>>())
 }
 
-async fn attach(State(handle): State<Handle>, Json(request): Json<AttachRequest>) -> Answer<EndpointView> {
+async fn attach(State(handle): State<Handle>, Body(request): Body<AttachRequest>) -> Answer<EndpointView> {
     let name = request.name.clone();
     let attached = ask(&handle, |reply| Command::Attach(request, reply)).await?;
     Ok(Json(view::endpoint(&name, &attached)))
@@ -144,9 +137,14 @@ struct Named {
     name: String,
 }
 
-async fn detach(State(handle): State<Handle>, Query(named): Query<Named>) -> Answer<serde_json::Value> {
+async fn detach(State(handle): State<Handle>, Params(named): Params<Named>) -> Answer<DetachView> {
     let detached = ask(&handle, |reply| Command::Detach(named.name, reply)).await?;
-    Ok(Json(serde_json::json!({ "detached": detached })))
+    Ok(Json(DetachView { detached }))
+}
+
+/// For `curl`: the name as the rest of the path, its `/` escaped or not.
+async fn detach_path(State(handle): State<Handle>, Path(name): Path<String>) -> Answer<DetachView> {
+    detach(State(handle), Params(Named { name })).await
 }
 
 #[derive(Deserialize)]
@@ -154,28 +152,22 @@ struct Limit {
     limit: Option<usize>,
 }
 
-async fn flows(
-    State(handle): State<Handle>,
-    Query(query): Query<Limit>,
-) -> Answer<Vec<crate::snapshot::FlowView>> {
+async fn flows(State(handle): State<Handle>, Params(query): Params<Limit>) -> Answer<Vec<FlowView>> {
     let limit = query.limit.unwrap_or(FLOWS);
     ask(&handle, |reply| Command::Flows { limit, reply }).await.map(Json)
 }
 
-async fn counters(State(handle): State<Handle>) -> Answer<Vec<crate::snapshot::Counter>> {
+async fn counters(State(handle): State<Handle>) -> Answer<Vec<Counter>> {
     ask(&handle, Command::Counters).await.map(Json)
 }
 
-async fn trace(
-    State(handle): State<Handle>,
-    Json(request): Json<TraceRequest>,
-) -> Answer<crate::snapshot::TraceReply> {
+async fn trace(State(handle): State<Handle>, Body(request): Body<TraceRequest>) -> Answer<TraceReply> {
     ask(&handle, |reply| Command::Trace(request, reply)).await.map(Json)
 }
 
-async fn uninstall(State(handle): State<Handle>) -> Answer<serde_json::Value> {
+async fn uninstall(State(handle): State<Handle>) -> Answer<UninstallView> {
     ask(&handle, Command::Uninstall).await?;
-    Ok(Json(serde_json::json!({ "uninstalled": true })))
+    Ok(Json(UninstallView { uninstalled: true }))
 }
 
 #[derive(Deserialize)]
@@ -185,37 +177,14 @@ struct Wait {
     timeout_ms: Option<u64>,
 }
 
-/// Answers when the revision stands in the kernel, read back, or when the time
-/// is up; `converged` says which.
-async fn wait(State(mut handle): State<Handle>, Query(query): Query<Wait>) -> Answer<WaitView> {
+async fn waited(State(mut handle): State<Handle>, Params(query): Params<Wait>) -> Answer<WaitView> {
     let deadline = Instant::now() + Duration::from_millis(query.timeout_ms.unwrap_or(WAIT));
-    // Every wait begins with a look at the sources and a full read-back: an
-    // older answer would not know of a change that was made meanwhile.
-    let mut reasons = Vec::new();
-    let seen = match timeout_at(deadline, ask(&handle, Command::Fence)).await {
-        Ok(seen) => seen?,
-        Err(_) => {
-            reasons.push("a source does not answer".to_owned());
-            u64::MAX
-        }
-    };
-    let wanted = query.revision.unwrap_or(seen);
-    loop {
-        handle.changed.mark_unchanged();
-        let status = handle.snapshot.load().status.clone();
-        let there = status.converged && status.applied_revision >= wanted && reasons.is_empty();
-        let over = Instant::now() >= deadline || !reasons.is_empty();
-        if there || over {
-            reasons.extend(status.reasons);
-            if !there && reasons.is_empty() {
-                reasons.push(format!("revision {} is the newest, {wanted} is waited for", status.revision));
-            }
-            let (revision, applied_revision) = (status.revision, status.applied_revision);
-            return Ok(Json(WaitView { converged: there, revision, applied_revision, reasons }));
-        }
-        // Time up, or news: look again either way.
-        let _ = timeout_at(deadline, handle.changed.changed()).await;
-    }
+    wait::until(&mut handle, query.revision, deadline).await.map(Json)
+}
+
+/// Yes or no, at once: what the sources hold now either stands or does not.
+async fn converged(State(mut handle): State<Handle>) -> Answer<WaitView> {
+    wait::now(&mut handle, Instant::now() + QUICK).await.map(Json)
 }
 
 async fn ready(State(handle): State<Handle>) -> Response {
@@ -223,12 +192,14 @@ async fn ready(State(handle): State<Handle>) -> Response {
     if status.converged {
         return "ready\n".into_response();
     }
-    (StatusCode::SERVICE_UNAVAILABLE, status.reasons.join("\n")).into_response()
+    (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", status.reasons.join("\n"))).into_response()
 }
 
-async fn metrics_text(State(handle): State<Handle>) -> Result<String, Refused> {
+async fn metrics_text(State(handle): State<Handle>) -> Result<Response, Refused> {
     // The counters may fail to be read; the rest is told all the same.
-    let counters = ask(&handle, Command::Counters).await.unwrap_or_default();
-    metrics::text(&handle.snapshot.load().status, &counters)
-        .map_err(|error| Refused(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+    let counters = timeout(QUICK, ask_patiently(&handle, Command::Counters)).await;
+    let counters = counters.ok().and_then(Result::ok).unwrap_or_default();
+    let text = metrics::text(&handle.snapshot.load().status, &counters)
+        .map_err(|error| Refused::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    Ok(([(axum::http::header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }

@@ -67,6 +67,29 @@ pub struct WaitView {
     pub reasons: Vec<String>,
 }
 
+/// The desired state at one revision.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DesiredView {
+    pub revision: u64,
+    pub services: Vec<ServiceView>,
+    pub nodes: Vec<NodeView>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DetachView {
+    /// False when there was nothing to detach.
+    pub detached: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UninstallView {
+    pub uninstalled: bool,
+}
+
+pub fn desired(desired: &DesiredState) -> DesiredView {
+    DesiredView { revision: desired.revision, services: services(desired), nodes: nodes(desired) }
+}
+
 pub fn services(desired: &DesiredState) -> Vec<ServiceView> {
     desired
         .services

@@ -3,11 +3,11 @@
 use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::Context;
+use tracing_subscriber::EnvFilter;
 
 use crate::{
     attach::Netns,
-    config::{AgentConfig, ConfigFile, DEFAULT_SOCKET, check_capacity},
-    plan::Capacity,
+    config::{AgentConfig, LogFormat, Settings, Size},
     reconcile,
 };
 
@@ -17,25 +17,37 @@ pub struct Arguments {
     #[arg(long, env = "CAUSEWAY_NODE")]
     node: Option<String>,
     /// Directory of Kubernetes YAML or JSON: Service, EndpointSlice, Endpoints, Pod, Node. Watched.
-    #[arg(long, env = "CAUSEWAY_MANIFESTS")]
+    #[arg(long, env = "CAUSEWAY_MANIFESTS", value_name = "DIR")]
     manifests: Option<PathBuf>,
     /// Interface that leads to the other nodes; that of the default route unless given.
-    #[arg(long, env = "CAUSEWAY_UPLINK")]
+    #[arg(long, env = "CAUSEWAY_UPLINK", value_name = "INTERFACE")]
     uplink: Option<String>,
     /// Network namespace of the node; the one the agent is started in unless given.
-    #[arg(long, env = "CAUSEWAY_NETNS")]
+    #[arg(long, env = "CAUSEWAY_NETNS", value_name = "PATH")]
     netns: Option<PathBuf>,
-    /// Where the endpoints are remembered.
-    #[arg(long, env = "CAUSEWAY_STATE_DIR")]
+    /// Where the endpoints are remembered; /var/lib/causeway unless given.
+    #[arg(long, env = "CAUSEWAY_STATE_DIR", value_name = "DIR")]
     state_dir: Option<PathBuf>,
-    /// Directory of a BPF file system, for the pins.
-    #[arg(long, env = "CAUSEWAY_BPFFS")]
+    /// Directory of a BPF file system, for the pins; /sys/fs/bpf/causeway unless given.
+    #[arg(long, env = "CAUSEWAY_BPFFS", value_name = "DIR")]
     bpffs: Option<PathBuf>,
     /// Serve metrics and probes over TCP too, e.g. 127.0.0.1:9102.
-    #[arg(long, env = "CAUSEWAY_METRICS")]
+    #[arg(long, env = "CAUSEWAY_METRICS", value_name = "ADDRESS")]
     metrics: Option<SocketAddr>,
+    /// Rows of the maps, e.g. flows=1000000,services=20000.
+    #[arg(long, env = "CAUSEWAY_CAPACITY", value_name = "KEY=ROWS", value_delimiter = ',')]
+    capacity: Vec<Size>,
+    /// How often everything is read back when nothing changes; 500ms unless given.
+    #[arg(long, env = "CAUSEWAY_RESYNC", value_name = "DURATION", value_parser = super::duration)]
+    resync: Option<Duration>,
+    /// What to log: error, warn, info, debug, trace, also by module (info,causeway::plan=debug).
+    #[arg(long, env = "CAUSEWAY_LOG", value_name = "FILTER")]
+    log: Option<String>,
+    /// How to log: text or JSON; auto is text on a terminal.
+    #[arg(long, env = "CAUSEWAY_LOG_FORMAT", value_enum, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
     /// A TOML file with the same settings; the environment and flags win.
-    #[arg(long, env = "CAUSEWAY_CONFIG")]
+    #[arg(long, env = "CAUSEWAY_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     /// Replace pinned maps of another size or version; open connections are lost.
     #[arg(long)]
@@ -49,13 +61,13 @@ pub struct Arguments {
 ///
 /// # Errors
 /// Names the setting, or the step that failed.
-pub fn run(arguments: Arguments, socket: PathBuf) -> anyhow::Result<bool> {
+pub fn run(arguments: Arguments, socket: Option<PathBuf>) -> anyhow::Result<bool> {
     let config = resolve(arguments, socket)?;
     anyhow::ensure!(
         nix::unistd::geteuid().is_root(),
         "the agent loads BPF programs and makes interfaces: run it as root"
     );
-    log();
+    log(&config)?;
     if let Some(netns) = &config.netns {
         // Before any thread starts: threads inherit the namespace.
         let opened = Netns::open(netns).with_context(|| format!("netns {}", netns.display()))?;
@@ -66,37 +78,79 @@ pub fn run(arguments: Arguments, socket: PathBuf) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-/// Text for people, JSON for collectors.
-fn log() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("CAUSEWAY_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+fn log(config: &AgentConfig) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&config.log).with_context(|| {
+        format!("log: {:?} is no filter: use e.g. info or info,causeway::plan=debug", config.log)
+    })?;
+    let json = match config.log_format {
+        LogFormat::Auto => !std::io::stderr().is_terminal(),
+        LogFormat::Text => false,
+        LogFormat::Json => true,
+    };
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if std::io::stderr().is_terminal() { subscriber.init() } else { subscriber.json().init() }
+    if json {
+        subscriber.json().init();
+    } else {
+        subscriber.with_ansi(std::io::stderr().is_terminal()).init();
+    }
+    Ok(())
 }
 
-/// File, then environment and flags, then defaults.
-fn resolve(arguments: Arguments, socket: PathBuf) -> anyhow::Result<AgentConfig> {
-    let file = arguments.config.as_deref().map(ConfigFile::read).transpose()?.unwrap_or_default();
-    let node = match arguments.node.or(file.node) {
-        Some(node) => node,
-        None => nix::unistd::gethostname()?.to_string_lossy().into_owned(),
+/// File, then environment and flags; clap has put flags before the environment.
+fn resolve(arguments: Arguments, socket: Option<PathBuf>) -> anyhow::Result<AgentConfig> {
+    let file = arguments.config.as_deref().map(Settings::read).transpose()?.unwrap_or_default();
+    let given = Settings {
+        node: arguments.node,
+        manifests: arguments.manifests,
+        uplink: arguments.uplink,
+        netns: arguments.netns,
+        state_dir: arguments.state_dir,
+        bpffs: arguments.bpffs,
+        socket,
+        metrics: arguments.metrics,
+        capacity: None,
+        resync_ms: arguments.resync.map(|resync| resync.as_millis() as u64),
+        log: arguments.log,
+        log_format: arguments.log_format,
     };
-    let manifests = arguments.manifests.or(file.manifests);
-    let capacity = file.capacity.unwrap_or_else(Capacity::default);
-    check_capacity(&capacity)?;
-    let given = socket != PathBuf::from(DEFAULT_SOCKET);
-    Ok(AgentConfig {
-        node,
-        manifests: manifests.context("no source of services: give --manifests DIR")?,
-        uplink: arguments.uplink.or(file.uplink),
-        netns: arguments.netns.or(file.netns),
-        state_dir: arguments.state_dir.or(file.state_dir).unwrap_or_else(|| "/var/lib/causeway".into()),
-        bpffs: arguments.bpffs.or(file.bpffs).unwrap_or_else(|| "/sys/fs/bpf/causeway".into()),
-        socket: if given { socket } else { file.socket.unwrap_or(socket) },
-        metrics: arguments.metrics.or(file.metrics),
-        capacity,
-        resync: Duration::from_millis(file.resync_ms.unwrap_or(500)),
-        recreate_maps: arguments.recreate_maps,
-        force_clsact: arguments.force_clsact,
-    })
+    let config = given.resolve(file, &arguments.capacity)?;
+    Ok(AgentConfig { recreate_maps: arguments.recreate_maps, force_clsact: arguments.force_clsact, ..config })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{Args, FromArgMatches};
+
+    fn command() -> clap::Command {
+        Arguments::augment_args(clap::Command::new("agent"))
+    }
+
+    #[test]
+    fn every_lasting_setting_has_a_variable_of_its_name() {
+        for argument in command().get_arguments().filter(|argument| argument.get_action().takes_values()) {
+            let name = argument.get_long().unwrap().replace('-', "_").to_uppercase();
+            assert_eq!(argument.get_env().unwrap().to_str().unwrap(), format!("CAUSEWAY_{name}"));
+        }
+    }
+
+    #[test]
+    fn flags_reach_the_configuration() {
+        let line = "agent --node n1 --manifests /m --capacity flows=7,services=9 --resync 2s --log debug \
+                    --metrics 127.0.0.1:9102 --recreate-maps";
+        let matches = command().try_get_matches_from(line.split_whitespace()).unwrap();
+        let arguments = Arguments::from_arg_matches(&matches).unwrap();
+        let config = resolve(arguments, Some("/run/a.sock".into())).unwrap();
+        assert_eq!((config.capacity.flows, config.capacity.services), (7, 9));
+        assert_eq!((config.resync, config.log.as_str()), (Duration::from_secs(2), "debug"));
+        assert_eq!((config.socket, config.metrics), ("/run/a.sock".into(), "127.0.0.1:9102".parse().ok()));
+        assert!(config.recreate_maps && !config.force_clsact);
+    }
+
+    #[test]
+    fn a_wrong_size_is_a_usage_error() {
+        let error = command().try_get_matches_from(["agent", "--capacity", "flws=7"]).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("flws"), "{error}");
+    }
 }

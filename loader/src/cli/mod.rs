@@ -6,15 +6,22 @@ mod render;
 mod show;
 mod trace;
 
-use std::{net::IpAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::{CommandFactory, Parser, Subcommand};
 use hyper::Method;
+use serde::Serialize;
 
 use crate::{
     api::{
-        client::{ask, escape, get},
-        view::{EndpointView, WaitView},
+        client::{ask, escape, get, get_within},
+        view::{DetachView, EndpointView, UninstallView, WaitView},
     },
     config::DEFAULT_SOCKET,
     snapshot::{AttachRequest, Status},
@@ -29,9 +36,9 @@ pub use render::Output;
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// The agent's socket.
-    #[arg(long, global = true, env = "CAUSEWAY_SOCKET", default_value = DEFAULT_SOCKET)]
-    socket: PathBuf,
+    /// The agent's socket; /run/causeway/agent.sock unless given.
+    #[arg(long, global = true, env = "CAUSEWAY_SOCKET", value_name = "PATH")]
+    socket: Option<PathBuf>,
     /// How to print.
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
     output: Output,
@@ -51,7 +58,7 @@ enum Command {
     /// What would change, and why, if the manifests were those of a directory.
     Plan {
         /// The directory.
-        #[arg(long)]
+        #[arg(long, env = "CAUSEWAY_MANIFESTS", value_name = "DIR")]
         manifests: PathBuf,
     },
     /// Return when a revision stands in the kernel, read back; exit 1 if it does not.
@@ -60,10 +67,10 @@ enum Command {
         #[arg(long)]
         revision: Option<u64>,
         /// How long to wait, e.g. 500ms, 30s, 2m.
-        #[arg(long, default_value = "30s", value_parser = duration)]
+        #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = duration)]
         timeout: Duration,
     },
-    /// Exit 0 if the kernel reads back as wanted, 1 if not.
+    /// Exit 0 if all that the sources hold now stands in the kernel, read back; 1 if not.
     Converged,
     /// Attach network namespaces to this node, and detach them.
     Endpoint {
@@ -75,8 +82,18 @@ enum Command {
     /// Take everything off this node: links, maps, pins, routes, interfaces.
     /// Traffic of containers ends; the agent ends too.
     Uninstall,
+    /// Print the version.
+    Version,
     /// Print a completion script.
     Completion { shell: clap_complete::Shell },
+}
+
+/// What `version -o json` prints.
+#[derive(Serialize)]
+struct Version {
+    version: &'static str,
+    /// Raised when the layout of the maps changes.
+    schema: u32,
 }
 
 #[derive(Subcommand, Debug)]
@@ -109,11 +126,12 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
         Command::Agent(arguments) => agent::run(*arguments, cli.socket),
-        Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "causeway", &mut std::io::stdout());
-            Ok(true)
+        Command::Completion { shell } => completion(shell).map(|()| true),
+        Command::Version => version(cli.output).map(|()| true),
+        command => {
+            let socket = cli.socket.unwrap_or_else(|| DEFAULT_SOCKET.into());
+            runtime().and_then(|runtime| runtime.block_on(run(command, &socket, cli.output)))
         }
-        command => runtime().and_then(|runtime| runtime.block_on(run(command, &cli.socket, cli.output))),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -130,9 +148,9 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 }
 
 /// True: yes, or done.
-async fn run(command: Command, socket: &std::path::Path, output: Output) -> anyhow::Result<bool> {
+async fn run(command: Command, socket: &Path, output: Output) -> anyhow::Result<bool> {
     match command {
-        Command::Agent(_) | Command::Completion { .. } => {}
+        Command::Agent(_) | Command::Completion { .. } | Command::Version => {}
         Command::Status => {
             let status: Status = get(socket, "/v1/status").await?;
             output.print(&status, render::status)?;
@@ -142,24 +160,20 @@ async fn run(command: Command, socket: &std::path::Path, output: Output) -> anyh
         Command::Wait { revision, timeout } => {
             let revision = revision.map(|revision| format!("&revision={revision}")).unwrap_or_default();
             let path = format!("/v1/wait?timeout_ms={}{revision}", timeout.as_millis());
-            return answer(get(socket, &path).await?, output);
+            return answer(get_within(timeout, socket, &path).await?, output);
         }
-        Command::Converged => {
-            let status: Status = get(socket, "/v1/status").await?;
-            let Status { converged, revision, applied_revision, reasons, .. } = status;
-            return answer(WaitView { converged, revision, applied_revision, reasons }, output);
-        }
+        Command::Converged => return answer(get(socket, "/v1/converged").await?, output),
         Command::Endpoint { action } => endpoint(action, socket, output).await?,
         Command::Trace(arguments) => trace::run(arguments, socket, output).await?,
         Command::Uninstall => {
-            let _: serde_json::Value = ask(socket, Method::POST, "/v1/uninstall", None::<&()>).await?;
-            output.print(&serde_json::json!({ "uninstalled": true }), |_| "uninstalled".into())?;
+            let done: UninstallView = ask(socket, Method::POST, "/v1/uninstall", None::<&()>).await?;
+            output.print(&done, |_| "uninstalled".into())?;
         }
     }
     Ok(true)
 }
 
-async fn endpoint(action: Endpoint, socket: &std::path::Path, output: Output) -> anyhow::Result<()> {
+async fn endpoint(action: Endpoint, socket: &Path, output: Output) -> anyhow::Result<()> {
     match action {
         Endpoint::Attach { name, netns, address, interface, mtu } => {
             // The agent's working directory is not ours.
@@ -170,10 +184,9 @@ async fn endpoint(action: Endpoint, socket: &std::path::Path, output: Output) ->
         }
         Endpoint::Detach { name } => {
             let path = format!("/v1/endpoints?name={}", escape(&name));
-            let answer: serde_json::Value = ask(socket, Method::DELETE, &path, None::<&()>).await?;
+            let answer: DetachView = ask(socket, Method::DELETE, &path, None::<&()>).await?;
             output.print(&answer, |answer| {
-                let was = answer["detached"] == serde_json::Value::Bool(true);
-                format!("{name}: {}", if was { "detached" } else { "was not attached" })
+                format!("{name}: {}", if answer.detached { "detached" } else { "was not attached" })
             })
         }
         Endpoint::List => show::run(show::What::Endpoints, socket, output).await,
@@ -185,17 +198,35 @@ fn answer(view: WaitView, output: Output) -> anyhow::Result<bool> {
     Ok(view.converged)
 }
 
+fn version(output: Output) -> anyhow::Result<()> {
+    let version =
+        Version { version: env!("CARGO_PKG_VERSION"), schema: causeway_schema::config::SCHEMA_VERSION };
+    output.print(&version, |version| format!("causeway {} (maps {})", version.version, version.schema))
+}
+
+fn completion(shell: clap_complete::Shell) -> anyhow::Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "causeway", &mut script);
+    Ok(render::write(&mut io::stdout().lock(), &script)?)
+}
+
 /// `500ms`, `30s`, `2m`; a bare number is seconds.
 fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || "use e.g. 500ms, 30s or 2m".to_owned();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let number: u64 = text[..digits].parse().map_err(|_| format!("{text:?}: use e.g. 500ms, 30s or 2m"))?;
-    match &text[digits..] {
-        "ms" => Ok(Duration::from_millis(number)),
-        "s" | "" => Ok(Duration::from_secs(number)),
-        "m" => Ok(Duration::from_secs(number * 60)),
-        _ => Err(format!("{text:?}: use e.g. 500ms, 30s or 2m")),
-    }
+    let number: u64 = text[..digits].parse().map_err(|_| wrong())?;
+    let unit = match &text[digits..] {
+        "ms" => 1,
+        "s" | "" => 1000,
+        "m" => 60_000,
+        _ => return Err(wrong()),
+    };
+    let millis = number.checked_mul(unit).filter(|millis| *millis <= LONGEST);
+    millis.map(Duration::from_millis).ok_or_else(|| "at most a day".into())
 }
+
+/// A day, in milliseconds.
+const LONGEST: u64 = 24 * 60 * 60_000;
 
 #[cfg(test)]
 mod tests {
@@ -206,11 +237,60 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn output_and_socket_may_stand_anywhere() {
+        for line in [
+            "causeway -o json --socket /s show flows --limit 3",
+            "causeway show flows --limit 3 -o json --socket /s",
+        ] {
+            let cli = parse(line).unwrap();
+            assert_eq!((cli.output, cli.socket), (Output::Json, Some("/s".into())));
+            assert!(matches!(cli.command, Command::Show { what: show::What::Flows { limit: 3 } }));
+        }
+    }
+
+    #[test]
+    fn several_addresses_are_one_list() {
+        let line = "causeway endpoint attach default/web-1 --netns /n --address 10.0.0.1,10.0.0.2";
+        let Command::Endpoint { action: Endpoint::Attach { name, address, interface, mtu, .. } } =
+            parse(line).unwrap().command
+        else {
+            panic!("not an attach");
+        };
+        assert_eq!(
+            (name.as_str(), address.len(), interface.as_str(), mtu),
+            ("default/web-1", 2, "eth0", None)
+        );
+    }
+
+    #[test]
+    fn usage_errors_exit_with_2() {
+        for line in [
+            "causeway",
+            "causeway nonsense",
+            "causeway show",
+            "causeway wait --timeout soon",
+            "causeway wait --revision -1",
+            "causeway status -o xml",
+            "causeway endpoint attach x --netns /n",
+            "causeway endpoint attach x --netns /n --address 10.0.0.300",
+        ] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+
     #[test]
     fn durations_have_units() {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("10"), Ok(Duration::from_secs(10)));
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
-        assert!(duration("soon").is_err());
+        for wrong in ["soon", "", "5h", "-1s", "99999999999999999999s", "18446744073709551615m"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

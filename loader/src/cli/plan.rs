@@ -1,6 +1,9 @@
 //! `causeway plan`: a directory's services beside those that stand.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use serde::Serialize;
 
@@ -8,7 +11,7 @@ use super::Output;
 use crate::{
     api::{
         client::get,
-        view::{self, NodeView, ServiceView},
+        view::{self, DesiredView, NodeView, ServiceView},
     },
     model::Model,
     providers::manifests,
@@ -36,12 +39,17 @@ struct Change {
 
 /// False when the directory has problems.
 pub async fn run(directory: &Path, socket: &Path, output: Output) -> anyhow::Result<bool> {
+    let scanned = manifests::scan(directory);
+    if !scanned.synced {
+        let why = scanned.problems.first().map(ToString::to_string).unwrap_or_default();
+        anyhow::bail!("{}: {why}", directory.display());
+    }
     let mut model = Model::new(&[manifests::SOURCE.into()]);
-    model.apply(manifests::scan(directory));
-    let stands: Vec<ServiceView> = get(socket, "/v1/services").await?;
-    let nodes: Vec<NodeView> = get(socket, "/v1/nodes").await?;
-    let mut changes = services(&stands, &view::services(model.desired()));
-    changes.extend(compare_nodes(&nodes, &view::nodes(model.desired())));
+    model.apply(scanned);
+    let stands: DesiredView = get(socket, "/v1/desired").await?;
+    let wanted = view::desired(model.desired());
+    let mut changes = services(&stands.services, &wanted.services);
+    changes.extend(compare_nodes(&stands.nodes, &wanted.nodes));
     let plan = Plan { changes, problems: model.problems().map(ProblemView::from).collect() };
     output.print(&plan, text)?;
     Ok(plan.problems.is_empty())
@@ -63,10 +71,7 @@ fn text(plan: &Plan) -> String {
     if plan.changes.is_empty() {
         lines.push("nothing would change".into());
     }
-    for problem in &plan.problems {
-        let ProblemView { origin, object, field, message } = problem;
-        lines.push(format!("! {origin}: {object}: {field}: {message}"));
-    }
+    lines.extend(plan.problems.iter().map(|problem| format!("! {problem}")));
     lines.join("\n")
 }
 
@@ -142,8 +147,9 @@ fn compare<T>(
 }
 
 fn differences(what: &str, old: &[String], new: &[String], details: &mut Vec<String>) {
-    details.extend(new.iter().filter(|item| !old.contains(item)).map(|item| format!("+ {what} {item}")));
-    details.extend(old.iter().filter(|item| !new.contains(item)).map(|item| format!("- {what} {item}")));
+    let [before, after] = [old, new].map(|items| items.iter().collect::<BTreeSet<_>>());
+    details.extend(after.difference(&before).map(|item| format!("+ {what} {item}")));
+    details.extend(before.difference(&after).map(|item| format!("- {what} {item}")));
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! How does it look? One renderer for people and for tests.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, io};
 
 use comfy_table::{Table, presets};
 use serde::Serialize;
@@ -21,15 +21,31 @@ impl Output {
     /// Prints a value, as text by `table`.
     ///
     /// # Errors
-    /// When it cannot be serialised.
+    /// When it cannot be serialised or written.
     pub fn print<T: Serialize>(self, value: &T, table: impl FnOnce(&T) -> String) -> anyhow::Result<()> {
+        let text = self.text(value, table)?;
+        Ok(write(&mut io::stdout().lock(), text.as_bytes())?)
+    }
+
+    /// A value as lines of text.
+    fn text<T: Serialize>(self, value: &T, table: impl FnOnce(&T) -> String) -> anyhow::Result<String> {
         let text = match self {
             Output::Table => table(value),
             Output::Json => serde_json::to_string_pretty(value)?,
             Output::Yaml => serde_saphyr::to_string(value)?,
         };
-        println!("{}", text.trim_end());
-        Ok(())
+        Ok(format!("{}\n", text.trim_end()))
+    }
+}
+
+/// Writes everything. A reader that has seen enough (`| head`) is no error.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write(to: &mut impl io::Write, text: &[u8]) -> io::Result<()> {
+    match to.write_all(text).and_then(|()| to.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
     }
 }
 
@@ -84,11 +100,7 @@ pub fn status(status: &Status) -> String {
         }
     };
     section("ALARMS", status.alarms.clone());
-    let problems = status.problems.iter().map(|problem| {
-        let parts = [&problem.origin, &problem.object, &problem.field, &problem.message];
-        parts.into_iter().filter(|part| !part.is_empty()).map(String::as_str).collect::<Vec<_>>().join(": ")
-    });
-    section("PROBLEMS", problems.collect());
+    section("PROBLEMS", status.problems.iter().map(ToString::to_string).collect());
     if status.drift.repaired > 0 {
         section(
             &format!("DRIFT ({} repaired, the last ones)", status.drift.repaired),
@@ -198,22 +210,18 @@ pub fn trace(reply: &TraceReply) -> String {
     text
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_status_says_first_what_matters_most() {
-        let mut shown = Status { node: "n1".into(), revision: 12, converged: true, ..Status::default() };
-        shown.digest = "3fa9aaaabbbbcccc".into();
-        assert!(status(&shown).starts_with("node n1 converged at revision 12 (digest 3fa9aaaabbbb)\n"));
-        shown.converged = false;
-        shown.reasons = vec!["cannot write to the maps: full".into()];
-        assert!(status(&shown).starts_with("node n1 has NOT converged: cannot write to the maps: full\n"));
-    }
-
-    #[test]
-    fn an_empty_list_says_so() {
-        assert_eq!(services(&[]), "none");
-    }
+/// The frames of a capture, numbered as captures number them.
+pub fn traces(replies: &[TraceReply]) -> String {
+    let rows = replies.iter().enumerate().map(|(index, reply)| {
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        let TraceReply { verdict, reason, service, backend, interface, .. } = reply;
+        let mut row = vec![(index + 1).to_string(), verdict.clone(), reason.clone()];
+        row.extend([text(service), text(backend), text(interface)]);
+        row
+    });
+    table(&["PACKET", "VERDICT", "REASON", "SERVICE", "BACKEND", "LEAVES THROUGH"], rows)
 }
+
+#[cfg(test)]
+#[path = "render_tests.rs"]
+mod tests;
