@@ -105,21 +105,11 @@ impl From<&Problem> for ProblemView {
     }
 }
 
-/// A map this full, in percent, is worth a look.
-const ALARM_PERCENT: u64 = 95;
-
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct MapUse {
     pub map: String,
     pub used: u64,
     pub capacity: u64,
-}
-
-impl MapUse {
-    /// So full that an operator must look at it.
-    pub fn crowded(&self) -> bool {
-        self.used * 100 >= self.capacity * ALARM_PERCENT
-    }
 }
 
 /// Rows, links and routes that someone else changed, and that were put right.

@@ -14,13 +14,20 @@ use tokio::{
 
 use super::{
     client::{ask, get},
+    refusal::ErrorView,
     server,
-    view::{DesiredView, DetachView, EndpointView, WaitView},
+    view::{
+        BackendView, DesiredView, DetachView, EndpointView, NodeView, ServiceBackend, ServiceView,
+        UninstallView, WaitView,
+    },
 };
 use crate::{
     event::{Origin, Protocol},
     model::desired::{Backend, DesiredState, Endpoint, Frontend, Service, ServiceId},
-    snapshot::{AttachRequest, Command, Counter, Handle, Snapshot, Status, TraceReply, TraceRequest},
+    snapshot::{
+        AttachRequest, Command, Counter, FlowView, Handle, MapUse, ProblemView, Snapshot, SourceStatus,
+        Status, TraceReply, TraceRequest,
+    },
 };
 
 /// An agent whose loop is this test.
@@ -278,5 +285,75 @@ async fn what_is_refused_is_refused_in_json() {
         let body: Value = serde_json::from_str(text.split_once("\r\n\r\n").unwrap().1).unwrap();
         assert_eq!(answered, status, "{request}: {text}");
         assert!(body["error"].is_string(), "{request}: {body}");
+    }
+}
+
+/// Every name in a value, however deep.
+fn names(value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                found.push(name.clone());
+                names(value, found);
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| names(item, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn every_field_is_documented() {
+    let docs = include_str!("../../../docs/json.md");
+    let status = Status {
+        sources: vec![SourceStatus::default()],
+        problems: vec![ProblemView::default()],
+        maps: vec![MapUse::default()],
+        ..Status::default()
+    };
+    let text = String::new;
+    let service = ServiceView {
+        name: text(),
+        frontends: Vec::new(),
+        algorithm: text(),
+        backends: vec![ServiceBackend { address: text(), weight: 1, node: None, origin: text() }],
+        origin: text(),
+    };
+    let node = NodeView { name: text(), addresses: vec![], pod_cidrs: vec![], stray_pods: vec![] };
+    let endpoint =
+        EndpointView { name: text(), addresses: vec![], interface: text(), ifindex: 1, mac: text() };
+    let flow = FlowView {
+        protocol: text(),
+        source: text(),
+        destination: text(),
+        rewrite: text(),
+        direction: text(),
+        state: text(),
+        service: None,
+        idle_seconds: 0,
+    };
+    let attach =
+        AttachRequest { name: text(), netns: PathBuf::new(), addresses: vec![], interface: None, mtu: None };
+    let values = json!([
+        status,
+        DesiredView { revision: 1, services: vec![service], nodes: vec![node] },
+        BackendView { address: text(), node: None, services: BTreeMap::from([("x".into(), 1)]) },
+        endpoint,
+        flow,
+        attach,
+        Counter { name: text(), drop: false, packets: 0 },
+        WaitView::default(),
+        TraceReply::default(),
+        TraceRequest { interface: text(), packet: Vec::new() },
+        DetachView { detached: true },
+        UninstallView { uninstalled: true },
+        ErrorView { error: text(), remedy: Some(text()) },
+    ]);
+    // `services` of a backend has names of services for keys, of which `x` is one.
+    let mut found = Vec::new();
+    names(&values, &mut found);
+    for name in found.iter().filter(|name| *name != "x") {
+        let there = docs.contains(&format!("`{name}`")) || docs.contains(&format!("\"{name}\""));
+        assert!(there, "docs/json.md does not name the field {name}");
     }
 }

@@ -284,6 +284,22 @@ mod tests {
     }
 
     #[test]
+    fn every_command_and_option_is_documented() {
+        let docs = include_str!("../../../docs/cli.md");
+        let mut left = vec![Cli::command()];
+        while let Some(command) = left.pop() {
+            let shown = command.get_arguments().filter(|argument| !argument.is_hide_set());
+            for option in shown.filter_map(|argument| argument.get_long()) {
+                assert!(docs.contains(&format!("--{option}")), "docs/cli.md does not name --{option}");
+            }
+            for name in command.get_subcommands().map(clap::Command::get_name) {
+                assert!(docs.contains(name), "docs/cli.md does not name the command {name}");
+            }
+            left.extend(command.get_subcommands().cloned());
+        }
+    }
+
+    #[test]
     fn durations_have_units() {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("10"), Ok(Duration::from_secs(10)));

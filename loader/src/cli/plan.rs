@@ -5,6 +5,7 @@ use std::{
     path::Path,
 };
 
+use anyhow::Context;
 use serde::Serialize;
 
 use super::Output;
@@ -39,11 +40,11 @@ struct Change {
 
 /// False when the directory has problems.
 pub async fn run(directory: &Path, socket: &Path, output: Output) -> anyhow::Result<bool> {
+    // The provider keeps what an unreadable directory last said; here there is
+    // no last word, and a plan to remove everything would be a lie.
+    std::fs::read_dir(directory).with_context(|| format!("read {}", directory.display()))?;
     let scanned = manifests::scan(directory);
-    if !scanned.synced {
-        let why = scanned.problems.first().map(ToString::to_string).unwrap_or_default();
-        anyhow::bail!("{}: {why}", directory.display());
-    }
+    anyhow::ensure!(scanned.synced, "{} went away while it was read", directory.display());
     let mut model = Model::new(&[manifests::SOURCE.into()]);
     model.apply(scanned);
     let stands: DesiredView = get(socket, "/v1/desired").await?;
@@ -171,6 +172,34 @@ mod tests {
             backends: backends.iter().map(backend).collect(),
             origin: "manifests:web.yaml#1".into(),
         }
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_is_not_there_is_no_plan_to_remove_everything() {
+        let error = run("/nowhere".as_ref(), "/nowhere.sock".as_ref(), Output::Table).await.unwrap_err();
+        assert!(format!("{error:#}").starts_with("read /nowhere: "), "{error:#}");
+    }
+
+    #[test]
+    fn nodes_are_compared_by_what_they_have() {
+        let node = |name: &str, cidr: &str| NodeView {
+            name: name.into(),
+            addresses: vec!["192.168.0.1".into()],
+            pod_cidrs: vec![cidr.into()],
+            stray_pods: Vec::new(),
+        };
+        let stands = [node("n1", "10.244.1.0/24"), node("n2", "10.244.2.0/24")];
+        let wanted = [node("n1", "10.244.9.0/24"), node("n2", "10.244.2.0/24")];
+        let problem = ProblemView {
+            origin: "manifests:a.yaml".into(),
+            message: "bad".into(),
+            ..ProblemView::default()
+        };
+        let plan = Plan { changes: compare_nodes(&stands, &wanted), problems: vec![problem] };
+        let expected = "~ node n1\n    + pod network 10.244.9.0/24\n    - pod network 10.244.1.0/24\n! manifests:a.yaml: bad";
+        assert_eq!(text(&plan), expected);
+        let nothing = Plan { changes: compare_nodes(&stands, &stands), problems: Vec::new() };
+        assert_eq!(text(&nothing), "nothing would change");
     }
 
     #[test]
