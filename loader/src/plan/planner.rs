@@ -44,7 +44,9 @@ pub struct Planner<A: Family> {
     problems: BTreeMap<ServiceId, Vec<Problem>>,
     /// Services that did not fit, wholly or in part.
     waiting: BTreeSet<ServiceId>,
-    /// Where the next round of retries begins.
+    /// How many of them have not been tried since something came free, and
+    /// the one to try first.
+    untried: usize,
     retry_from: Option<ServiceId>,
 }
 
@@ -63,9 +65,6 @@ struct Place<A> {
     /// Sorted. A rival may have taken some since.
     frontends: Vec<FrontendKey<A>>,
 }
-
-/// Services tried again in one round, when something came free.
-const RETRIES: usize = 64;
 
 impl<A: Family> Planner<A> {
     /// A planner for empty maps.
@@ -95,6 +94,7 @@ impl<A: Family> Planner<A> {
             rivals: Rivals::default(),
             problems: BTreeMap::new(),
             waiting: BTreeSet::new(),
+            untried: 0,
             retry_from: None,
             capacity,
             ledger,
@@ -169,17 +169,10 @@ impl<A: Family> Planner<A> {
         room |= self.backends.release(now);
         room |= self.tables.release(now);
         self.endpoints.release(&mut self.ledger, &self.capacity, now, room);
-        if room && !self.waiting.is_empty() {
-            let from = self.retry_from.take();
-            let later = self.waiting.iter().filter(|name| from.as_ref().is_none_or(|from| *name >= from));
-            let earlier =
-                self.waiting.iter().take_while(|name| from.as_ref().is_some_and(|from| *name < from));
-            let mut round = later.chain(earlier).cloned();
-            let queue = round.by_ref().take(RETRIES).collect();
-            self.retry_from = round.next();
-            drop(round);
-            self.settle_all(queue);
+        if room {
+            self.untried = self.waiting.len();
         }
+        self.retry();
         self.ledger.steps()
     }
 

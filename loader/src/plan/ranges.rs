@@ -16,10 +16,6 @@ pub struct Ranges {
 }
 
 impl Ranges {
-    pub fn new(capacity: u32) -> Self {
-        Self::adopt(capacity, [])
-    }
-
     /// An arena in which `used` runs, as (start, length), are taken. They must
     /// come sorted and must not overlap.
     pub fn adopt(capacity: u32, used: impl IntoIterator<Item = (u32, u32)>) -> Self {
@@ -104,7 +100,7 @@ mod tests {
 
     #[test]
     fn neighbours_merge_after_their_grace() {
-        let mut ranges = Ranges::new(10);
+        let mut ranges = Ranges::adopt(10, []);
         let runs = [ranges.take(4), ranges.take(3), ranges.take(3)].map(Option::unwrap);
         for (start, length) in [(runs[1], 3), (runs[2], 3), (runs[0], 4)] {
             ranges.free(start, length);
@@ -120,7 +116,7 @@ mod tests {
         fn runs_never_overlap_and_nothing_is_lost(
             ops in proptest::collection::vec((1u32..9, any::<prop::sample::Index>(), any::<bool>()), 1..80),
         ) {
-            let mut ranges = Ranges::new(64);
+            let mut ranges = Ranges::adopt(64, []);
             let mut held: Vec<(u32, u32)> = Vec::new();
             let mut now = Duration::ZERO;
             for (length, pick, take) in ops {

@@ -24,6 +24,9 @@ impl From<Map> for NoTable {
     }
 }
 
+/// Services in a round of retries.
+const ROUND: usize = 64;
+
 impl<A: Family> Planner<A> {
     /// Smaller names first, so that a frontend rarely changes hands twice.
     pub(super) fn settle_all(&mut self, mut queue: BTreeSet<ServiceId>) {
@@ -36,6 +39,27 @@ impl<A: Family> Planner<A> {
     pub(super) fn sweep(&mut self) {
         self.tables.sweep(&mut self.ledger, &mut self.backends);
         self.backends.sweep(&mut self.ledger);
+    }
+
+    /// Tries services that did not fit, in rounds, until all had their turn or
+    /// a round was in vain; the next call goes on from there.
+    pub(super) fn retry(&mut self) {
+        while self.untried > 0 && !self.waiting.is_empty() {
+            let from = self.retry_from.take();
+            let later = self.waiting.iter().skip_while(|name| from.as_ref().is_some_and(|from| *name < from));
+            let earlier =
+                self.waiting.iter().take_while(|name| from.as_ref().is_some_and(|from| *name < from));
+            let mut names = later.chain(earlier).cloned();
+            let round: BTreeSet<ServiceId> = names.by_ref().take(ROUND.min(self.untried)).collect();
+            self.retry_from = names.next();
+            drop(names);
+            self.untried = self.untried.saturating_sub(round.len());
+            let before = self.waiting.len();
+            self.settle_all(round);
+            if self.waiting.len() == before {
+                break;
+            }
+        }
     }
 
     /// Forgets a service that is no longer desired.
@@ -161,9 +185,7 @@ impl<A: Family> Planner<A> {
         for key in place.frontends.iter().filter(|key| frontends.binary_search(key).is_err()) {
             self.give_up(*key, place.id, queue);
         }
-        if !self.names.contains_key(&place.id) {
-            self.names.insert(place.id, name.clone());
-        }
+        self.names.entry(place.id).or_insert_with(|| name.clone());
         Place { frontends, ..place }
     }
 

@@ -71,3 +71,24 @@ fn a_table_that_does_not_fit_leaves_the_old_one() {
     assert_eq!(answers.len(), 2, "the new frontend is served, too");
     assert!(answers.values().flatten().all(Option::is_some));
 }
+
+#[test]
+fn hundreds_that_wait_all_get_their_turn() {
+    let mut node = Node::new(Capacity { frontends: 2_000, services: 300, ..small() });
+    let batch = |names: std::ops::Range<u16>, wanted: bool| -> Vec<Change> {
+        let web = |number: u16| service(&[(number as u8, 80 + number / 256)], &[(1, 80, 1)]);
+        names.map(|number| (id(&format!("s{number:03}")), wanted.then(|| web(number)))).collect()
+    };
+    let steps = node.update(&batch(0..600, true));
+    node.apply(&steps);
+    assert_eq!(node.planner.problems().count(), 300);
+    let steps = node.update(&batch(0..290, false));
+    node.apply(&steps);
+    for _ in 0..2 {
+        node.now += crate::plan::GRACE;
+        let steps = node.planner.release(node.now);
+        node.apply(&steps);
+    }
+    assert_eq!(node.planner.problems().count(), 10);
+    assert_eq!(node.planner.image().services.len(), 300);
+}
