@@ -113,3 +113,38 @@ fn a_light_backend_without_a_slot_survives_a_restart() {
     assert_eq!(node.update(&change), []);
     assert_eq!(node.planner.prune(), []);
 }
+
+#[test]
+fn a_damaged_service_is_left_out_with_all_that_leads_to_it() {
+    let mut node = Node::new(small());
+    node.change(&[(id("a"), Some(service(&[(1, 80)], &[(1, 80, 1), (2, 80, 1)])))]);
+    node.change(&[(id("b"), Some(service(&[(2, 80)], &[(3, 80, 1)])))]);
+    type Damage = fn(&mut crate::kernel::memory::Contents<causeway_schema::V4>);
+    let damages: [Damage; 6] = [
+        |rows| rows.backends[0].addr.0[3] = 99,
+        |rows| rows.backends[1] = bytemuck::Zeroable::zeroed(),
+        |rows| rows.arena[0].0[1] ^= 1,
+        |rows| rows.services[0].flags = 1,
+        |rows| rows.services[0].target.0 |= 0xffff << 38,
+        |rows| rows.services[0].target.0 &= !0xffff,
+    ];
+    for damage in damages {
+        let mut tables = node.tables.clone();
+        damage(tables.edit());
+        let planner = Planner::adopt(small(), &tables).unwrap();
+        let services: Vec<u32> = planner.image().services.keys().copied().collect();
+        assert_eq!((services, planner.image().frontends.len()), (vec![1], 2));
+    }
+}
+
+#[test]
+fn an_id_that_a_foreign_row_names_is_not_given_out() {
+    let mut node = Node::new(small());
+    let foreign = causeway_schema::Frontend { service: 0, flags: 0 };
+    node.tables.edit().frontends.insert(key(9, 99), foreign);
+    node.tables.edit().services[1].target.0 = u64::MAX;
+    let mut node = restart(node);
+    let steps = node.update(&[(id("a"), Some(service(&[(1, 80)], &[(1, 80, 1)])))]);
+    node.apply(&steps);
+    assert_eq!(node.planner.service_id(&id("a")), Some(2));
+}
