@@ -21,8 +21,8 @@ pub struct Found<A: Family> {
     /// Generations of rows that are not in use.
     pub parked_services: HashMap<u32, u32>,
     pub parked_endpoints: HashMap<u32, u16>,
-    /// Ids and slots outside the image that some row names or that are not
-    /// zero.
+    /// Ids and slots outside the image whose rows are damaged, and slots that a
+    /// damaged key names.
     pub stray_services: Vec<u32>,
     pub stray_backends: Vec<u32>,
     pub stray_slots: Vec<u32>,
@@ -107,7 +107,6 @@ fn find_services<A: Family>(
             }
         }
     }
-    found.stray_services.extend(named.into_iter().filter(|id| !found.image.services.contains_key(id)));
 }
 
 const ZERO_SERVICE: Service = Service { target: Target::EMPTY, generation: 0, flags: 0 };
