@@ -33,7 +33,8 @@ impl<A: Family> BpfTables<A> {
             services: Mapped::new(&map("SERVICES")?, capacity.services).map_err(mapping("SERVICES"))?,
             backends: Mapped::new(&map("BACKENDS")?, capacity.backends).map_err(mapping("BACKENDS"))?,
             arena: Mapped::new(&map("ARENA")?, capacity.arena).map_err(mapping("ARENA"))?,
-            endpoints: Mapped::new(&map("ENDPOINTS")?, capacity.endpoints + 1).map_err(mapping("ENDPOINTS"))?,
+            endpoints: Mapped::new(&map("ENDPOINTS")?, capacity.endpoints + 1)
+                .map_err(mapping("ENDPOINTS"))?,
         })
     }
 
@@ -48,7 +49,9 @@ impl<A: Family> BpfTables<A> {
                 Step::PutBackend { id, row } => self.backends.store(*id, row),
                 Step::ClearBackend { id } => self.backends.store(*id, &bytemuck::Zeroable::zeroed()),
                 Step::PutTable { base, cells } => self.arena.store_run(*base, cells),
-                Step::PutService { id, row } | Step::ClearService { id, row } => self.services.store(*id, row),
+                Step::PutService { id, row } | Step::ClearService { id, row } => {
+                    self.services.store(*id, row)
+                }
                 Step::PutEndpoint { slot, row } | Step::ClearEndpoint { slot, row } => {
                     self.endpoints.store(*slot, row)
                 }

@@ -140,7 +140,7 @@ impl Node {
     pub fn apply(&mut self, steps: &[Step<V4>]) {
         let errors = self.tables.apply(steps);
         assert!(errors.is_empty(), "{errors:?}");
-        assert_eq!(confirm(steps, &self.tables).unwrap(), []);
+        assert_eq!(confirm(steps, &self.tables).unwrap(), Vec::<usize>::new());
     }
 
     /// Applies a plan step by step. After each, a frontend that was there and
