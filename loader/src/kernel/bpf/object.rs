@@ -9,7 +9,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    programs::{ProgramError, SchedClassifier},
+    programs::{Program, ProgramError, SchedClassifier},
 };
 use causeway_schema::{
     Backend, Cell, Endpoint, EndpointKey, Flow, FlowKey, Frontend, FrontendKey, Hop, NodeConfig, Service,
@@ -116,8 +116,7 @@ impl Object {
             &NodeConfig { trace_mark: 0, version: SCHEMA_VERSION },
         )
         .map_err(BpfError::call("write to map", "CONFIG"))?;
-        for name in PROGRAMS {
-            let program = load_program(&mut ebpf, name)?;
+        for (name, program) in load_programs(&mut ebpf)? {
             bpffs::publish(&program, &object.pins.programs().join(name))?;
             object.programs.insert(name, program);
         }
@@ -168,9 +167,34 @@ fn duplicate(kind: &'static str, name: &str, fd: Option<&OwnedFd>) -> Result<Own
     fd.try_clone().map_err(BpfError::call("duplicate the descriptor of", name))
 }
 
-fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<OwnedFd, BpfError> {
+/// Each on a thread of its own: most of an agent's start is the verifier, and
+/// for a privileged process it runs on all CPUs.
+fn load_programs(ebpf: &mut Ebpf) -> Result<Vec<(&'static str, OwnedFd)>, BpfError> {
+    let missing = |name: &str| BpfError::Missing { kind: "program", name: name.into() };
+    let mut found: Vec<_> = ebpf
+        .programs_mut()
+        .filter_map(|(name, program)| Some((*PROGRAMS.iter().find(|wanted| *wanted == &name)?, program)))
+        .collect();
+    if let Some(name) = PROGRAMS.iter().find(|name| !found.iter().any(|(there, _)| there == *name)) {
+        return Err(missing(name));
+    }
+    std::thread::scope(|scope| {
+        let loads: Vec<_> = found
+            .iter_mut()
+            .map(|(name, program)| (*name, scope.spawn(|| load_program(program, name))))
+            .collect();
+        loads
+            .into_iter()
+            .map(|(name, load)| {
+                let loaded = load.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                Ok((name, loaded?))
+            })
+            .collect()
+    })
+}
+
+fn load_program(program: &mut Program, name: &'static str) -> Result<OwnedFd, BpfError> {
     let missing = || BpfError::Missing { kind: "program", name: name.into() };
-    let program = ebpf.program_mut(name).ok_or_else(missing)?;
     let program: &mut SchedClassifier = program.try_into().map_err(|_| missing())?;
     program.load().map_err(|error| match error {
         ProgramError::LoadError { io_error, verifier_log } => {
