@@ -6,6 +6,7 @@ mod node;
 mod pod;
 mod service;
 mod slice;
+pub mod wire;
 
 pub use node::node;
 pub use pod::pod;
@@ -14,9 +15,9 @@ pub use slice::{endpoints, slice};
 
 use std::sync::Arc;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-
 use crate::event::{Kind, Object, ObjectKey, Protocol};
+
+use wire::ObjectMeta;
 
 /// A field that is refused, before it is known where the object stood.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,8 +1,6 @@
 //! Service -> frontends.
 
-use k8s_openapi::api::core::v1::Service;
-
-use super::{Converted, Refusal, address, key, port, port_name, protocol};
+use super::{Converted, Refusal, address, key, port, port_name, protocol, wire::Service};
 use crate::event::{Kind, Object, ServiceObject, ServicePort};
 
 /// Cluster addresses and ports. Headless and ExternalName services have no

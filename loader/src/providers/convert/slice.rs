@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::{core::v1::Endpoints, discovery::v1::EndpointSlice};
-
-use super::{Converted, Refusal, address, key, port, port_name, protocol};
+use super::{
+    Converted, Refusal, address, key, port, port_name, protocol,
+    wire::{EndpointPort, EndpointSlice, Endpoints},
+};
 use crate::event::{Kind, Object, ObjectKey, SliceEndpoint, SliceObject, SlicePort};
 
 /// Names the service that a slice belongs to.
@@ -70,14 +71,7 @@ pub fn slice(slice: EndpointSlice) -> Converted {
     let mut ports = Vec::new();
     for (index, wire) in slice.ports.unwrap_or_default().into_iter().enumerate() {
         let field = |name: &str| format!("ports[{index}].{name}");
-        let number = wire.port.ok_or_else(|| Refusal::new(field("port"), "missing: say the backends' port"));
-        let converted = number.and_then(|number| {
-            Ok(SlicePort {
-                name: port_name(wire.name),
-                protocol: protocol(wire.protocol.as_deref(), &field("protocol"))?,
-                port: port(number, &field("port"))?,
-            })
-        });
+        let converted = slice_port(wire, field);
         push_port(converted, &field("name"), &mut ports, &mut refusals);
     }
     let object = SliceObject { service: service.as_str().into(), ports, endpoints, weight };
@@ -116,9 +110,7 @@ pub fn endpoints(wire: Endpoints) -> Converted {
         }
         for (index, wire) in subset.ports.unwrap_or_default().into_iter().enumerate() {
             let field = |name: &str| format!("subsets[{at}].ports[{index}].{name}");
-            let converted = protocol(wire.protocol.as_deref(), &field("protocol")).and_then(|protocol| {
-                Ok(SlicePort { name: port_name(wire.name), protocol, port: port(wire.port, &field("port"))? })
-            });
+            let converted = slice_port(wire, field);
             push_port(converted, &field("name"), &mut object.ports, &mut refusals);
         }
         let name: Arc<str> = format!("{}/{at}", key.name).into();
@@ -130,6 +122,12 @@ pub fn endpoints(wire: Endpoints) -> Converted {
 fn too_many(count: usize, field: &str) -> Option<Refusal> {
     let message = format!("{count} endpoints: a service can have {MAX_BACKENDS} backends");
     (count > MAX_BACKENDS).then(|| Refusal::new(field, message))
+}
+
+fn slice_port(wire: EndpointPort, field: impl Fn(&str) -> String) -> Result<SlicePort, Refusal> {
+    let number = wire.port.ok_or_else(|| Refusal::new(field("port"), "missing: say the backends' port"))?;
+    let protocol = protocol(wire.protocol.as_deref(), &field("protocol"))?;
+    Ok(SlicePort { name: port_name(wire.name), protocol, port: port(number, &field("port"))? })
 }
 
 fn push_port(

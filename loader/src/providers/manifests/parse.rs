@@ -3,16 +3,15 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use k8s_openapi::api::{
-    core::v1::{Endpoints, Node, Pod, Service},
-    discovery::v1::EndpointSlice,
-};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::{
     event::{Object, ObjectKey, Origin, Problem},
-    providers::convert::{self, Converted, Refusal},
+    providers::convert::{
+        self, Converted, Refusal,
+        wire::{EndpointSlice, Endpoints, Node, Pod, Service},
+    },
 };
 
 use super::yaml;
