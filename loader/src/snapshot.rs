@@ -104,7 +104,7 @@ pub struct MapUse {
 }
 
 /// A map this full is worth a look.
-pub const ALARM_PERCENT: u64 = 95;
+pub const ALARM_PERCENT: u64 = 90;
 
 /// Rows, links and routes that someone else changed, and that were put right.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
