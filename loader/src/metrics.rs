@@ -8,7 +8,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::snapshot::{Counter, Status};
+use crate::snapshot::{ALARM_PERCENT, Counter, Status};
 
 /// Of what [`text`] returns.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -85,6 +85,12 @@ fn maps(registry: &mut Registry, status: &Status) {
         capacity.get_or_create(&label).set(map.capacity as i64);
         alarm.get_or_create(&label).set(i64::from(map.crowded()));
     }
+    let alarm = Family::<Map, Gauge>::default();
+    for map in &status.maps {
+        let full = map.used * 100 >= map.capacity * ALARM_PERCENT;
+        alarm.get_or_create(&Map { map: map.map.clone() }).set(i64::from(full));
+    }
+    registry.register("map_alarm", "1 when a map is full or nearly so", alarm);
     registry.register("map_entries", "Rows in use", used);
     registry.register("map_capacity_entries", "Rows there are", capacity);
     registry.register("map_alarm", "1 when the map is full, or nearly", alarm);
