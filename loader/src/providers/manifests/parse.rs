@@ -3,8 +3,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, value::RawValue};
 
 use crate::{
     event::{Object, ObjectKey, Origin, Problem},
@@ -37,16 +37,14 @@ pub fn parse(source: &Arc<str>, file: &str, text: &str) -> Parsed {
         }
         number += 1;
         let place = format!("{file}#{number}");
-        let value = match text_to_value(document) {
-            Ok(Value::Null) => continue,
-            Ok(value) => value,
+        match Body::read(document) {
+            Ok(Body::Tree(Value::Null)) => {}
+            Ok(body) => parsed.document(source, &place, body, &Head::default()),
             Err(message) => {
                 parsed.refuse(source, &place, "", Refusal::new("", message));
                 parsed.incomplete = true;
-                continue;
             }
-        };
-        parsed.document(source, &place, value);
+        }
     }
     if number == 0 {
         let message = "has no document: delete the file to remove what it held".to_owned();
@@ -57,39 +55,38 @@ pub fn parse(source: &Arc<str>, file: &str, text: &str) -> Parsed {
 }
 
 impl Parsed {
-    fn document(&mut self, source: &Arc<str>, place: &str, mut value: Value) {
-        let kind = value.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
-        if let Some(items) = kind.ends_with("List").then(|| value.get_mut("items")).flatten() {
-            let Value::Array(items) = items.take() else {
+    /// `list`: what a typed list says for items that leave it out.
+    fn document(&mut self, source: &Arc<str>, place: &str, body: Body, list: &Head) {
+        let head = body.head();
+        let kind = if head.kind.is_empty() { list.kind.clone() } else { head.kind };
+        let api = if head.api.is_empty() { list.api.clone() } else { head.api };
+        if let Some(of) = kind.strip_suffix("List") {
+            let Some(items) = body.items() else {
                 self.refuse(source, place, &kind, Refusal::new("items", "is no list"));
                 self.incomplete = true;
                 return;
             };
-            for (index, mut item) in items.into_iter().enumerate() {
-                // Items of a typed list may leave out what the list says.
-                if let (Value::Object(item), Some(kind)) = (&mut item, kind.strip_suffix("List"))
-                    && !kind.is_empty()
-                {
-                    item.entry("kind").or_insert_with(|| kind.into());
-                    item.entry("apiVersion").or_insert_with(|| value["apiVersion"].clone());
-                }
-                self.document(source, &format!("{place}[{index}]"), item);
+            let list = if of.is_empty() {
+                Head::default()
+            } else {
+                Head { kind: of.into(), api, ..Head::default() }
+            };
+            for (index, item) in items.into_iter().enumerate() {
+                self.document(source, &format!("{place}[{index}]"), item, &list);
             }
             return;
         }
-        let named = |part: &str| value.pointer(part).and_then(Value::as_str).unwrap_or_default();
-        let object = match (named("/metadata/namespace"), named("/metadata/name")) {
+        let object = match (head.namespace.as_str(), head.name.as_str()) {
             (_, "") => kind.clone(),
             ("", name) => format!("{kind} {name}"),
             (namespace, name) => format!("{kind} {namespace}/{name}"),
         };
-        let api = named("/apiVersion").to_owned();
         let converted = match (api.as_str(), kind.as_str()) {
-            ("v1", "Service") => typed::<Service>(value).map(convert::service),
-            ("discovery.k8s.io/v1", "EndpointSlice") => typed::<EndpointSlice>(value).map(convert::slice),
-            ("v1", "Endpoints") => typed::<Endpoints>(value).map(convert::endpoints),
-            ("v1", "Node") => typed::<Node>(value).map(convert::node),
-            ("v1", "Pod") => typed::<Pod>(value).map(convert::pod),
+            ("v1", "Service") => body.typed::<Service>().map(convert::service),
+            ("discovery.k8s.io/v1", "EndpointSlice") => body.typed::<EndpointSlice>().map(convert::slice),
+            ("v1", "Endpoints") => body.typed::<Endpoints>().map(convert::endpoints),
+            ("v1", "Node") => body.typed::<Node>().map(convert::node),
+            ("v1", "Pod") => body.typed::<Pod>().map(convert::pod),
             // Names only: nothing to serve, and nothing wrong.
             ("v1", "Namespace") => Ok(Converted::default()),
             ("networking.k8s.io/v1", "NetworkPolicy") => {
@@ -133,22 +130,88 @@ impl Parsed {
     }
 }
 
-fn typed<T: DeserializeOwned>(value: Value) -> Result<T, Refusal> {
-    serde_path_to_error::deserialize(value).map_err(|error| {
-        let path = error.path().to_string();
-        Refusal::new(if path == "." { String::new() } else { path }, error.inner().to_string())
-    })
+/// What a document says of itself.
+#[derive(Debug, Default)]
+struct Head {
+    api: String,
+    kind: String,
+    namespace: String,
+    name: String,
 }
 
-fn text_to_value(document: &str) -> Result<Value, String> {
-    if document.trim_start().starts_with('{') {
+/// A document before it is known what it is. JSON stays text: a tree of a
+/// large list would take many times the room of what is kept of it, and leave
+/// the allocator's pages full of holes.
+enum Body<'a> {
+    Json(&'a RawValue),
+    Tree(Value),
+}
+
+impl<'a> Body<'a> {
+    fn read(document: &'a str) -> Result<Self, String> {
         // JSON is YAML too, but its own parser is many times faster; what it
         // refuses may still be YAML's flow style.
-        if let Ok(value) = serde_json::from_str(document) {
-            return Ok(value);
+        if document.trim_start().starts_with('{')
+            && let Ok(json) = serde_json::from_str(document)
+        {
+            return Ok(Body::Json(json));
+        }
+        yaml::value(document).map(Body::Tree)
+    }
+
+    fn head(&self) -> Head {
+        #[derive(Default, Deserialize)]
+        #[serde(rename_all = "camelCase", default)]
+        struct Wire {
+            api_version: Value,
+            kind: Value,
+            metadata: Value,
+        }
+        let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
+        let wire: Wire = match self {
+            Body::Json(json) => serde_json::from_str(json.get()).unwrap_or_default(),
+            Body::Tree(value) => Wire::deserialize(value).unwrap_or_default(),
+        };
+        Head {
+            api: text(Some(&wire.api_version)),
+            kind: text(Some(&wire.kind)),
+            namespace: text(wire.metadata.get("namespace")),
+            name: text(wire.metadata.get("name")),
         }
     }
-    yaml::value(document)
+
+    fn items(self) -> Option<Vec<Body<'a>>> {
+        #[derive(Deserialize)]
+        struct List<'a> {
+            #[serde(borrow)]
+            items: Vec<&'a RawValue>,
+        }
+        match self {
+            Body::Json(json) => {
+                let list: List = serde_json::from_str(json.get()).ok()?;
+                Some(list.items.into_iter().map(Body::Json).collect())
+            }
+            Body::Tree(mut value) => match value.get_mut("items")?.take() {
+                Value::Array(items) => Some(items.into_iter().map(Body::Tree).collect()),
+                _ => None,
+            },
+        }
+    }
+
+    fn typed<T: DeserializeOwned>(self) -> Result<T, Refusal> {
+        let refusal = |path: String, message: String| {
+            Refusal::new(if path == "." { String::new() } else { path }, message)
+        };
+        match self {
+            Body::Json(json) => {
+                let mut reader = serde_json::Deserializer::from_str(json.get());
+                serde_path_to_error::deserialize(&mut reader)
+                    .map_err(|error| refusal(error.path().to_string(), error.inner().to_string()))
+            }
+            Body::Tree(value) => serde_path_to_error::deserialize(value)
+                .map_err(|error| refusal(error.path().to_string(), error.inner().to_string())),
+        }
+    }
 }
 
 /// Splits at lines that start a YAML document. Such a line ends a document
