@@ -40,6 +40,13 @@ pub fn twin<A: Family>(key: &FlowKey<A>, flow: &Flow<A>) -> FlowKey<A> {
     }
 }
 
+/// Whether a packet that the fast path cannot translate belongs to a flow: sent
+/// on as it is, it would show its receiver the wrong address.
+#[inline(always)]
+pub fn exists<A: Family>(key: &FlowKey<A>) -> bool {
+    A::established(key).is_some() || A::embryonic(key).is_some()
+}
+
 /// The entry that translates this packet, if the flow goes on as it began.
 ///
 /// `None` for a packet of no known flow, and for one that begins a flow anew:
@@ -58,7 +65,7 @@ pub fn find<A: Family>(packet: &Packet<A>, dry: bool) -> Option<*mut Flow<A>> {
     };
     // SAFETY: map values stay readable until the program ends (RCU).
     let flow = unsafe { &mut *entry };
-    if flow.flags & flags::REPLY == 0 && begins_anew(packet, flow) {
+    if flow.flags & flags::REPLY == 0 && begins_anew(packet, flow, dry) {
         if established && !dry {
             // The new flow starts among the embryonic ones, which are looked
             // up second: the old entries must not stand in front of it.
@@ -87,12 +94,12 @@ pub fn find<A: Family>(packet: &Packet<A>, dry: bool) -> Option<*mut Flow<A>> {
 }
 
 #[inline(always)]
-fn begins_anew<A: Family>(packet: &Packet<A>, flow: &Flow<A>) -> bool {
+fn begins_anew<A: Family>(packet: &Packet<A>, flow: &Flow<A>, dry: bool) -> bool {
     if packet.is_tcp() {
         return packet.opens_connection();
     }
     let current = service::row(flow.service).is_some_and(|row| row.generation == flow.generation);
-    if !current {
+    if !current && !dry {
         count::event(Event::FlowStale);
     }
     !current

@@ -45,10 +45,12 @@ pub fn run(ctx: &TcContext, side: Side) -> Decision {
 fn ip<A: Family>(ctx: &TcContext, side: Side, packet: &Packet<A>) -> Decision {
     let dry = trace::is_dry(ctx);
     if flow::is_tracked(packet.key.protocol) && packet.key.src_port.raw() != 0 {
-        if packet.is_plain_l4()
-            && let Some(entry) = flow::find(packet, dry)
-        {
-            return established(ctx, packet, entry, dry);
+        if packet.is_plain_l4() {
+            if let Some(entry) = flow::find(packet, dry) {
+                return established(ctx, packet, entry, dry);
+            }
+        } else if flow::exists(&packet.key) {
+            return Decision::end(unusual(packet));
         }
         let key = FrontendKey::new(packet.key.dst, packet.key.dst_port, packet.key.protocol);
         if let Some(frontend) = A::frontend(&key) {
@@ -93,11 +95,8 @@ fn first<A: Family>(
     frontend: &Frontend,
     dry: bool,
 ) -> Decision {
-    if packet.options {
-        return Decision::end(Verdict::DropOptions);
-    }
-    if packet.fragment {
-        return Decision::end(Verdict::DropFragment);
+    if !packet.is_plain_l4() {
+        return Decision::end(unusual(packet));
     }
     let Some(service) = service::row(frontend.service) else {
         return Decision::end(Verdict::DropInconsistent);
@@ -143,6 +142,12 @@ fn first<A: Family>(
     };
     decision.backend = backend.id;
     decision
+}
+
+/// Why a packet of a service cannot be translated.
+#[inline(always)]
+fn unusual<A: Family>(packet: &Packet<A>) -> Verdict {
+    if packet.options { Verdict::DropOptions } else { Verdict::DropFragment }
 }
 
 /// A packet to no service: between containers, nodes and the world.

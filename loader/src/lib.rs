@@ -4,8 +4,11 @@
 pub mod api;
 pub mod attach;
 pub mod cli;
+pub mod config;
 pub mod event;
+pub mod frame;
 pub mod kernel;
+pub mod metrics;
 pub mod model;
 pub mod netlink;
 pub mod plan;

@@ -23,11 +23,11 @@ pub struct Handle {
     pub commands: mpsc::Sender<Command>,
 }
 
-/// The state of the node after a round of the loop.
+/// The state of the node after a round of the loop. The desired state itself,
+/// which may be large, is handed out on [demand](Command::Desired).
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     pub status: Status,
-    pub desired: Arc<DesiredState>,
     /// By name.
     pub endpoints: Arc<BTreeMap<String, Endpoint>>,
 }
@@ -60,7 +60,6 @@ pub struct Status {
     /// `tcx` or `clsact`.
     pub hook: String,
     pub services: usize,
-    pub backends: usize,
     pub endpoints: usize,
     pub nodes: usize,
     /// Microseconds from the last batch of events to its image read back.
@@ -185,6 +184,8 @@ pub enum Command {
     /// Make every source look again now; the answer is the revision that
     /// holds all they had to say.
     Fence(Reply<u64>),
+    /// The desired state as it is now.
+    Desired(Reply<Arc<DesiredState>>),
     Attach(AttachRequest, Reply<Endpoint>),
     /// Detaching what is not there succeeds with `false`.
     Detach(String, Reply<bool>),
@@ -195,6 +196,7 @@ pub enum Command {
     },
     Counters(Reply<Vec<Counter>>),
     /// Unload everything: links, maps, pins, routes, endpoints' interfaces.
+    /// The agent ends after it.
     Uninstall(Reply<()>),
 }
 

@@ -1,1 +1,31 @@
+//! The test-kit: namespaces, links, agents, servers and clients as values that
+//! undo themselves, packets as bytes with right checksums, and the oracle.
+//!
+//! Everything it makes carries the pid of its maker (`cwt-<pid>-<n>`), so that
+//! several runs work side by side and the next one sweeps what a killed one left.
+//!
+//! A test wants to stop at the first thing that is not as it should be, with
+//! the reason: the kit is test code, and panics where a library would return.
 
+pub mod agent;
+pub mod bed;
+pub mod client;
+pub mod inspect;
+pub mod link;
+pub mod load;
+pub mod manifest;
+pub mod netns;
+pub mod oracle;
+pub mod packet;
+pub mod parse;
+pub mod pinned;
+pub mod prog;
+pub mod random;
+pub mod scratch;
+pub mod sentinel;
+pub mod server;
+pub mod snapshot;
+pub mod streams;
+pub mod topology;
+pub mod wire;
+pub mod world;

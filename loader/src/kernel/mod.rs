@@ -8,9 +8,9 @@ pub mod bpf;
 pub mod memory;
 pub mod routes;
 
-use causeway_schema::{Addr, Backend, Cell, Endpoint, EndpointKey, Frontend, FrontendKey, Hop, Service};
+use causeway_schema::Addr;
 
-use crate::plan::{Capacity, Map, Step};
+use crate::plan::{Capacity, Map, ReadError, Rows, Step};
 
 /// A write or read that a map refused.
 #[derive(Debug, thiserror::Error)]
@@ -22,11 +22,14 @@ pub struct TableError {
     pub cause: std::io::Error,
 }
 
-/// The maps of one address family.
-///
-/// Arrays are read in place; the kernel's other writers (a foreign hand) may
-/// change them meanwhile, so a reader copies a row before it reasons about it.
-pub trait Tables<A: Addr> {
+impl From<ReadError> for TableError {
+    fn from(error: ReadError) -> Self {
+        Self { map: error.map, operation: "read", cause: error.cause }
+    }
+}
+
+/// The maps of one address family: [`Rows`] that can be written.
+pub trait Tables<A: Addr>: Rows<A> {
     fn capacity(&self) -> Capacity;
 
     /// Applies the steps in order. Stops at nothing: returns the index and
@@ -34,13 +37,4 @@ pub trait Tables<A: Addr> {
     /// of a later phase are withheld when an earlier one failed (they may
     /// point at what is not there); those are reported too.
     fn apply(&mut self, steps: &[Step<A>]) -> Vec<(usize, TableError)>;
-
-    fn frontends(&self) -> Result<Vec<(FrontendKey<A>, Frontend)>, TableError>;
-    fn frontend(&self, key: &FrontendKey<A>) -> Result<Option<Frontend>, TableError>;
-    fn endpoint_keys(&self) -> Result<Vec<(EndpointKey<A>, Hop)>, TableError>;
-    fn endpoint_key(&self, key: &EndpointKey<A>) -> Result<Option<Hop>, TableError>;
-    fn services(&self) -> &[Service];
-    fn backends(&self) -> &[Backend<A>];
-    fn arena(&self) -> &[Cell];
-    fn endpoints(&self) -> &[Endpoint];
 }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use causeway_schema::{Addr, Backend, Cell, Endpoint, EndpointKey, Frontend, FrontendKey, Hop, Service};
 
+use super::Map;
+
 /// Only rows that are in use stand here; every other row of an array is zero,
 /// except that a freed service or endpoint row keeps its generation.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +19,19 @@ pub struct Image<A: Addr> {
     pub endpoint_keys: HashMap<EndpointKey<A>, Hop>,
     /// By slot.
     pub endpoints: HashMap<u32, Endpoint>,
+}
+
+impl<A: Addr> Default for Image<A> {
+    fn default() -> Self {
+        Self {
+            frontends: HashMap::new(),
+            services: HashMap::new(),
+            backends: HashMap::new(),
+            tables: HashMap::new(),
+            endpoint_keys: HashMap::new(),
+            endpoints: HashMap::new(),
+        }
+    }
 }
 
 /// How many rows each map has room for, fixed when it is created.
@@ -33,6 +48,19 @@ pub struct Capacity {
     pub flows: u32,
     /// Flows that have not seen an answer and a second packet.
     pub embryonic: u32,
+}
+
+impl Capacity {
+    /// Rows of a map; cells of the arena.
+    pub fn of(&self, map: Map) -> u32 {
+        match map {
+            Map::Frontends => self.frontends,
+            Map::Services => self.services,
+            Map::Backends => self.backends,
+            Map::Arena => self.arena,
+            Map::EndpointKeys | Map::Endpoints => self.endpoints,
+        }
+    }
 }
 
 impl Default for Capacity {

@@ -30,7 +30,7 @@ pub fn choose<T: Arena + ?Sized>(arena: &T, target: Target, hash: u64) -> Option
 
 /// A backend as the tables see it. Tables are built from lots sorted by seed,
 /// so that the order of the input does not matter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lot {
     /// [`backend_seed`](crate::hash::backend_seed) of the backend.
     pub seed: u64,

@@ -1,1 +1,112 @@
-//! (being written)
+//! The dataplane in the kernel: programs, maps, links and their pins, behind
+//! one value. The only module that names aya.
+
+mod batch;
+mod bpffs;
+mod error;
+mod flows;
+mod links;
+mod mapped;
+mod object;
+mod sys;
+mod tables;
+
+pub use error::BpfError;
+pub use flows::{Flows, Timeouts, twin};
+pub use links::{Attachment, Hook, Links};
+pub use object::{FROM_CONTAINER, FROM_UPLINK};
+pub use tables::BpfTables;
+
+use std::{os::fd::OwnedFd, path::Path};
+
+use causeway_schema::V4;
+
+use crate::plan::Capacity;
+use bpffs::Pins;
+use object::Object;
+
+/// Choices made when the dataplane is opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Replace pinned maps that do not fit, losing their flows.
+    pub recreate: bool,
+    /// Attach as a kernel before 6.6 would.
+    pub force_clsact: bool,
+}
+
+pub struct Dataplane {
+    pub tables: BpfTables<V4>,
+    pub flows: Flows,
+    links: Links,
+    object: Object,
+    pins: Pins,
+}
+
+impl Dataplane {
+    /// Loads the programs and opens the maps under `root`, a directory of a
+    /// BPF file system; takes over what an earlier agent left there.
+    ///
+    /// # Errors
+    /// Names the step, the object and what helps.
+    pub fn open(root: &Path, capacity: Capacity, options: Options) -> Result<Self, BpfError> {
+        let pins = Pins::prepare(root)?;
+        let object = Object::load(pins.clone(), &capacity, options.recreate)?;
+        Ok(Self {
+            tables: BpfTables::open(&object, capacity)?,
+            flows: Flows::open(&object)?,
+            links: Links::new(pins.clone(), options.force_clsact),
+            object,
+            pins,
+        })
+    }
+
+    pub fn hook(&self) -> Hook {
+        self.links.hook()
+    }
+
+    pub fn attached(&self) -> impl Iterator<Item = &Attachment> {
+        self.links.held()
+    }
+
+    /// Puts a program at an interface's ingress.
+    ///
+    /// # Errors
+    /// When the interface is gone, or the kernel refuses.
+    pub fn attach(&mut self, attachment: Attachment) -> Result<(), BpfError> {
+        self.links.attach(&mut self.object, attachment)
+    }
+
+    /// Takes whatever we put there off an interface.
+    ///
+    /// # Errors
+    /// When the kernel refuses; an interface that is gone is no error.
+    pub fn detach(&mut self, ifindex: u32) -> Result<(), BpfError> {
+        self.links.detach(ifindex)
+    }
+
+    /// Puts back links that somebody took away: what was repaired, and what
+    /// could not be.
+    pub fn audit_links(&mut self) -> (Vec<String>, Vec<BpfError>) {
+        self.links.audit(&mut self.object)
+    }
+
+    /// The loaded program that is attached at an interface, for a trace.
+    ///
+    /// # Errors
+    /// When its pin is gone.
+    pub fn program_at(&self, ifindex: u32) -> Result<Option<OwnedFd>, BpfError> {
+        let attachment = self.links.held().find(|attachment| attachment.ifindex == ifindex);
+        attachment.map(|attachment| self.object.program(attachment.program)).transpose()
+    }
+
+    /// Detaches everything and removes every pin.
+    ///
+    /// # Errors
+    /// All that could not be removed; everything is tried.
+    pub fn uninstall(mut self) -> Result<(), BpfError> {
+        let mut errors = Vec::new();
+        errors.extend(self.links.detach_all().err());
+        errors.extend(self.pins.remove().err());
+        BpfError::collect(errors)
+    }
+}

@@ -1,0 +1,141 @@
+//! What the API says of services, backends and nodes. Field names are part of
+//! the interface: docs/json.md lists them.
+
+use std::collections::BTreeMap;
+
+use causeway_schema::choice::RENDEZVOUS_MAX;
+use serde::{Deserialize, Serialize};
+
+use crate::model::desired::DesiredState;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServiceView {
+    /// `namespace/name:port`.
+    pub name: String,
+    /// `address:port/protocol`.
+    pub frontends: Vec<String>,
+    /// `rendezvous`, `weighted rendezvous`, `maglev` or `none`.
+    pub algorithm: String,
+    pub backends: Vec<ServiceBackend>,
+    pub origin: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServiceBackend {
+    /// `address:port`.
+    pub address: String,
+    pub weight: u32,
+    pub node: Option<String>,
+    pub origin: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BackendView {
+    /// `address:port`.
+    pub address: String,
+    pub node: Option<String>,
+    /// Names of the services it serves, with its weight in each.
+    pub services: BTreeMap<String, u32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EndpointView {
+    pub name: String,
+    pub addresses: Vec<String>,
+    /// Host side.
+    pub interface: String,
+    pub ifindex: u32,
+    /// Container side, as `02:…`.
+    pub mac: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeView {
+    pub name: String,
+    pub addresses: Vec<String>,
+    pub pod_cidrs: Vec<String>,
+    /// Addresses of pods outside `pod_cidrs`.
+    pub stray_pods: Vec<String>,
+}
+
+/// The answer to `wait` and `converged`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct WaitView {
+    pub converged: bool,
+    pub revision: u64,
+    pub applied_revision: u64,
+    pub reasons: Vec<String>,
+}
+
+pub fn services(desired: &DesiredState) -> Vec<ServiceView> {
+    desired
+        .services
+        .iter()
+        .map(|(id, service)| {
+            let weights = service.backends.iter().map(|backend| backend.weight);
+            let equal = weights.clone().min() == weights.max();
+            let algorithm = match service.backends.len() {
+                0 => "none",
+                count if count > RENDEZVOUS_MAX => "maglev",
+                _ if equal => "rendezvous",
+                _ => "weighted rendezvous",
+            };
+            ServiceView {
+                name: id.to_string(),
+                frontends: service.frontends.iter().map(ToString::to_string).collect(),
+                algorithm: algorithm.into(),
+                backends: service
+                    .backends
+                    .iter()
+                    .map(|backend| ServiceBackend {
+                        address: std::net::SocketAddr::new(backend.address, backend.port).to_string(),
+                        weight: backend.weight,
+                        node: backend.node.as_ref().map(ToString::to_string),
+                        origin: backend.origin.to_string(),
+                    })
+                    .collect(),
+                origin: service.origin.to_string(),
+            }
+        })
+        .collect()
+}
+
+pub fn backends(desired: &DesiredState) -> Vec<BackendView> {
+    let mut views: BTreeMap<(std::net::IpAddr, u16), BackendView> = BTreeMap::new();
+    for (id, service) in &desired.services {
+        for backend in &service.backends {
+            let view = views.entry((backend.address, backend.port)).or_insert_with(|| BackendView {
+                address: std::net::SocketAddr::new(backend.address, backend.port).to_string(),
+                node: backend.node.as_ref().map(ToString::to_string),
+                services: BTreeMap::new(),
+            });
+            view.services.insert(id.to_string(), backend.weight);
+        }
+    }
+    views.into_values().collect()
+}
+
+pub fn nodes(desired: &DesiredState) -> Vec<NodeView> {
+    let text = |items: &[std::net::IpAddr]| items.iter().map(ToString::to_string).collect();
+    desired
+        .nodes
+        .iter()
+        .map(|(name, node)| NodeView {
+            name: name.to_string(),
+            addresses: text(&node.addresses),
+            pod_cidrs: node.pod_cidrs.iter().map(ToString::to_string).collect(),
+            stray_pods: text(&node.stray_pods),
+        })
+        .collect()
+}
+
+pub fn endpoint(name: &str, endpoint: &crate::model::desired::Endpoint) -> EndpointView {
+    let mac: Vec<String> = endpoint.mac.iter().map(|byte| format!("{byte:02x}")).collect();
+    EndpointView {
+        name: name.to_owned(),
+        addresses: endpoint.addresses.iter().map(ToString::to_string).collect(),
+        interface: endpoint.interface.clone(),
+        ifindex: endpoint.ifindex,
+        mac: mac.join(":"),
+    }
+}

@@ -1,0 +1,178 @@
+//! `causeway plan`: a directory's services beside those that stand.
+
+use std::{collections::BTreeMap, path::Path};
+
+use serde::Serialize;
+
+use super::Output;
+use crate::{
+    api::{
+        client::get,
+        view::{self, NodeView, ServiceView},
+    },
+    model::Model,
+    providers::manifests,
+    snapshot::ProblemView,
+};
+
+/// What `plan -o json` prints.
+#[derive(Debug, Serialize)]
+struct Plan {
+    changes: Vec<Change>,
+    problems: Vec<ProblemView>,
+}
+
+#[derive(Debug, PartialEq, Serialize)]
+struct Change {
+    /// `add`, `change` or `remove`.
+    action: &'static str,
+    /// `service default/web:http` or `node n2`.
+    object: String,
+    /// What differs, one clause each.
+    details: Vec<String>,
+    /// The document that wants it so; for a removal, the one that no longer does.
+    because: String,
+}
+
+/// False when the directory has problems.
+pub async fn run(directory: &Path, socket: &Path, output: Output) -> anyhow::Result<bool> {
+    let mut model = Model::new(&[manifests::SOURCE.into()]);
+    model.apply(manifests::scan(directory));
+    let stands: Vec<ServiceView> = get(socket, "/v1/services").await?;
+    let nodes: Vec<NodeView> = get(socket, "/v1/nodes").await?;
+    let mut changes = services(&stands, &view::services(model.desired()));
+    changes.extend(compare_nodes(&nodes, &view::nodes(model.desired())));
+    let plan = Plan { changes, problems: model.problems().map(ProblemView::from).collect() };
+    output.print(&plan, text)?;
+    Ok(plan.problems.is_empty())
+}
+
+fn text(plan: &Plan) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for change in &plan.changes {
+        let sign = match change.action {
+            "add" => '+',
+            "remove" => '-',
+            _ => '~',
+        };
+        let because =
+            if change.because.is_empty() { String::new() } else { format!(" ({})", change.because) };
+        lines.push(format!("{sign} {}{because}", change.object));
+        lines.extend(change.details.iter().map(|detail| format!("    {detail}")));
+    }
+    if plan.changes.is_empty() {
+        lines.push("nothing would change".into());
+    }
+    for problem in &plan.problems {
+        let ProblemView { origin, object, field, message } = problem;
+        lines.push(format!("! {origin}: {object}: {field}: {message}"));
+    }
+    lines.join("\n")
+}
+
+fn services(stands: &[ServiceView], wanted: &[ServiceView]) -> Vec<Change> {
+    let object = |view: &ServiceView| format!("service {}", view.name);
+    compare(
+        stands,
+        wanted,
+        |view| view.name.clone(),
+        object,
+        |view| view.origin.clone(),
+        |old, new| {
+            let mut details = Vec::new();
+            differences("frontend", &old.frontends, &new.frontends, &mut details);
+            let name = |view: &ServiceView| -> Vec<String> {
+                let backends = view.backends.iter();
+                backends.map(|backend| format!("{} weight {}", backend.address, backend.weight)).collect()
+            };
+            differences("backend", &name(old), &name(new), &mut details);
+            if old.algorithm != new.algorithm {
+                details.push(format!("choice: {} -> {}", old.algorithm, new.algorithm));
+            }
+            details
+        },
+    )
+}
+
+fn compare_nodes(stands: &[NodeView], wanted: &[NodeView]) -> Vec<Change> {
+    let object = |view: &NodeView| format!("node {}", view.name);
+    compare(
+        stands,
+        wanted,
+        |view| view.name.clone(),
+        object,
+        |_| String::new(),
+        |old, new| {
+            let mut details = Vec::new();
+            differences("address", &old.addresses, &new.addresses, &mut details);
+            differences("pod network", &old.pod_cidrs, &new.pod_cidrs, &mut details);
+            differences("pod outside", &old.stray_pods, &new.stray_pods, &mut details);
+            details
+        },
+    )
+}
+
+fn compare<T>(
+    stands: &[T],
+    wanted: &[T],
+    key: impl Fn(&T) -> String,
+    object: impl Fn(&T) -> String,
+    origin: impl Fn(&T) -> String,
+    details: impl Fn(&T, &T) -> Vec<String>,
+) -> Vec<Change> {
+    let old: BTreeMap<String, &T> = stands.iter().map(|item| (key(item), item)).collect();
+    let new: BTreeMap<String, &T> = wanted.iter().map(|item| (key(item), item)).collect();
+    let change =
+        |action, item: &T, details| Change { action, object: object(item), details, because: origin(item) };
+    let mut changes = Vec::new();
+    for (name, item) in &new {
+        match old.get(name) {
+            None => changes.push(change("add", item, Vec::new())),
+            Some(before) => {
+                let details = details(before, item);
+                if !details.is_empty() {
+                    changes.push(change("change", item, details));
+                }
+            }
+        }
+    }
+    let gone = old.iter().filter(|(name, _)| !new.contains_key(*name));
+    changes.extend(gone.map(|(_, item)| change("remove", item, Vec::new())));
+    changes
+}
+
+fn differences(what: &str, old: &[String], new: &[String], details: &mut Vec<String>) {
+    details.extend(new.iter().filter(|item| !old.contains(item)).map(|item| format!("+ {what} {item}")));
+    details.extend(old.iter().filter(|item| !new.contains(item)).map(|item| format!("- {what} {item}")));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::view::ServiceBackend;
+
+    fn service(name: &str, backends: &[&str]) -> ServiceView {
+        let backend = |address: &&str| ServiceBackend {
+            address: (*address).into(),
+            weight: 1,
+            node: None,
+            origin: String::new(),
+        };
+        ServiceView {
+            name: name.into(),
+            frontends: vec!["10.96.0.1:80/TCP".into()],
+            algorithm: "rendezvous".into(),
+            backends: backends.iter().map(backend).collect(),
+            origin: "manifests:web.yaml#1".into(),
+        }
+    }
+
+    #[test]
+    fn a_plan_says_what_and_why() {
+        let stands = [service("a", &["10.0.0.1:80"]), service("b", &[])];
+        let wanted = [service("a", &["10.0.0.2:80"]), service("c", &[])];
+        let plan = Plan { changes: services(&stands, &wanted), problems: Vec::new() };
+        let expected = "~ service a (manifests:web.yaml#1)\n    + backend 10.0.0.2:80 weight 1\n    - backend 10.0.0.1:80 weight 1\n+ service c (manifests:web.yaml#1)\n- service b (manifests:web.yaml#1)";
+        assert_eq!(text(&plan), expected);
+    }
+}

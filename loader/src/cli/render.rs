@@ -1,0 +1,219 @@
+//! How does it look? One renderer for people and for tests.
+
+use std::fmt::Write as _;
+
+use comfy_table::{Table, presets};
+use serde::Serialize;
+
+use crate::{
+    api::view::{BackendView, EndpointView, NodeView, ServiceView, WaitView},
+    snapshot::{Counter, FlowView, Status, TraceReply},
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Output {
+    Table,
+    Json,
+    Yaml,
+}
+
+impl Output {
+    /// Prints a value, as text by `table`.
+    ///
+    /// # Errors
+    /// When it cannot be serialised.
+    pub fn print<T: Serialize>(self, value: &T, table: impl FnOnce(&T) -> String) -> anyhow::Result<()> {
+        let text = match self {
+            Output::Table => table(value),
+            Output::Json => serde_json::to_string_pretty(value)?,
+            Output::Yaml => serde_saphyr::to_string(value)?,
+        };
+        println!("{}", text.trim_end());
+        Ok(())
+    }
+}
+
+fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header.to_vec());
+    let mut empty = true;
+    for row in rows {
+        empty = false;
+        table.add_row(row);
+    }
+    if empty {
+        return "none".into();
+    }
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+pub fn status(status: &Status) -> String {
+    let mut text = String::new();
+    let digest = status.digest.get(..12).unwrap_or(&status.digest);
+    let _ = match status.converged {
+        true => {
+            writeln!(text, "node {} converged at revision {} (digest {digest})", status.node, status.revision)
+        }
+        false => writeln!(text, "node {} has NOT converged: {}", status.node, status.reasons.join("; ")),
+    };
+    let _ = writeln!(
+        text,
+        "{} services, {} endpoints, {} nodes; uplink {}, programs at {}",
+        status.services,
+        status.endpoints,
+        status.nodes,
+        status.uplink.as_deref().unwrap_or("none"),
+        status.hook
+    );
+    for source in &status.sources {
+        let synced = if source.synced { "synced" } else { "NOT synced" };
+        let (name, objects, problems) = (&source.name, source.objects, source.problems);
+        let _ = writeln!(text, "source {name}: {synced}, {objects} objects, {problems} problems");
+    }
+    let maps = status.maps.iter().map(|map| {
+        let percent = map.used * 100 / map.capacity.max(1);
+        vec![map.map.clone(), map.used.to_string(), map.capacity.to_string(), format!("{percent}%")]
+    });
+    let _ = writeln!(text, "\n{}", table(&["MAP", "USED", "ROWS", ""], maps));
+    let mut section = |title: &str, lines: Vec<String>| {
+        if !lines.is_empty() {
+            let _ = writeln!(text, "\n{title}");
+            for line in lines {
+                let _ = writeln!(text, "  {line}");
+            }
+        }
+    };
+    section("ALARMS", status.alarms.clone());
+    let problems = status.problems.iter().map(|problem| {
+        let parts = [&problem.origin, &problem.object, &problem.field, &problem.message];
+        parts.into_iter().filter(|part| !part.is_empty()).map(String::as_str).collect::<Vec<_>>().join(": ")
+    });
+    section("PROBLEMS", problems.collect());
+    if status.drift.repaired > 0 {
+        section(
+            &format!("DRIFT ({} repaired, the last ones)", status.drift.repaired),
+            status.drift.last.clone(),
+        );
+    }
+    text
+}
+
+pub fn wait(view: &WaitView) -> String {
+    if view.converged {
+        return format!("converged at revision {}", view.applied_revision);
+    }
+    format!("NOT converged: {}", view.reasons.join("; "))
+}
+
+pub fn services(views: &[ServiceView]) -> String {
+    let rows = views.iter().map(|view| {
+        let backends: Vec<String> = view
+            .backends
+            .iter()
+            .map(|backend| match backend.weight {
+                1 => backend.address.clone(),
+                weight => format!("{} (weight {weight})", backend.address),
+            })
+            .collect();
+        // A long list is for JSON.
+        let shown = backends.iter().take(4).cloned().collect::<Vec<_>>().join(", ");
+        let more = backends.len().saturating_sub(4);
+        let backends = if more > 0 { format!("{shown}, and {more} more") } else { shown };
+        vec![
+            view.name.clone(),
+            view.frontends.join(", "),
+            view.algorithm.clone(),
+            backends,
+            view.origin.clone(),
+        ]
+    });
+    table(&["SERVICE", "FRONTENDS", "CHOICE", "BACKENDS", "FROM"], rows)
+}
+
+pub fn backends(views: &[BackendView]) -> String {
+    let rows = views.iter().map(|view| {
+        let services = view.services.iter().map(|(name, weight)| match weight {
+            1 => name.clone(),
+            weight => format!("{name} (weight {weight})"),
+        });
+        let node = view.node.clone().unwrap_or_default();
+        vec![view.address.clone(), node, services.collect::<Vec<_>>().join(", ")]
+    });
+    table(&["BACKEND", "NODE", "SERVICES"], rows)
+}
+
+pub fn endpoints(views: &[EndpointView]) -> String {
+    let rows = views.iter().map(|view| {
+        vec![view.name.clone(), view.addresses.join(", "), view.interface.clone(), view.mac.clone()]
+    });
+    table(&["ENDPOINT", "ADDRESSES", "INTERFACE", "MAC"], rows)
+}
+
+pub fn nodes(views: &[NodeView]) -> String {
+    let rows = views.iter().map(|view| {
+        vec![
+            view.name.clone(),
+            view.addresses.join(", "),
+            view.pod_cidrs.join(", "),
+            view.stray_pods.len().to_string(),
+        ]
+    });
+    table(&["NODE", "ADDRESSES", "POD NETWORKS", "PODS OUTSIDE"], rows)
+}
+
+pub fn flows(views: &[FlowView]) -> String {
+    let rows = views.iter().map(|view| {
+        vec![
+            view.protocol.clone(),
+            view.source.clone(),
+            view.destination.clone(),
+            view.rewrite.clone(),
+            view.direction.clone(),
+            view.state.clone(),
+            view.service.clone().unwrap_or_default(),
+            format!("{}s", view.idle_seconds),
+        ]
+    });
+    table(&["PROTO", "FROM", "TO", "REWRITTEN", "DIRECTION", "STATE", "SERVICE", "IDLE"], rows)
+}
+
+pub fn counters(views: &[Counter]) -> String {
+    let rows = views
+        .iter()
+        .filter(|view| view.packets > 0)
+        .map(|view| vec![view.name.clone(), view.packets.to_string()]);
+    table(&["COUNTER", "PACKETS"], rows)
+}
+
+pub fn trace(reply: &TraceReply) -> String {
+    let mut text = format!("{} ({})\n", reply.verdict, reply.reason);
+    let parts =
+        [("service", &reply.service), ("backend", &reply.backend), ("leaves through", &reply.interface)];
+    for (name, value) in parts {
+        if let Some(value) = value {
+            let _ = writeln!(text, "{name}: {value}");
+        }
+    }
+    let _ = writeln!(text, "packet: {}", reply.packet_out);
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_says_first_what_matters_most() {
+        let mut shown = Status { node: "n1".into(), revision: 12, converged: true, ..Status::default() };
+        shown.digest = "3fa9aaaabbbbcccc".into();
+        assert!(status(&shown).starts_with("node n1 converged at revision 12 (digest 3fa9aaaabbbb)\n"));
+        shown.converged = false;
+        shown.reasons = vec!["cannot write to the maps: full".into()];
+        assert!(status(&shown).starts_with("node n1 has NOT converged: cannot write to the maps: full\n"));
+    }
+
+    #[test]
+    fn an_empty_list_says_so() {
+        assert_eq!(services(&[]), "none");
+    }
+}

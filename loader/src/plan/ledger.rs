@@ -1,0 +1,300 @@
+//! What did a plan change? The ledger holds the image, notes each row's value
+//! before its first change, and in the end writes the steps from the rows that
+//! differ: a row changed twice is one step, a row changed back is none.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::Hash;
+use std::sync::Arc;
+
+use causeway_schema::{Backend, Cell, Endpoint, EndpointKey, Frontend, FrontendKey, Hop, Service, Target};
+
+use super::{Capacity, Family, Image, Step};
+
+#[derive(Debug)]
+pub struct Ledger<A: Family> {
+    image: Image<A>,
+    /// Frontend rows on each address, its marker row apart.
+    frontends_on: HashMap<A, u32>,
+    /// Generations of freed service ids and endpoint slots.
+    parked_services: HashMap<u32, u32>,
+    parked_endpoints: HashMap<u32, u16>,
+    /// Deleted keys that may still take up room in the kernel.
+    leaving_frontends: HashSet<FrontendKey<A>>,
+    leaving_endpoint_keys: HashSet<EndpointKey<A>>,
+    before: Before<A>,
+}
+
+/// The values that changed rows had when the plan began.
+#[derive(Debug)]
+struct Before<A: Family> {
+    frontends: BTreeMap<FrontendKey<A>, Option<Frontend>>,
+    services: BTreeMap<u32, Option<Service>>,
+    backends: BTreeMap<u32, Option<Backend<A>>>,
+    tables: BTreeMap<u32, Option<Arc<[Cell]>>>,
+    endpoint_keys: BTreeMap<EndpointKey<A>, Option<Hop>>,
+    endpoints: BTreeMap<u32, Option<Endpoint>>,
+}
+
+impl<A: Family> Default for Before<A> {
+    fn default() -> Self {
+        Self {
+            frontends: BTreeMap::new(),
+            services: BTreeMap::new(),
+            backends: BTreeMap::new(),
+            tables: BTreeMap::new(),
+            endpoint_keys: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+        }
+    }
+}
+
+impl<A: Family> Ledger<A> {
+    /// `parked_*`: generations that freed rows must continue from.
+    pub fn new(
+        image: Image<A>,
+        parked_services: HashMap<u32, u32>,
+        parked_endpoints: HashMap<u32, u16>,
+    ) -> Self {
+        let mut frontends_on = HashMap::new();
+        for key in image.frontends.keys().filter(|key| **key != FrontendKey::whole_address(key.addr)) {
+            *frontends_on.entry(key.addr).or_default() += 1;
+        }
+        Self {
+            image,
+            frontends_on,
+            parked_services,
+            parked_endpoints,
+            leaving_frontends: HashSet::new(),
+            leaving_endpoint_keys: HashSet::new(),
+            before: Before::default(),
+        }
+    }
+
+    pub fn image(&self) -> &Image<A> {
+        &self.image
+    }
+
+    /// To be called when everything planned so far has been read back. True
+    /// when that made room.
+    pub fn confirm(&mut self) -> bool {
+        let room = !self.leaving_frontends.is_empty() || !self.leaving_endpoint_keys.is_empty();
+        self.leaving_frontends = HashSet::new();
+        self.leaving_endpoint_keys = HashSet::new();
+        room
+    }
+
+    /// Whether rows for all of `keys` (sorted) and their markers fit.
+    pub fn frontends_fit(&self, keys: &[FrontendKey<A>], capacity: &Capacity) -> bool {
+        let stands = |key: &FrontendKey<A>| {
+            self.image.frontends.contains_key(key) || self.leaving_frontends.contains(key)
+        };
+        let mut needed = keys.iter().filter(|key| !stands(key)).count();
+        if needed == 0 {
+            return true;
+        }
+        let mut addresses: Vec<A> = keys.iter().map(|key| key.addr).collect();
+        addresses.dedup();
+        needed += addresses.into_iter().filter(|&addr| !stands(&FrontendKey::whole_address(addr))).count();
+        self.image.frontends.len() + self.leaving_frontends.len() + needed <= capacity.frontends as usize
+    }
+
+    /// Points a frontend at a service; its address gets its marker row.
+    pub fn put_frontend(&mut self, key: FrontendKey<A>, service: u32) {
+        if self.write_frontend(key, service) {
+            let count = self.frontends_on.entry(key.addr).or_default();
+            *count += 1;
+            if *count == 1 {
+                self.write_frontend(FrontendKey::whole_address(key.addr), Frontend::WHOLE_ADDRESS);
+            }
+        }
+    }
+
+    /// Removes a frontend, and the marker row with the last one of an address.
+    pub fn delete_frontend(&mut self, key: FrontendKey<A>) {
+        if !self.erase_frontend(key) {
+            return;
+        }
+        let Some(count) = self.frontends_on.get_mut(&key.addr) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.frontends_on.remove(&key.addr);
+            self.erase_frontend(FrontendKey::whole_address(key.addr));
+        }
+    }
+
+    /// True when the row is new.
+    fn write_frontend(&mut self, key: FrontendKey<A>, service: u32) -> bool {
+        let row = Frontend { service, flags: 0 };
+        let before = self.image.frontends.insert(key, row);
+        if before != Some(row) {
+            self.before.frontends.entry(key).or_insert(before);
+        }
+        self.leaving_frontends.remove(&key);
+        before.is_none()
+    }
+
+    fn erase_frontend(&mut self, key: FrontendKey<A>) -> bool {
+        let before = self.image.frontends.remove(&key);
+        if before.is_some() {
+            self.before.frontends.entry(key).or_insert(before);
+            self.leaving_frontends.insert(key);
+        }
+        before.is_some()
+    }
+
+    /// Points a service at its table. A service that is new at this id
+    /// continues the id's generation.
+    pub fn put_service(&mut self, id: u32, target: Target, backend_left: bool) {
+        let before = self.image.services.get(&id).copied();
+        let generation = match before {
+            Some(row) => row.generation.wrapping_add(u32::from(backend_left)),
+            None => self.parked_services.remove(&id).unwrap_or(0),
+        };
+        let row = Service { target, generation, flags: 0 };
+        if before != Some(row) {
+            self.image.services.insert(id, row);
+            self.before.services.entry(id).or_insert(before);
+        }
+    }
+
+    pub fn clear_service(&mut self, id: u32) {
+        if let Some(row) = self.image.services.remove(&id) {
+            self.parked_services.insert(id, row.generation.wrapping_add(1));
+            self.before.services.entry(id).or_insert(Some(row));
+        }
+    }
+
+    pub fn put_backend(&mut self, id: u32, row: Backend<A>) {
+        let before = self.image.backends.insert(id, row);
+        self.before.backends.entry(id).or_insert(before);
+    }
+
+    /// True when the row stood before this plan, so that the kernel may have it.
+    pub fn clear_backend(&mut self, id: u32) -> bool {
+        let row = self.image.backends.remove(&id);
+        self.before.backends.entry(id).or_insert(row).is_some()
+    }
+
+    pub fn put_table(&mut self, base: u32, cells: Arc<[Cell]>) {
+        let before = self.image.tables.insert(base, cells);
+        self.before.tables.entry(base).or_insert(before);
+    }
+
+    /// Forgets a table; its cells stay as they are until the next tenant.
+    /// Returns how many they are.
+    pub fn drop_table(&mut self, base: u32) -> u32 {
+        let cells = self.image.tables.remove(&base);
+        let length = cells.as_ref().map_or(0, |cells| cells.len() as u32);
+        self.before.tables.entry(base).or_insert(cells);
+        length
+    }
+
+    pub fn endpoint_keys_fit(&self, keys: &[EndpointKey<A>], capacity: &Capacity) -> bool {
+        let stands = |key: &EndpointKey<A>| {
+            self.image.endpoint_keys.contains_key(key) || self.leaving_endpoint_keys.contains(key)
+        };
+        let needed = keys.iter().filter(|key| !stands(key)).count();
+        let held = self.image.endpoint_keys.len() + self.leaving_endpoint_keys.len();
+        needed == 0 || held + needed <= capacity.endpoints as usize
+    }
+
+    pub fn put_endpoint_key(&mut self, key: EndpointKey<A>, hop: Hop) {
+        let before = self.image.endpoint_keys.insert(key, hop);
+        if before != Some(hop) {
+            self.before.endpoint_keys.entry(key).or_insert(before);
+        }
+        self.leaving_endpoint_keys.remove(&key);
+    }
+
+    pub fn delete_endpoint_key(&mut self, key: EndpointKey<A>) {
+        if let Some(hop) = self.image.endpoint_keys.remove(&key) {
+            self.before.endpoint_keys.entry(key).or_insert(Some(hop));
+            self.leaving_endpoint_keys.insert(key);
+        }
+    }
+
+    /// Sets the interface at a slot; another one gets another generation.
+    /// Returns the hop that leads there.
+    pub fn put_endpoint(&mut self, slot: u16, ifindex: u32, mac: [u8; 6]) -> Hop {
+        let id = u32::from(slot);
+        let before = self.image.endpoints.get(&id).copied();
+        let generation = match before {
+            Some(row) if row.ifindex == ifindex && row.mac == mac => row.generation,
+            Some(row) => row.generation.wrapping_add(1),
+            None => self.parked_endpoints.remove(&id).unwrap_or(0),
+        };
+        let row = Endpoint { ifindex, generation, flags: 0, mac, pad: [0; 2] };
+        if before != Some(row) {
+            self.image.endpoints.insert(id, row);
+            self.before.endpoints.entry(id).or_insert(before);
+        }
+        Hop::new(slot, generation)
+    }
+
+    pub fn clear_endpoint(&mut self, slot: u16) {
+        let id = u32::from(slot);
+        if let Some(row) = self.image.endpoints.remove(&id) {
+            self.parked_endpoints.insert(id, row.generation.wrapping_add(1));
+            self.before.endpoints.entry(id).or_insert(Some(row));
+        }
+    }
+
+    /// The steps since the last call, in the order of their phases and, within
+    /// a phase, of their keys.
+    pub fn steps(&mut self) -> Vec<Step<A>> {
+        let Before { frontends, services, backends, tables, endpoint_keys, endpoints } =
+            std::mem::take(&mut self.before);
+        let image = &self.image;
+        let mut steps = Vec::new();
+        steps.extend(put(&backends, &image.backends).map(|(id, &row)| Step::PutBackend { id, row }));
+        steps.extend(
+            put(&tables, &image.tables).map(|(base, cells)| Step::PutTable { base, cells: cells.clone() }),
+        );
+        steps.extend(put(&services, &image.services).map(|(id, &row)| Step::PutService { id, row }));
+        steps.extend(put(&endpoints, &image.endpoints).map(|(slot, &row)| Step::PutEndpoint { slot, row }));
+        steps.extend(
+            put(&endpoint_keys, &image.endpoint_keys).map(|(key, &hop)| Step::PutEndpointKey { key, hop }),
+        );
+        steps.extend(put(&frontends, &image.frontends).map(|(key, &row)| Step::PutFrontend { key, row }));
+        steps.extend(gone(&frontends, &image.frontends).map(|key| Step::DeleteFrontend { key }));
+        steps.extend(gone(&endpoint_keys, &image.endpoint_keys).map(|key| Step::DeleteEndpointKey { key }));
+        steps.extend(
+            gone(&endpoints, &image.endpoints)
+                .map(|slot| Step::ClearEndpoint { slot, row: self.freed_endpoint(slot) }),
+        );
+        steps.extend(
+            gone(&services, &image.services).map(|id| Step::ClearService { id, row: self.freed_service(id) }),
+        );
+        steps.extend(gone(&backends, &image.backends).map(|id| Step::ClearBackend { id }));
+        steps
+    }
+
+    fn freed_service(&self, id: u32) -> Service {
+        let generation = self.parked_services.get(&id).copied().unwrap_or(0);
+        Service { target: Target::EMPTY, generation, flags: 0 }
+    }
+
+    fn freed_endpoint(&self, slot: u32) -> Endpoint {
+        let generation = self.parked_endpoints.get(&slot).copied().unwrap_or(0);
+        Endpoint { ifindex: 0, generation, flags: 0, mac: [0; 6], pad: [0; 2] }
+    }
+}
+
+/// Rows that are new or another value than before.
+fn put<'a, K: Copy + Ord + Hash, V: PartialEq>(
+    before: &'a BTreeMap<K, Option<V>>,
+    now: &'a HashMap<K, V>,
+) -> impl Iterator<Item = (K, &'a V)> {
+    before.iter().filter_map(|(&key, before)| {
+        let row = now.get(&key)?;
+        (before.as_ref() != Some(row)).then_some((key, row))
+    })
+}
+
+/// Rows that were there and are not.
+fn gone<'a, K: Copy + Ord + Hash, V>(
+    before: &'a BTreeMap<K, Option<V>>,
+    now: &'a HashMap<K, V>,
+) -> impl Iterator<Item = K> {
+    before.iter().filter(|(key, before)| before.is_some() && !now.contains_key(key)).map(|(&key, _)| key)
+}

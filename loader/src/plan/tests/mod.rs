@@ -1,0 +1,11 @@
+//! What the planner promises, over random worlds.
+
+mod adoption;
+mod audits;
+mod capacity;
+mod digests;
+mod endpoints;
+mod prefixes;
+mod services;
+mod timing;
+mod world;

@@ -1,0 +1,82 @@
+//! What does a desired service mean in one address family?
+
+use std::sync::Arc;
+
+use causeway_schema::{FrontendKey, Port, choice::MAX_WEIGHT};
+
+use super::Family;
+use crate::event::{Origin, Problem};
+use crate::model::desired::{Service, ServiceId};
+
+/// Compact, because the planner keeps one of each service.
+#[derive(Clone, Debug)]
+pub struct Wanted<A> {
+    /// Sorted.
+    pub frontends: Box<[FrontendKey<A>]>,
+    /// Sorted by address and port.
+    pub backends: Box<[Share<A>]>,
+    pub origin: Arc<Origin>,
+}
+
+/// A backend and its share of the flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Share<A> {
+    pub addr: A,
+    pub port: Port,
+    /// 1 to [`MAX_WEIGHT`].
+    pub weight: u32,
+}
+
+impl<A: Family> Wanted<A> {
+    /// Frontends and backends of the other family are left out.
+    pub fn new(service: &Service) -> Self {
+        let mut frontends: Vec<FrontendKey<A>> = service
+            .frontends
+            .iter()
+            .filter_map(|frontend| {
+                let addr = A::from_ip(frontend.address)?;
+                Some(FrontendKey::new(addr, Port::new(frontend.port), frontend.protocol.number()))
+            })
+            .collect();
+        frontends.sort_unstable();
+        frontends.dedup();
+        let mut backends: Vec<Share<A>> = service
+            .backends
+            .iter()
+            .filter_map(|backend| {
+                let addr = A::from_ip(backend.address)?;
+                Some(Share {
+                    addr,
+                    port: Port::new(backend.port),
+                    weight: backend.weight.clamp(1, MAX_WEIGHT),
+                })
+            })
+            .collect();
+        backends.sort_unstable();
+        backends.dedup_by_key(|share| (share.addr, share.port));
+        Self {
+            frontends: frontends.into_boxed_slice(),
+            backends: backends.into_boxed_slice(),
+            origin: service.origin.clone(),
+        }
+    }
+
+    /// The port that all backends have in common, or [`Port::NONE`].
+    pub fn common_port(&self) -> Port {
+        let Some(first) = self.backends.first() else { return Port::NONE };
+        if self.backends.iter().all(|share| share.port == first.port) { first.port } else { Port::NONE }
+    }
+
+    pub fn has_backend(&self, addr: A, port: Port) -> bool {
+        self.backends.binary_search_by_key(&(addr, port), |share| (share.addr, share.port)).is_ok()
+    }
+
+    pub fn problem(&self, id: &ServiceId, field: &str, message: String) -> Problem {
+        Problem {
+            origin: Some((*self.origin).clone()),
+            object: format!("Service {}/{}", id.namespace, id.name),
+            field: field.to_owned(),
+            message,
+        }
+    }
+}

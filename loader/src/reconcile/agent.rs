@@ -1,0 +1,187 @@
+//! What does the loop keep between two rounds?
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use arc_swap::ArcSwap;
+use causeway_schema::V4;
+use tokio::sync::{mpsc, watch};
+
+use crate::{
+    attach::{self, EndpointStore, Uplink},
+    config::AgentConfig,
+    event::Problem,
+    kernel::{
+        bpf::{Attachment, Dataplane, FROM_CONTAINER, FROM_UPLINK, Options},
+        routes::RouteTable,
+    },
+    model::{Model, desired::DesiredState},
+    netlink::Netlink,
+    plan::{Digest, Planner},
+    providers::manifests::{self, Manifests},
+    snapshot::{Command, Handle, Reply, Snapshot},
+};
+
+/// Repairs that the status still names.
+const REMEMBERED: usize = 20;
+
+pub(super) struct Agent {
+    pub config: AgentConfig,
+    pub model: Model,
+    pub planner: Planner<V4>,
+    /// `None` only after it was uninstalled.
+    pub dataplane: Option<Dataplane>,
+    pub netlink: Netlink,
+    pub routes: RouteTable,
+    pub store: EndpointStore,
+    pub uplink: Uplink,
+    pub manifests: Manifests,
+
+    pub started: Instant,
+    /// What an earlier agent left and nobody wanted has been removed.
+    pub pruned: bool,
+    pub audit_due: Instant,
+    pub last_audit: Duration,
+    pub flows_due: Instant,
+    /// Probes sent so far: which frontend is next.
+    pub probes: usize,
+    /// Entries in the table of established flows, when last counted.
+    pub flow_entries: u64,
+
+    pub applied_revision: u64,
+    pub digest: Digest,
+    pub kernel_digest: Option<Digest>,
+    pub start_micros: u64,
+    pub last_apply: Duration,
+    /// Writes and reads that failed and have not succeeded since, by what they
+    /// were for.
+    pub failures: BTreeMap<&'static str, String>,
+    pub route_problems: Vec<Problem>,
+    /// What is wrong with the agent's own state, from its start.
+    pub warnings: Vec<String>,
+    pub repaired: u64,
+    pub repairs: VecDeque<String>,
+
+    /// Fences that wait for their source's word, by number.
+    pub fences: BTreeMap<u64, Reply<u64>>,
+    pub next_fence: u64,
+    /// A copy for readers, made when one asks.
+    pub desired: Option<Arc<DesiredState>>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    changed: watch::Sender<u64>,
+}
+
+impl Agent {
+    /// Opens everything, takes over what an earlier agent left, and attaches.
+    pub async fn start(config: AgentConfig, manifests: Manifests, started: Instant) -> anyhow::Result<Self> {
+        let netlink = Netlink::open().context("open a netlink socket")?;
+        let uplink = attach::uplink(&netlink, config.uplink.as_deref()).await?;
+        let (store, warning) = EndpointStore::open(&config.state_dir)
+            .with_context(|| format!("use the state directory {}", config.state_dir.display()))?;
+        let options = Options { recreate: config.recreate_maps, force_clsact: config.force_clsact };
+        let dataplane = Dataplane::open(&config.bpffs, config.capacity, options)?;
+        let planner = Planner::adopt(config.capacity, &dataplane.tables).context("read the maps")?;
+        let now = Instant::now();
+        let mut agent = Self {
+            model: Model::new(&[manifests::SOURCE.into()]),
+            planner,
+            dataplane: Some(dataplane),
+            netlink,
+            routes: RouteTable::default(),
+            store,
+            uplink,
+            manifests,
+            started,
+            pruned: false,
+            audit_due: now,
+            last_audit: Duration::ZERO,
+            flows_due: now,
+            flow_entries: 0,
+            probes: 0,
+            applied_revision: 0,
+            digest: Digest::default(),
+            kernel_digest: None,
+            start_micros: 0,
+            last_apply: Duration::ZERO,
+            failures: BTreeMap::new(),
+            route_problems: Vec::new(),
+            warnings: warning.into_iter().collect(),
+            repaired: 0,
+            repairs: VecDeque::new(),
+            fences: BTreeMap::new(),
+            next_fence: 1,
+            desired: None,
+            snapshot: Arc::default(),
+            changed: watch::channel(0).0,
+            config,
+        };
+        agent.adopt_endpoints().await;
+        agent.attach_all();
+        agent.publish();
+        Ok(agent)
+    }
+
+    pub fn handle(&self, commands: mpsc::Sender<Command>) -> Handle {
+        Handle { snapshot: self.snapshot.clone(), changed: self.changed.subscribe(), commands }
+    }
+
+    /// Tells the edges how things stand.
+    pub fn publish(&mut self) {
+        let endpoints = self.store.iter().map(|(name, stored)| (name.clone(), stored.endpoint.clone()));
+        let snapshot = Snapshot { endpoints: Arc::new(endpoints.collect()), status: self.status() };
+        self.snapshot.store(Arc::new(snapshot));
+        self.changed.send_modify(|version| *version += 1);
+    }
+
+    pub fn remember_repair(&mut self, repair: String) {
+        tracing::warn!(%repair, "drift");
+        self.repaired += 1;
+        if self.repairs.len() == REMEMBERED {
+            self.repairs.pop_front();
+        }
+        self.repairs.push_back(repair);
+    }
+
+    /// Notes that something failed, or that it works again.
+    pub fn note<T, E: std::fmt::Display>(&mut self, what: &'static str, result: Result<T, E>) -> Option<T> {
+        match result {
+            Ok(value) => {
+                if self.failures.remove(what).is_some() {
+                    tracing::info!(what, "works again");
+                }
+                Some(value)
+            }
+            Err(error) => {
+                let error = error.to_string();
+                if self.failures.get(what) != Some(&error) {
+                    tracing::error!(what, %error, "failed");
+                    self.failures.insert(what, error);
+                }
+                None
+            }
+        }
+    }
+
+    /// Programs at the uplink and at every endpoint's interface.
+    fn attach_all(&mut self) {
+        let mut wanted = vec![Attachment {
+            program: FROM_UPLINK,
+            ifindex: self.uplink.ifindex,
+            interface: self.uplink.name.clone(),
+        }];
+        wanted.extend(self.store.iter().map(|(_, stored)| Attachment {
+            program: FROM_CONTAINER,
+            ifindex: stored.endpoint.ifindex,
+            interface: stored.endpoint.interface.clone(),
+        }));
+        for attachment in wanted {
+            let Some(dataplane) = &mut self.dataplane else { return };
+            let attached = dataplane.attach(attachment);
+            self.note("attach programs", attached);
+        }
+    }
+}

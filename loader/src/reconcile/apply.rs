@@ -1,0 +1,117 @@
+//! From a batch of events to rows that were read back.
+
+use std::time::{Duration, Instant};
+
+use causeway_schema::V4;
+
+use super::agent::Agent;
+use crate::{
+    event::Batch,
+    kernel::{Tables, routes},
+    model::Touched,
+    plan::{Step, confirm},
+};
+
+/// After a change everything is read back this soon: the change's own rows
+/// were read back at once.
+const SOON: Duration = Duration::from_millis(20);
+
+impl Agent {
+    /// Takes what the sources say into the model, and the model into the maps.
+    pub async fn take(&mut self, batches: Vec<Batch>) {
+        let start = Instant::now();
+        let mut touched = Touched::default();
+        let mut fence = 0;
+        for batch in batches {
+            fence = fence.max(batch.fence);
+            touched.extend(self.model.apply(batch));
+        }
+        if !touched.is_empty() {
+            self.desired = None;
+        }
+        if !touched.services.is_empty() {
+            let services = &self.model.desired().services;
+            let changed = touched.services.iter().map(|id| (id, services.get(id).map(|service| &**service)));
+            let steps = self.planner.update(changed);
+            self.write(&steps);
+            self.last_apply = start.elapsed();
+        }
+        if touched.nodes {
+            self.keep_routes().await;
+        }
+        if !self.pruned && self.model.synced() {
+            let steps = self.planner.prune();
+            self.write(&steps);
+            self.pruned = true;
+        }
+        self.audit_soon();
+        if fence != 0 || self.start_micros == 0 {
+            // Somebody waits to hear that all of it stands.
+            self.audit().await;
+        }
+        self.answer_fences(fence);
+        self.publish();
+    }
+
+    /// Writes steps and reads their rows back.
+    pub fn write(&mut self, steps: &[Step<V4>]) {
+        let Some(dataplane) = &mut self.dataplane else { return };
+        if steps.is_empty() {
+            return;
+        }
+        let failed = dataplane.tables.apply(steps);
+        let confirmed = confirm(steps, &dataplane.tables);
+        let written = match failed.into_iter().next() {
+            Some((_, error)) => Err(error.to_string()),
+            None => match confirmed {
+                Err(error) => Err(error.to_string()),
+                Ok(wrong) => match wrong.first().and_then(|index| steps.get(*index)) {
+                    Some(step) => Err(format!("{} does not read back as written", step.map())),
+                    None => Ok(()),
+                },
+            },
+        };
+        // What failed is found again by the next audit, and tried again.
+        self.note(super::status::WRITE, written);
+    }
+
+    /// Keeps the kernel's routes in step with nodes and endpoints.
+    pub async fn keep_routes(&mut self) {
+        let endpoints = self.store.iter().map(|(_, stored)| &stored.endpoint);
+        let uplink = (self.uplink.ifindex, self.uplink.addresses.as_slice());
+        let nodes = &self.model.desired().nodes;
+        let (mut wanted, mut problems) = routes::wanted(nodes, &self.config.node, uplink, endpoints);
+        if !self.model.synced() {
+            // Until the sources have spoken, an earlier agent's routes stay.
+            let there = self.netlink.routes(Some(routes::ROUTE_PROTOCOL)).await.unwrap_or_default();
+            let known: std::collections::BTreeSet<_> = wanted.iter().map(|route| route.destination).collect();
+            wanted.extend(there.into_iter().filter(|route| !known.contains(&route.destination)));
+        }
+        let report = self.routes.reconcile(&self.netlink, &wanted).await;
+        if let Some(report) = self.note("keep routes", report) {
+            problems.extend(report.problems);
+            report.repaired.into_iter().for_each(|repair| self.remember_repair(repair));
+        }
+        self.route_problems = problems;
+    }
+
+    pub fn audit_soon(&mut self) {
+        // At most a tenth of a CPU goes into reading back.
+        let pause = SOON.max(self.last_audit * 10);
+        self.audit_due = self.audit_due.min(Instant::now() + pause);
+    }
+
+    /// How long the loop may sleep.
+    pub fn until_audit(&self, now: Instant) -> Duration {
+        self.audit_due.saturating_duration_since(now)
+    }
+
+    /// Answers the fences up to this one.
+    fn answer_fences(&mut self, fence: u64) {
+        let later = self.fences.split_off(&(fence + 1));
+        for (_, reply) in std::mem::replace(&mut self.fences, later) {
+            // Nobody waits any more when the client has gone.
+            let _ = reply.send(Ok(self.model.desired().revision));
+        }
+    }
+}

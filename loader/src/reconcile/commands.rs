@@ -1,0 +1,174 @@
+//! What do the edges ask for, and what do they get?
+
+use std::ops::ControlFlow;
+
+use causeway_schema::{Event, Flow, FlowKey, Port, V4, Verdict, flow::flags};
+
+use super::agent::Agent;
+use crate::{
+    event::Protocol,
+    plan::Family,
+    snapshot::{Command, Counter, FlowView, TraceReply, TraceRequest},
+};
+
+impl Agent {
+    /// Breaks when the agent should end.
+    pub async fn obey(&mut self, command: Command) -> ControlFlow<()> {
+        // A reply that nobody waits for any more is no error.
+        match command {
+            Command::Fence(reply) => {
+                let fence = self.next_fence;
+                self.next_fence += 1;
+                self.fences.insert(fence, reply);
+                self.manifests.fence(fence);
+            }
+            Command::Desired(reply) => {
+                let desired = self.desired.get_or_insert_with(|| self.model.desired().clone().into());
+                let _ = reply.send(Ok(desired.clone()));
+            }
+            Command::Attach(request, reply) => {
+                let _ = reply.send(self.attach_endpoint(request).await);
+            }
+            Command::Detach(name, reply) => {
+                let _ = reply.send(self.detach_endpoint(&name).await);
+            }
+            Command::Trace(request, reply) => {
+                let _ = reply.send(self.trace(&request));
+            }
+            Command::Flows { limit, reply } => {
+                let _ = reply.send(self.flows(limit));
+            }
+            Command::Counters(reply) => {
+                let _ = reply.send(self.counters());
+            }
+            Command::Uninstall(reply) => {
+                let _ = reply.send(self.uninstall().await);
+                return ControlFlow::Break(());
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn trace(&mut self, request: &TraceRequest) -> Result<TraceReply, String> {
+        let ifindex = self.interface(&request.interface)?;
+        let Some(dataplane) = &mut self.dataplane else { return Err(UNINSTALLED.into()) };
+        let program = dataplane.program_at(ifindex).map_err(|error| error.to_string())?;
+        let program =
+            program.ok_or_else(|| format!("no program of ours is at interface {}", request.interface))?;
+        let (result, record, packet) =
+            dataplane.flows.trace(&program, ifindex, &request.packet).map_err(|error| {
+                format!("run the program over the packet: {error}; a frame has 14 bytes or more")
+            })?;
+        let verdict = Verdict::from_number(record.verdict);
+        let service = self.planner.service_of(record.service).map(ToString::to_string);
+        let common_port = self.planner.image().services.get(&record.service).map(|row| row.target.port());
+        let backend = self.planner.backend_of(record.backend).map(|(address, port)| {
+            let port = if port == Port::NONE { common_port.unwrap_or(Port::NONE) } else { port };
+            std::net::SocketAddr::new(address.to_ip(), port.get()).to_string()
+        });
+        let kind = match verdict {
+            Some(verdict) if verdict.is_drop() => "drop",
+            Some(Verdict::Delivered | Verdict::Forwarded | Verdict::GatewayArp) => "redirect",
+            Some(_) => "pass",
+            None => return Err(format!("the program returned {result} and left no record: is it ours?")),
+        };
+        Ok(TraceReply {
+            verdict: kind.into(),
+            reason: verdict.map(|verdict| verdict.name().to_owned()).unwrap_or_default(),
+            service,
+            backend,
+            rule: None,
+            interface: self.interface_name(record.ifindex),
+            packet_out: packet.iter().map(|byte| format!("{byte:02x}")).collect(),
+        })
+    }
+
+    /// Index of an interface by its name or by the endpoint it belongs to.
+    fn interface(&self, name: &str) -> Result<u32, String> {
+        if name == self.uplink.name {
+            return Ok(self.uplink.ifindex);
+        }
+        let known = self
+            .store
+            .iter()
+            .find(|(endpoint, stored)| *endpoint == name || stored.endpoint.interface == name);
+        known.map(|(_, stored)| stored.endpoint.ifindex).ok_or_else(|| {
+            format!(
+                "{name} is neither the uplink ({}) nor an endpoint: see `causeway show endpoints`",
+                self.uplink.name
+            )
+        })
+    }
+
+    fn interface_name(&self, ifindex: u32) -> Option<String> {
+        if ifindex == self.uplink.ifindex {
+            return Some(self.uplink.name.clone());
+        }
+        let known = self.store.iter().find(|(_, stored)| stored.endpoint.ifindex == ifindex);
+        known.map(|(_, stored)| stored.endpoint.interface.clone())
+    }
+
+    fn flows(&mut self, limit: usize) -> Result<Vec<FlowView>, String> {
+        let Some(dataplane) = &mut self.dataplane else { return Err(UNINSTALLED.into()) };
+        let now = dataplane.flows.now().map_err(|error| format!("read the clock: {error}"))?;
+        let (established, embryonic) =
+            dataplane.flows.entries().map_err(|error| format!("read the flow tables: {error}"))?;
+        let flows = &dataplane.flows;
+        let named = |(key, flow): &(FlowKey<V4>, Flow<V4>), state: &str| {
+            let idle = flows.idle_seconds(flow, now);
+            view(key, flow, state, idle, self.planner.service_of(flow.service).map(ToString::to_string))
+        };
+        let established = established.iter().map(|entry| named(entry, "established"));
+        let embryonic = embryonic.iter().map(|entry| named(entry, "embryonic"));
+        Ok(established.chain(embryonic).take(limit).collect())
+    }
+
+    fn counters(&mut self) -> Result<Vec<Counter>, String> {
+        let Some(dataplane) = &self.dataplane else { return Err(UNINSTALLED.into()) };
+        let counts = dataplane.flows.counters().map_err(|error| format!("read the counters: {error}"))?;
+        let names = Verdict::ALL.into_iter().map(|verdict| (verdict.name(), verdict.is_drop()));
+        let names = names.chain(Event::ALL.into_iter().map(|event| (event.name(), false)));
+        let counter =
+            |((name, drop), packets): ((&str, bool), u64)| Counter { name: name.into(), drop, packets };
+        Ok(names.zip(counts).map(counter).collect())
+    }
+
+    async fn uninstall(&mut self) -> Result<(), String> {
+        let mut errors = Vec::new();
+        let names: Vec<String> = self.store.iter().map(|(name, _)| name.clone()).collect();
+        for name in names {
+            errors.extend(self.detach_endpoint(&name).await.err());
+        }
+        errors.extend(
+            self.routes.remove_all(&self.netlink).await.err().map(|error| format!("remove routes: {error}")),
+        );
+        if let Some(dataplane) = self.dataplane.take() {
+            errors.extend(dataplane.uninstall().err().map(|error| error.to_string()));
+        }
+        if errors.is_empty() { Ok(()) } else { Err(errors.join("; ")) }
+    }
+}
+
+const UNINSTALLED: &str = "the dataplane is being uninstalled";
+
+fn view(
+    key: &FlowKey<V4>,
+    flow: &Flow<V4>,
+    state: &str,
+    idle_seconds: u64,
+    service: Option<String>,
+) -> FlowView {
+    let socket = |address: V4, port: Port| std::net::SocketAddr::new(address.to_ip(), port.get()).to_string();
+    let is_reply = flow.flags & flags::REPLY != 0;
+    FlowView {
+        protocol: Protocol::from_number(key.protocol)
+            .map_or_else(|| key.protocol.to_string(), |p| p.to_string()),
+        source: socket(key.src, key.src_port),
+        destination: socket(key.dst, key.dst_port),
+        rewrite: socket(flow.addr, flow.port),
+        direction: if is_reply { "reply" } else { "request" }.into(),
+        state: state.into(),
+        service,
+        idle_seconds,
+    }
+}

@@ -1,0 +1,152 @@
+//! Endpoints: maps and programs first, then the interface inside comes up.
+
+use std::collections::BTreeMap;
+
+use super::agent::Agent;
+use crate::{
+    attach::{self, Stored},
+    kernel::bpf::{Attachment, FROM_CONTAINER},
+    model::desired::Endpoint,
+    snapshot::AttachRequest,
+};
+
+impl Agent {
+    /// Wires an endpoint, or finds it wired.
+    ///
+    /// # Errors
+    /// As text for the one who asked; nothing is left half done.
+    pub async fn attach_endpoint(&mut self, request: AttachRequest) -> Result<Endpoint, String> {
+        if self.dataplane.is_none() {
+            return Err("the dataplane is being uninstalled".into());
+        }
+        attach::validate(&request).map_err(|error| error.to_string())?;
+        for address in &request.addresses {
+            let taken = self
+                .store
+                .iter()
+                .find(|(name, stored)| **name != request.name && stored.endpoint.addresses.contains(address));
+            if let Some((owner, _)) = taken {
+                return Err(format!(
+                    "endpoint {}: addresses: {address} belongs to endpoint {owner}: detach that one first",
+                    request.name
+                ));
+            }
+        }
+        let before = self.store.get(&request.name).cloned();
+        let wired = self.wire(&request).await;
+        if wired.is_err() && before.is_none() {
+            self.unwire(&request.name).await?;
+        }
+        wired
+    }
+
+    async fn wire(&mut self, request: &AttachRequest) -> Result<Endpoint, String> {
+        let endpoint = attach::prepare(&self.netlink, request, self.uplink.mtu)
+            .await
+            .map_err(|error| error.to_string())?;
+        if let Some(before) = self.store.get(&request.name)
+            && before.endpoint.ifindex != endpoint.ifindex
+            && let Some(dataplane) = &mut self.dataplane
+        {
+            dataplane.detach(before.endpoint.ifindex).map_err(|error| error.to_string())?;
+        }
+        if let Some(dataplane) = &mut self.dataplane {
+            let attachment = Attachment {
+                program: FROM_CONTAINER,
+                ifindex: endpoint.ifindex,
+                interface: endpoint.interface.clone(),
+            };
+            dataplane.attach(attachment).map_err(|error| error.to_string())?;
+        }
+        let stored = Stored { request: request.clone(), endpoint: endpoint.clone() };
+        self.store.insert(stored).map_err(|error| format!("write the state directory: {error}"))?;
+        self.plan_endpoints();
+        let refused = self.planner.problems().find(|problem| problem.object.contains(&request.name));
+        if let Some(problem) = refused {
+            let message = problem.to_string();
+            self.unwire(&request.name).await?;
+            return Err(message);
+        }
+        self.keep_routes().await;
+        attach::activate(request).await.map_err(|error| error.to_string())?;
+        self.audit_soon();
+        self.publish();
+        Ok(endpoint)
+    }
+
+    /// Takes an endpoint away; false when there was none.
+    ///
+    /// # Errors
+    /// As text for the one who asked.
+    pub async fn detach_endpoint(&mut self, name: &str) -> Result<bool, String> {
+        let known = self.store.get(name).is_some();
+        self.unwire(name).await?;
+        self.audit_soon();
+        self.publish();
+        Ok(known)
+    }
+
+    async fn unwire(&mut self, name: &str) -> Result<(), String> {
+        let Some(stored) =
+            self.store.remove(name).map_err(|error| format!("write the state directory: {error}"))?
+        else {
+            return Ok(());
+        };
+        // The maps first: nothing must be delivered to an interface that is
+        // about to be someone else's.
+        self.plan_endpoints();
+        if let Some(dataplane) = &mut self.dataplane {
+            dataplane.detach(stored.endpoint.ifindex).map_err(|error| error.to_string())?;
+        }
+        attach::detach(&self.netlink, &stored.endpoint)
+            .await
+            .map_err(|error| format!("delete interface {}: {error}", stored.endpoint.interface))?;
+        self.keep_routes().await;
+        Ok(())
+    }
+
+    /// Finds the endpoints of an earlier agent, without those that have gone.
+    pub async fn adopt_endpoints(&mut self) {
+        self.forget_dead_endpoints().await;
+        self.plan_endpoints();
+    }
+
+    /// Forgets endpoints whose interface has gone with its namespace.
+    pub async fn audit_endpoints(&mut self) {
+        if self.forget_dead_endpoints().await {
+            self.plan_endpoints();
+        }
+    }
+
+    async fn forget_dead_endpoints(&mut self) -> bool {
+        let links = self.netlink.links().await;
+        let Some(links) = self.note("list interfaces", links) else { return false };
+        let alive = |endpoint: &Endpoint| {
+            links.iter().any(|link| link.index == endpoint.ifindex && link.name == endpoint.interface)
+        };
+        let dead: Vec<String> = self
+            .store
+            .iter()
+            .filter(|(_, stored)| !alive(&stored.endpoint))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in &dead {
+            let removed = self.store.remove(name);
+            if let Some(Some(stored)) = self.note("write the state directory", removed) {
+                tracing::info!(endpoint = %name, "its interface has gone: forgotten");
+                if let Some(dataplane) = &mut self.dataplane {
+                    let detached = dataplane.detach(stored.endpoint.ifindex);
+                    self.note("attach programs", detached);
+                }
+            }
+        }
+        !dead.is_empty()
+    }
+
+    fn plan_endpoints(&mut self) {
+        let endpoints: BTreeMap<String, Endpoint> =
+            self.store.iter().map(|(name, stored)| (name.clone(), stored.endpoint.clone())).collect();
+        let steps = self.planner.set_endpoints(&endpoints);
+        self.write(&steps);
+    }
+}

@@ -1,0 +1,89 @@
+//! Who joins the stages? One loop: it takes what the sources say, plans,
+//! writes, reads back, repairs, and tells the edges how things stand.
+//!
+//! Only this module imports all others.
+
+mod agent;
+mod apply;
+mod audit;
+mod commands;
+mod endpoints;
+mod probe;
+mod status;
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+
+use crate::{config::AgentConfig, providers::manifests::Manifests};
+
+use agent::Agent;
+
+/// Batches and commands that may wait for the loop.
+const QUEUE: usize = 64;
+/// Batches taken in one round, so that a busy source never starves the rest.
+const ROUND: usize = 32;
+
+/// Runs the agent until it is told to stop. The dataplane goes on without it.
+///
+/// # Errors
+/// When the dataplane cannot be set up; later trouble is reported in the status.
+pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let (commands, mut asked) = mpsc::channel(QUEUE);
+    let (batches, mut said) = mpsc::channel(QUEUE);
+    // Bound first: a second agent on the same socket must find out before it
+    // touches the first one's maps.
+    let listener = crate::api::server::bind(&config.socket)?;
+    let manifests = Manifests::spawn(config.manifests.clone(), batches)
+        .context("start the thread that reads manifests")?;
+    let mut agent = Agent::start(config.clone(), manifests, started).await?;
+    let handle = agent.handle(commands);
+    let api = tokio::spawn(crate::api::server::serve(listener, handle.clone()));
+    let metrics = match config.metrics {
+        Some(address) => Some(tokio::spawn(crate::api::server::serve_metrics(address, handle))),
+        None => None,
+    };
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    // Absent outside systemd.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+
+    loop {
+        let pause = agent.until_audit(Instant::now());
+        tokio::select! {
+            batch = said.recv() => {
+                let Some(first) = batch else { anyhow::bail!("the thread that reads manifests died") };
+                let mut round = vec![first];
+                while round.len() < ROUND && let Ok(batch) = said.try_recv() {
+                    round.push(batch);
+                }
+                agent.take(round).await;
+            }
+            command = asked.recv() => match command {
+                Some(command) => {
+                    if agent.obey(command).await.is_break() {
+                        break;
+                    }
+                }
+                None => break,
+            },
+            () = tokio::time::sleep(pause) => agent.audit().await,
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    // Answers that are on their way get a moment.
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    api.abort();
+    if let Some(metrics) = metrics {
+        metrics.abort();
+    }
+    let _ = std::fs::remove_file(&config.socket);
+    Ok(())
+}

@@ -1,0 +1,100 @@
+//! How do things stand, in the operator's words?
+
+use super::agent::Agent;
+use crate::snapshot::{Drift, MapUse, ProblemView, SourceStatus, Status};
+
+/// Names of failures; see [`Agent::note`].
+pub(super) const WRITE: &str = "write to the maps";
+pub(super) const READ: &str = "read the maps back";
+
+/// A map this full is worth a look.
+const ALARM_PERCENT: u64 = 95;
+
+impl Agent {
+    pub fn status(&self) -> Status {
+        let desired = self.model.desired();
+        let maps = self.map_use();
+        let reasons = self.reasons(desired.revision);
+        Status {
+            node: self.config.node.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            revision: desired.revision,
+            applied_revision: self.applied_revision,
+            digest: self.digest.to_string(),
+            kernel_digest: self.kernel_digest.map(|digest| digest.to_string()).unwrap_or_default(),
+            converged: reasons.is_empty(),
+            reasons,
+            sources: self
+                .model
+                .sources()
+                .map(|(name, synced, objects, problems)| SourceStatus {
+                    name: name.to_string(),
+                    synced,
+                    objects,
+                    problems,
+                })
+                .collect(),
+            problems: self.problems(),
+            alarms: self.alarms(&maps),
+            maps,
+            drift: Drift { repaired: self.repaired, last: self.repairs.iter().cloned().collect() },
+            uplink: Some(self.uplink.name.clone()),
+            hook: self
+                .dataplane
+                .as_ref()
+                .map(|dataplane| dataplane.hook().name().to_owned())
+                .unwrap_or_default(),
+            services: desired.services.len(),
+            endpoints: self.store.iter().count(),
+            nodes: desired.nodes.len(),
+            last_apply_micros: self.last_apply.as_micros() as u64,
+            start_micros: self.start_micros,
+        }
+    }
+
+    /// Why the node has not converged; empty when it has.
+    fn reasons(&self, revision: u64) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if self.dataplane.is_none() {
+            reasons.push("uninstalled".to_owned());
+        }
+        for (source, synced, ..) in self.model.sources() {
+            if !synced {
+                reasons.push(format!("source {source} has not said everything yet"));
+            }
+        }
+        reasons.extend(self.failures.iter().map(|(what, error)| format!("cannot {what}: {error}")));
+        if self.applied_revision < revision {
+            reasons.push(format!("revision {} is applied, {revision} is wanted", self.applied_revision));
+        }
+        if self.kernel_digest != Some(self.digest) {
+            reasons.push("the maps have not been read back as wanted".to_owned());
+        }
+        reasons
+    }
+
+    fn problems(&self) -> Vec<ProblemView> {
+        let all = self.model.problems().chain(self.planner.problems()).chain(&self.route_problems);
+        all.map(ProblemView::from).collect()
+    }
+
+    fn map_use(&self) -> Vec<MapUse> {
+        let tables = self.planner.usage();
+        let view = |map: &str, used, capacity| MapUse { map: map.to_owned(), used, capacity };
+        let mut maps: Vec<MapUse> =
+            tables.into_iter().map(|(map, used, capacity)| view(map.name(), used, capacity)).collect();
+        maps.push(view("flows", self.flow_entries, u64::from(self.config.capacity.flows) * 2));
+        maps
+    }
+
+    fn alarms(&self, maps: &[MapUse]) -> Vec<String> {
+        let full = maps.iter().filter(|map| map.used * 100 >= map.capacity * ALARM_PERCENT);
+        let full = full.map(|map| {
+            let MapUse { map, used, capacity } = map;
+            let key = if map == "endpoint_keys" { "endpoints" } else { map };
+            format!("map {map} is full ({used} of {capacity}): raise capacity.{key}")
+        });
+        let failed = self.failures.iter().map(|(what, error)| format!("cannot {what}: {error}"));
+        full.chain(failed).chain(self.warnings.iter().cloned()).collect()
+    }
+}

@@ -1,0 +1,286 @@
+//! An agent as a value: the real binary, as a child that dies with the test.
+
+use std::{
+    fs::{self, File},
+    io::{Read, Write},
+    os::unix::{net::UnixStream, process::CommandExt},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::{LazyLock, Mutex, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use causeway::snapshot::Status;
+use nix::{
+    sys::{
+        prctl,
+        signal::{Signal, kill},
+    },
+    unistd::Pid,
+};
+use serde_json::Value;
+
+use crate::scratch::{Dir, PinDir};
+
+/// What an agent is started with.
+pub struct Setup {
+    pub node: String,
+    pub manifests: PathBuf,
+    pub netns: PathBuf,
+    pub uplink: Option<String>,
+    /// Contents of `--config`, if any.
+    pub config: Option<String>,
+}
+
+/// A running, killed or stopped agent; its state and pins outlive the process
+/// and go with the value.
+pub struct Agent {
+    setup: Setup,
+    /// State directory, socket and log.
+    dir: Dir,
+    pins: PinDir,
+    child: Option<Child>,
+}
+
+/// What a command of the CLI said.
+#[derive(Clone, Debug)]
+pub struct Said {
+    pub code: i32,
+    /// Standard output read as JSON, null when it is none.
+    pub json: Value,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Agent {
+    pub fn start(setup: Setup) -> Self {
+        let dir = Dir::new();
+        fs::create_dir_all(dir.join("state")).unwrap();
+        let mut agent = Self { setup, dir, pins: PinDir::new(), child: None };
+        agent.restart();
+        agent
+    }
+
+    /// Starts the process again, with the same state and pins.
+    pub fn restart(&mut self) {
+        assert!(self.child.is_none(), "the agent runs already");
+        let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
+        let mut command = Command::new(binary());
+        command.arg("agent").arg("--node").arg(&self.setup.node);
+        command.arg("--manifests").arg(&self.setup.manifests).arg("--netns").arg(&self.setup.netns);
+        command.arg("--state-dir").arg(self.dir.join("state")).arg("--bpffs").arg(self.pins.path());
+        command.arg("--socket").arg(self.socket());
+        if let Some(uplink) = &self.setup.uplink {
+            command.arg("--uplink").arg(uplink);
+        }
+        if let Some(config) = &self.setup.config {
+            let path = self.dir.join("config.toml");
+            fs::write(&path, config).unwrap();
+            command.arg("--config").arg(path);
+        }
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        self.child = Some(spawn(command));
+    }
+
+    pub fn kill9(&mut self) {
+        self.end(Signal::SIGKILL);
+    }
+
+    /// Asks it to end, as systemd does.
+    pub fn stop(&mut self) {
+        self.end(Signal::SIGTERM);
+    }
+
+    fn end(&mut self, signal: Signal) {
+        if let Some(mut child) = self.child.take() {
+            let _ = kill(Pid::from_raw(child.id() as i32), signal);
+            let _ = child.wait();
+            CHILDREN.lock().unwrap().retain(|&pid| pid != child.id());
+        }
+    }
+
+    /// True while the process runs; false also after it ended by itself.
+    pub fn is_alive(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().map_or(0, Child::id)
+    }
+
+    /// Runs `causeway ARGUMENTS -o json` against this agent.
+    pub fn cli(&self, arguments: &[&str]) -> Said {
+        let mut command = Command::new(binary());
+        command.args(arguments).args(["-o", "json"]).arg("--socket").arg(self.socket());
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        Said {
+            code: output.status.code().unwrap_or(-1),
+            json: serde_json::from_str(&stdout).unwrap_or(Value::Null),
+            stdout,
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// What `causeway ARGUMENTS` prints for people.
+    pub fn text(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new(binary());
+        let output = command.args(arguments).arg("--socket").arg(self.socket()).stdin(Stdio::null()).output();
+        let output = output.unwrap();
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    }
+
+    /// As [`Agent::cli`], and it must succeed.
+    pub fn ask(&self, arguments: &[&str]) -> Value {
+        let said = self.cli(arguments);
+        assert!(said.code == 0, "causeway {arguments:?}: {said:?}\nlog:\n{}", self.log_tail());
+        said.json
+    }
+
+    /// `None` while it does not answer.
+    pub fn try_status(&self) -> Option<Status> {
+        serde_json::from_value(self.cli(&["status"]).json).ok()
+    }
+
+    pub fn status(&self) -> Status {
+        let said = self.cli(&["status"]);
+        serde_json::from_value(said.json.clone())
+            .unwrap_or_else(|error| panic!("status: {error}: {said:?}\nlog:\n{}", self.log_tail()))
+    }
+
+    /// Until the socket answers.
+    pub fn wait_up(&self, timeout: Duration) {
+        self.wait_status("answers", timeout, |_| true);
+    }
+
+    /// Until `causeway wait` says that all written so far is in the kernel.
+    pub fn wait_converged(&self, timeout: Duration) {
+        let end = Instant::now() + timeout;
+        let seconds = timeout.as_secs().max(1).to_string();
+        loop {
+            let said = self.cli(&["wait", "--timeout", &seconds]);
+            if said.code == 0 {
+                return;
+            }
+            assert!(
+                Instant::now() < end,
+                "{} did not converge within {timeout:?}: {said:?}\nstatus {:#?}\nlog:\n{}",
+                self.setup.node,
+                self.try_status(),
+                self.log_tail()
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Polls `status` until `good`, and returns it.
+    pub fn wait_status(&self, what: &str, timeout: Duration, good: impl Fn(&Status) -> bool) -> Status {
+        let end = Instant::now() + timeout;
+        loop {
+            let status = self.try_status();
+            if let Some(status) = &status
+                && good(status)
+            {
+                return status.clone();
+            }
+            assert!(
+                Instant::now() < end,
+                "not within {timeout:?}: {what}; status {status:#?}\nlog:\n{}",
+                self.log_tail()
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The body of a GET on the agent's socket.
+    pub fn get(&self, path: &str) -> String {
+        let mut stream = UnixStream::connect(self.socket()).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: causeway\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or(answer)
+    }
+
+    pub fn node(&self) -> &str {
+        &self.setup.node
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("causeway.sock")
+    }
+
+    pub fn pins(&self) -> &std::path::Path {
+        self.pins.path()
+    }
+
+    pub fn state_dir(&self) -> PathBuf {
+        self.dir.join("state")
+    }
+
+    pub fn log_path(&self) -> PathBuf {
+        self.dir.join("log")
+    }
+
+    /// The last lines of the log.
+    pub fn log_tail(&self) -> String {
+        let log = fs::read_to_string(self.log_path()).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("log of agent {}:\n{}", self.setup.node, self.log_tail());
+        }
+        self.kill9();
+    }
+}
+
+static CHILDREN: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+
+/// Kills every agent this process started: for an exit in a hurry.
+pub fn kill_all() {
+    for pid in CHILDREN.lock().unwrap().drain(..) {
+        let _ = kill(Pid::from_raw(pid as i32), Signal::SIGKILL);
+    }
+}
+
+/// `$CAUSEWAY_BIN`, or the `causeway` built beside this program.
+pub fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("CAUSEWAY_BIN") {
+        return path.into();
+    }
+    let own = std::env::current_exe().unwrap();
+    // A test lies in `deps`, the demo beside the binary.
+    let found = own.ancestors().skip(1).take(2).map(|dir| dir.join("causeway")).find(|path| path.is_file());
+    found.unwrap_or_else(|| panic!("no `causeway` near {}: cargo build --release", own.display()))
+}
+
+/// Starts a child that dies with this process, even when that is killed.
+fn spawn(mut command: Command) -> Child {
+    type Order = (Command, mpsc::Sender<std::io::Result<Child>>);
+    // The kernel ties a child's death to the thread that started it: one
+    // thread that lives as long as the process starts them all.
+    static KEEPER: LazyLock<mpsc::Sender<Order>> = LazyLock::new(|| {
+        let (sender, orders) = mpsc::channel::<Order>();
+        thread::spawn(move || {
+            for (mut command, reply) in orders {
+                let _ = reply.send(command.spawn());
+            }
+        });
+        sender
+    });
+    // SAFETY: prctl is async-signal-safe and touches nothing of the parent.
+    unsafe {
+        command.pre_exec(|| prctl::set_pdeathsig(Signal::SIGKILL).map_err(Into::into));
+    }
+    let name = command.get_program().to_owned();
+    let (reply, child) = mpsc::channel();
+    KEEPER.send((command, reply)).unwrap();
+    let child = child.recv().unwrap().unwrap_or_else(|error| panic!("start {}: {error}", name.display()));
+    CHILDREN.lock().unwrap().push(child.id());
+    child
+}

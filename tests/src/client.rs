@@ -1,0 +1,138 @@
+//! Requests, one after the other, and what became of them.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    io::{self, BufRead, BufReader, Write},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket},
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    netns::Netns,
+    wire::{Answer, Protocol, WHO},
+};
+
+/// How long a request may take before it counts as failed.
+pub const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What became of a number of requests.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    pub ok: u64,
+    pub failed: u64,
+    /// The first few errors.
+    pub errors: Vec<String>,
+    /// Answers by the name of the server that gave them.
+    pub by_server: BTreeMap<String, u64>,
+    /// Where answers came from, as the client's socket gives it.
+    pub reply_sources: BTreeMap<SocketAddrV4, u64>,
+    /// Whom the servers believe they talk to.
+    pub peers_seen: BTreeMap<Ipv4Addr, u64>,
+}
+
+impl Report {
+    pub fn add(&mut self, outcome: io::Result<(Answer, SocketAddrV4)>) {
+        match outcome {
+            Ok((answer, source)) => {
+                self.ok += 1;
+                *self.by_server.entry(answer.server).or_default() += 1;
+                *self.reply_sources.entry(source).or_default() += 1;
+                *self.peers_seen.entry(*answer.peer.ip()).or_default() += 1;
+            }
+            Err(error) => {
+                self.failed += 1;
+                if self.errors.len() < 5 {
+                    self.errors.push(format!("request {}: {error}", self.ok + self.failed));
+                }
+            }
+        }
+    }
+
+    /// All answered, all from `source` alone.
+    pub fn assert_clean(&self, requests: u64, source: SocketAddrV4) {
+        assert!(self.failed == 0 && self.ok == requests, "{self}");
+        assert!(self.reply_sources.keys().all(|&from| from == source), "replies from elsewhere: {self}");
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ok, {} failed, by server {:?}", self.ok, self.failed, self.by_server)?;
+        write!(f, ", replies from {:?}, errors {:?}", self.reply_sources, self.errors)
+    }
+}
+
+/// `count` requests from `netns`, each on a socket of its own: as many flows.
+pub fn requests(netns: &Netns, to: SocketAddrV4, count: u64, protocol: Protocol) -> Report {
+    netns.run(|| {
+        let mut report = Report::default();
+        for _ in 0..count {
+            report.add(request(to, protocol));
+        }
+        report
+    })
+}
+
+/// Asks by datagrams, each of a new flow, until `good` likes an answer; how
+/// long that took.
+pub fn first_answer(
+    netns: &Netns,
+    to: SocketAddrV4,
+    patience: Duration,
+    good: impl Fn(&Answer) -> bool + Sync,
+) -> Option<Duration> {
+    netns.run(|| {
+        let begun = Instant::now();
+        while begun.elapsed() < patience {
+            let answer = request_udp(to, Duration::from_millis(20));
+            if answer.is_ok_and(|(answer, _)| good(&answer)) {
+                return Some(begun.elapsed());
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        None
+    })
+}
+
+/// One request from the calling thread's namespace.
+pub fn request(to: SocketAddrV4, protocol: Protocol) -> io::Result<(Answer, SocketAddrV4)> {
+    match protocol {
+        Protocol::Tcp => request_tcp(to),
+        Protocol::Udp => request_udp(to, PATIENCE),
+    }
+}
+
+fn request_tcp(to: SocketAddrV4) -> io::Result<(Answer, SocketAddrV4)> {
+    let mut stream = TcpStream::connect_timeout(&to.into(), PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_nodelay(true)?;
+    stream.write_all(format!("{WHO}\n").as_bytes())?;
+    let mut line = String::new();
+    BufReader::new(&stream).read_line(&mut line)?;
+    // What the kernel holds for the peer is what the packets must say: a
+    // segment from elsewhere would not have reached this socket.
+    Ok((parse(&line)?, v4(stream.peer_addr()?)?))
+}
+
+fn request_udp(to: SocketAddrV4, patience: Duration) -> io::Result<(Answer, SocketAddrV4)> {
+    // Not connected, so that an answer from a wrong source arrives and shows.
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    socket.set_read_timeout(Some(patience))?;
+    socket.send_to(WHO.as_bytes(), to)?;
+    let mut buffer = [0; 512];
+    let (length, source) = socket.recv_from(&mut buffer)?;
+    Ok((parse(&String::from_utf8_lossy(&buffer[..length]))?, v4(source)?))
+}
+
+fn parse(line: &str) -> io::Result<Answer> {
+    Answer::parse(line).ok_or_else(|| io::Error::other(format!("an answer that is none: {line:?}")))
+}
+
+fn v4(address: SocketAddr) -> io::Result<SocketAddrV4> {
+    match address {
+        SocketAddr::V4(address) => Ok(address),
+        SocketAddr::V6(address) => Err(io::Error::other(format!("an IPv6 address: {address}"))),
+    }
+}

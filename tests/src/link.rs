@@ -1,0 +1,58 @@
+//! Links between namespaces: pairs, a switch, addresses and routes, by `ip`.
+
+use std::net::Ipv4Addr;
+
+use crate::netns::Netns;
+
+/// A veth pair with one end in each namespace, both up.
+pub fn pair(left: &Netns, left_name: &str, right: &Netns, right_name: &str) {
+    // Both ends are born in their namespaces, so nothing shows up on the host.
+    left.ip(&format!(
+        "link add {left_name} type veth peer name {right_name} netns {}",
+        right.path().display()
+    ));
+    left.ip(&format!("link set {left_name} up"));
+    right.ip(&format!("link set {right_name} up"));
+}
+
+pub fn address(netns: &Netns, link: &str, address: &str) {
+    netns.ip(&format!("address add {address} dev {link}"));
+}
+
+pub fn route(netns: &Netns, destination: &str, via: &str) {
+    netns.ip(&format!("route replace {destination} {via}"));
+}
+
+/// A bridge in its own namespace, as the cable between hosts.
+pub struct Switch {
+    netns: Netns,
+    ports: u32,
+}
+
+impl Switch {
+    pub fn new() -> Self {
+        let netns = Netns::new();
+        netns.ip("link add sw0 type bridge");
+        netns.ip("link set sw0 up");
+        Self { netns, ports: 0 }
+    }
+
+    /// Plugs `netns` in: its end is called `name` and gets `address`.
+    pub fn plug(&mut self, netns: &Netns, name: &str, address: Ipv4Addr, length: u8) {
+        let port = format!("p{}", self.ports);
+        self.ports += 1;
+        pair(netns, name, &self.netns, &port);
+        self.netns.ip(&format!("link set {port} master sw0"));
+        self::address(netns, name, &format!("{address}/{length}"));
+    }
+
+    pub fn netns(&self) -> &Netns {
+        &self.netns
+    }
+}
+
+impl Default for Switch {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,135 @@
+//! New connections at a steady rate: connect, ask, close.
+
+use std::{
+    fmt, io,
+    net::SocketAddrV4,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    client::{Report, request},
+    netns::Netns,
+    wire::{Answer, Protocol},
+};
+
+/// Each worker waits for one connection at a time; several, so that a slow one
+/// does not hold up the rate.
+const WORKERS: u32 = 8;
+
+/// Called with each answered request: when it began, and who answered.
+pub type Witness = Arc<dyn Fn(Instant, &Answer) + Send + Sync>;
+
+/// Runs until stopped.
+pub struct ConnectLoad {
+    stop: Arc<AtomicBool>,
+    total: Arc<Mutex<LoadReport>>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+/// What became of them.
+#[derive(Clone, Debug, Default)]
+pub struct LoadReport {
+    pub report: Report,
+    /// Microseconds from connect to answer, unsorted.
+    pub latencies: Vec<u32>,
+}
+
+impl ConnectLoad {
+    pub fn start(netns: &Netns, to: SocketAddrV4, rate_per_second: u32) -> Self {
+        Self::start_with(netns, to, Protocol::Tcp, rate_per_second, Arc::new(|_, _| ()))
+    }
+
+    pub fn start_with(
+        netns: &Netns,
+        to: SocketAddrV4,
+        protocol: Protocol,
+        rate_per_second: u32,
+        witness: Witness,
+    ) -> Self {
+        let stop = Arc::<AtomicBool>::default();
+        let total = Arc::<Mutex<LoadReport>>::default();
+        let interval = Duration::from_secs(1) * WORKERS / rate_per_second;
+        let workers = (0..WORKERS)
+            .map(|worker| {
+                let (stop, total, witness) = (stop.clone(), total.clone(), witness.clone());
+                netns.spawn_thread(move || {
+                    let mut next = Instant::now() + interval * worker / WORKERS;
+                    while !stop.load(Ordering::Relaxed) {
+                        pause_until(&mut next, interval);
+                        let begun = Instant::now();
+                        let outcome = request(to, protocol);
+                        if let Ok((answer, _)) = &outcome {
+                            witness(begun, answer);
+                        }
+                        record(&total, outcome, begun);
+                    }
+                })
+            })
+            .collect();
+        Self { stop, total, workers }
+    }
+
+    /// What has happened so far.
+    pub fn report(&self) -> LoadReport {
+        self.total.lock().unwrap().clone()
+    }
+
+    pub fn stop(mut self) -> LoadReport {
+        self.end();
+        self.report()
+    }
+
+    fn end(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for worker in self.workers.drain(..) {
+            let _ = worker.join();
+        }
+    }
+}
+
+impl Drop for ConnectLoad {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl LoadReport {
+    /// The latency that `share` (0 to 1) of the requests stayed below.
+    pub fn latency(&self, share: f64) -> Duration {
+        let mut sorted = self.latencies.clone();
+        sorted.sort_unstable();
+        let index = (sorted.len() as f64 * share) as usize;
+        let micros = sorted.get(index.min(sorted.len().saturating_sub(1))).copied().unwrap_or(0);
+        Duration::from_micros(u64::from(micros))
+    }
+}
+
+impl fmt::Display for LoadReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; p50 {:?}, p99 {:?}", self.report, self.latency(0.5), self.latency(0.99))?;
+        write!(f, ", worst {:?}", self.latency(1.0))
+    }
+}
+
+fn pause_until(next: &mut Instant, interval: Duration) {
+    let now = Instant::now();
+    if *next > now {
+        thread::sleep(*next - now);
+    } else if now - *next > interval * 10 {
+        // Far behind (the machine is busy): carry on from here, no burst.
+        *next = now;
+    }
+    *next += interval;
+}
+
+fn record(total: &Mutex<LoadReport>, outcome: io::Result<(Answer, SocketAddrV4)>, begun: Instant) {
+    let micros = begun.elapsed().as_micros().min(u128::from(u32::MAX)) as u32;
+    let mut total = total.lock().unwrap();
+    total.latencies.push(micros);
+    total.report.add(outcome);
+}

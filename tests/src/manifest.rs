@@ -1,0 +1,191 @@
+//! Manifests as an operator writes them: Kubernetes YAML, one object a file,
+//! put in place by a rename.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
+
+use crate::scratch::Dir;
+
+/// A directory that agents watch.
+pub struct Manifests {
+    dir: Dir,
+}
+
+impl Manifests {
+    pub fn new() -> Self {
+        Self { dir: Dir::new() }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Writes a file as a whole: beside it, then renamed.
+    pub fn write(&self, name: &str, text: &str) {
+        let hidden = self.dir.join(format!(".{name}.new"));
+        fs::write(&hidden, text).unwrap();
+        fs::rename(&hidden, self.file(name)).unwrap();
+    }
+
+    pub fn remove(&self, name: &str) {
+        fs::remove_file(self.file(name)).unwrap();
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// `service`, and a slice with its backends, in two files.
+    pub fn service(&self, service: &Service, slice: &Slice) {
+        // The backends first: a service that stands has somewhere to send.
+        self.slice(slice);
+        self.write(&format!("{}.service.yaml", service.name), &service.yaml());
+    }
+
+    pub fn slice(&self, slice: &Slice) {
+        self.write(&format!("{}.slice.yaml", slice.name), &slice.yaml());
+    }
+}
+
+impl Default for Manifests {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A service port: name, protocol, port of the frontend, port of the backends.
+#[derive(Clone, Debug)]
+pub struct Port {
+    pub name: String,
+    pub protocol: &'static str,
+    pub port: u16,
+    pub target: u16,
+}
+
+impl Port {
+    pub fn tcp(port: u16, target: u16) -> Self {
+        Self { name: "tcp".into(), protocol: "TCP", port, target }
+    }
+
+    pub fn udp(port: u16, target: u16) -> Self {
+        Self { name: "udp".into(), protocol: "UDP", port, target }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Service {
+    pub name: String,
+    pub address: Ipv4Addr,
+    pub ports: Vec<Port>,
+}
+
+impl Service {
+    pub fn new(name: &str, address: Ipv4Addr, ports: &[Port]) -> Self {
+        Self { name: name.into(), address, ports: ports.to_vec() }
+    }
+
+    /// A slice of this service, named like it.
+    pub fn slice(&self, backends: &[Ipv4Addr]) -> Slice {
+        Slice {
+            name: self.name.clone(),
+            service: self.name.clone(),
+            ports: self.ports.clone(),
+            backends: backends.to_vec(),
+            weight: None,
+        }
+    }
+
+    pub fn yaml(&self) -> String {
+        let mut text = format!(
+            "apiVersion: v1\nkind: Service\nmetadata:\n  name: {}\n  namespace: default\nspec:\n  clusterIP: {}\n  ports:\n",
+            self.name, self.address
+        );
+        for port in &self.ports {
+            let _ = write!(
+                text,
+                "  - name: {}\n    protocol: {}\n    port: {}\n    targetPort: {}\n",
+                port.name, port.protocol, port.port, port.target
+            );
+        }
+        text
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Slice {
+    pub name: String,
+    pub service: String,
+    pub ports: Vec<Port>,
+    pub backends: Vec<Ipv4Addr>,
+    /// The annotation `causeway.io/weight`.
+    pub weight: Option<u32>,
+}
+
+impl Slice {
+    pub fn weighted(mut self, name: &str, weight: u32) -> Self {
+        self.name = name.into();
+        self.weight = Some(weight);
+        self
+    }
+
+    pub fn yaml(&self) -> String {
+        let mut text = format!(
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: {}\n  namespace: default\n  labels:\n    kubernetes.io/service-name: {}\n",
+            self.name, self.service
+        );
+        if let Some(weight) = self.weight {
+            let _ = write!(text, "  annotations:\n    causeway.io/weight: \"{weight}\"\n");
+        }
+        text.push_str("addressType: IPv4\nports:\n");
+        for port in &self.ports {
+            let _ = write!(
+                text,
+                "- name: {}\n  protocol: {}\n  port: {}\n",
+                port.name, port.protocol, port.target
+            );
+        }
+        text.push_str(if self.backends.is_empty() { "endpoints: []\n" } else { "endpoints:\n" });
+        for backend in &self.backends {
+            let _ = write!(text, "- addresses: [{backend}]\n  conditions: {{ready: true}}\n");
+        }
+        text
+    }
+}
+
+pub fn node(name: &str, address: Ipv4Addr, pod_cidr: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Node\nmetadata:\n  name: {name}\nspec:\n  podCIDR: {pod_cidr}\n  podCIDRs: [{pod_cidr}]\nstatus:\n  addresses:\n  - type: InternalIP\n    address: {address}\n"
+    )
+}
+
+pub fn pod(name: &str, node: &str, address: Ipv4Addr) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\n  namespace: default\nspec:\n  nodeName: {node}\n  containers:\n  - name: main\n    image: none\nstatus:\n  phase: Running\n  podIP: {address}\n  podIPs:\n  - ip: {address}\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slice_names_its_service_its_port_and_its_backends() {
+        let service = Service::new("web", Ipv4Addr::new(10, 96, 0, 1), &[Port::tcp(80, 8080)]);
+        let yaml = service.slice(&[Ipv4Addr::new(10, 244, 0, 2)]).weighted("web-2", 3).yaml();
+        for part in ["name: web-2", "service-name: web", "weight: \"3\"", "port: 8080", "[10.244.0.2]"] {
+            assert!(yaml.contains(part), "{part} in\n{yaml}");
+        }
+    }
+
+    #[test]
+    fn a_written_file_is_there_and_its_draft_is_not() {
+        let manifests = Manifests::new();
+        manifests.write("a.yaml", "x");
+        assert_eq!(fs::read_to_string(manifests.file("a.yaml")).unwrap(), "x");
+        assert_eq!(fs::read_dir(manifests.path()).unwrap().count(), 1);
+    }
+}

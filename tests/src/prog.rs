@@ -1,0 +1,231 @@
+//! The real programs over private maps: packet in, verdict, counters and
+//! packet out, through `BPF_PROG_TEST_RUN`.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use anyhow::{Context, Result};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, HashMap, MapData, PerCpuArray},
+    programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions},
+};
+use bytemuck::{Pod, bytes_of};
+use causeway::plan::Image;
+use causeway_schema::{
+    Event, NodeConfig, TraceRecord, V4, Verdict, config::SCHEMA_VERSION, verdict::COUNTERS,
+};
+
+use crate::oracle::Side;
+
+/// Room in the private maps; more than any test fills.
+const ROOM: u32 = 16_384;
+const FLOWS: [&str; 2] = ["FLOWS_V4", "EMBRYONIC_V4"];
+const TRACE_MARK: u32 = 0x00c0_ffee;
+
+/// What came of a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// What the program returned: `TC_ACT_*`.
+    pub action: i32,
+    pub packet: Vec<u8>,
+    /// Counters that moved, by name.
+    pub counters: BTreeMap<&'static str, u64>,
+}
+
+impl Outcome {
+    /// The verdict counted.
+    pub fn verdict(&self) -> Option<Verdict> {
+        Verdict::ALL.into_iter().find(|verdict| self.counters.contains_key(verdict.name()))
+    }
+}
+
+/// Loaded programs and what they read. Runs happen in the calling thread's
+/// namespace: that is where interfaces and routes are looked up.
+pub struct Programs {
+    bpf: Ebpf,
+}
+
+impl Programs {
+    pub fn load() -> Result<Self> {
+        Self::load_with(&[])
+    }
+
+    /// With other sizes than [`ROOM`] for some maps.
+    pub fn load_with(sizes: &[(&'static str, u32)]) -> Result<Self> {
+        let path = object()?;
+        let mut loader = EbpfLoader::new();
+        let ticks = ticks_per_second();
+        loader.override_global("TICKS_PER_SECOND", &ticks, true);
+        for map in ["FRONTENDS_V4", "SERVICES_V4", "BACKENDS_V4", "ARENA_V4", "EP_KEYS_V4", "ENDPOINTS_V4"] {
+            loader.map_max_entries(map, ROOM);
+        }
+        for map in FLOWS {
+            loader.map_max_entries(map, ROOM);
+        }
+        for &(map, size) in sizes {
+            loader.map_max_entries(map, size);
+        }
+        let mut bpf = loader.load_file(&path).with_context(|| format!("load {}", path.display()))?;
+        for name in ["from_container", "from_uplink", "sweep"] {
+            let program: &mut SchedClassifier =
+                bpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?;
+            program.load().with_context(|| format!("load program {name}"))?;
+        }
+        let mut programs = Self { bpf };
+        programs.set("CONFIG", 0, &NodeConfig { trace_mark: TRACE_MARK, version: SCHEMA_VERSION });
+        Ok(programs)
+    }
+
+    /// Makes the maps hold `image` and nothing else; flows stay.
+    pub fn fill(&mut self, image: &Image<V4>) {
+        for (&id, row) in &image.backends {
+            self.set("BACKENDS_V4", id, row);
+        }
+        for (&base, cells) in &image.tables {
+            for (index, cell) in (base..).zip(cells.iter()) {
+                self.set("ARENA_V4", index, cell);
+            }
+        }
+        for (&id, row) in &image.services {
+            self.set("SERVICES_V4", id, row);
+        }
+        for (&slot, row) in &image.endpoints {
+            self.set("ENDPOINTS_V4", slot, row);
+        }
+        let frontends = image.frontends.iter().map(|(key, row)| (bytemuck::cast(*key), bytemuck::cast(*row)));
+        self.replace::<8, 8>("FRONTENDS_V4", frontends.collect());
+        let keys = image.endpoint_keys.iter().map(|(key, hop)| (bytemuck::cast(*key), bytemuck::cast(*hop)));
+        self.replace::<4, 4>("EP_KEYS_V4", keys.collect());
+    }
+
+    pub fn clear_flows(&mut self) {
+        for map in FLOWS {
+            self.replace::<16, 32>(map, BTreeMap::new());
+        }
+        // The programs' caches go by this number; entries left by our hand.
+        let epoch: u64 = self.get("FLOW_EPOCH", 0);
+        self.set("FLOW_EPOCH", 0, &(epoch + 1));
+    }
+
+    /// Entries in the tables of established and of embryonic flows.
+    pub fn flows(&self) -> [usize; 2] {
+        FLOWS.map(|name| {
+            let map: HashMap<&MapData, [u8; 16], [u8; 32]> = self.bpf.map(name).unwrap().try_into().unwrap();
+            map.keys().count()
+        })
+    }
+
+    /// Runs a packet for real: flows and counters move.
+    pub fn run(&mut self, side: Side, frame: &[u8]) -> Result<Outcome, ProgramError> {
+        self.run_marked(side, frame, 0)
+    }
+
+    /// Asks what would become of a packet.
+    pub fn trace(&mut self, side: Side, frame: &[u8]) -> Result<(TraceRecord, Outcome), ProgramError> {
+        let outcome = self.run_marked(side, frame, TRACE_MARK)?;
+        Ok((self.get("TRACE", 0), outcome))
+    }
+
+    fn run_marked(&mut self, side: Side, frame: &[u8], mark: u32) -> Result<Outcome, ProgramError> {
+        let (name, ifindex) = match side {
+            Side::Container { ifindex } => ("from_container", ifindex),
+            Side::Uplink { ifindex, .. } => ("from_uplink", ifindex),
+        };
+        let before = self.counters();
+        let context = context(ifindex, mark);
+        let mut packet = vec![0; frame.len() + 256];
+        let program: &SchedClassifier = self.bpf.program(name).unwrap().try_into()?;
+        let result = program.test_run(TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut packet),
+            ctx_in: Some(&context),
+            ..TestRunOptions::default()
+        })?;
+        packet.truncate(result.data_size_out as usize);
+        let counters = self
+            .counters()
+            .into_iter()
+            .map(|(name, count)| (name, count - before[name]))
+            .filter(|&(_, moved)| moved != 0);
+        Ok(Outcome { action: result.return_value as i32, packet, counters: counters.collect() })
+    }
+
+    /// Every counter, summed over the CPUs.
+    pub fn counters(&self) -> BTreeMap<&'static str, u64> {
+        let map: PerCpuArray<&MapData, u64> = self.bpf.map("COUNTERS").unwrap().try_into().unwrap();
+        let names = Verdict::ALL.map(Verdict::name).into_iter().chain(Event::ALL.map(Event::name));
+        let total = |index| map.get(&index, 0).unwrap().iter().sum();
+        names.zip(0..COUNTERS).map(|(name, index)| (name, total(index))).collect()
+    }
+
+    fn set<T: Pod>(&mut self, map: &str, index: u32, row: &T) {
+        let data = self.bpf.map_mut(map).unwrap_or_else(|| panic!("no map {map}"));
+        match bytes_of(row).len() {
+            8 => put::<8>(data, index, bytes_of(row)),
+            16 => put::<16>(data, index, bytes_of(row)),
+            64 => put::<64>(data, index, bytes_of(row)),
+            size => panic!("rows of {size} bytes"),
+        }
+    }
+
+    fn get<T: Pod>(&self, map: &str, index: u32) -> T {
+        let data = self.bpf.map(map).unwrap_or_else(|| panic!("no map {map}"));
+        match size_of::<T>() {
+            8 => take::<8, T>(data, index),
+            16 => take::<16, T>(data, index),
+            size => panic!("rows of {size} bytes"),
+        }
+    }
+
+    fn replace<const K: usize, const V: usize>(&mut self, map: &str, wanted: BTreeMap<[u8; K], [u8; V]>) {
+        let data = self.bpf.map_mut(map).unwrap_or_else(|| panic!("no map {map}"));
+        let mut table: HashMap<&mut MapData, [u8; K], [u8; V]> = data.try_into().unwrap();
+        let there: Vec<_> = table.keys().map(Result::unwrap).collect();
+        for (key, row) in &wanted {
+            table.insert(key, row, 0).unwrap();
+        }
+        for key in there.iter().filter(|key| !wanted.contains_key(*key)) {
+            table.remove(key).unwrap();
+        }
+    }
+}
+
+fn put<const N: usize>(map: &mut aya::maps::Map, index: u32, row: &[u8]) {
+    let mut array: Array<&mut MapData, [u8; N]> = map.try_into().unwrap();
+    array.set(index, <[u8; N]>::try_from(row).unwrap(), 0).unwrap();
+}
+
+fn take<const N: usize, T: Pod>(map: &aya::maps::Map, index: u32) -> T {
+    let array: Array<&MapData, [u8; N]> = map.try_into().unwrap();
+    bytemuck::pod_read_unaligned(&array.get(&index, 0).unwrap())
+}
+
+/// A `struct __sk_buff` with a mark and an interface, zero elsewhere.
+fn context(ifindex: u32, mark: u32) -> Vec<u8> {
+    // Offsets from linux/bpf.h, a stable interface.
+    const MARK: usize = 8;
+    const IFINDEX: usize = 40;
+    let mut context = vec![0; 192];
+    context[MARK..MARK + 4].copy_from_slice(&mark.to_ne_bytes());
+    context[IFINDEX..IFINDEX + 4].copy_from_slice(&ifindex.to_ne_bytes());
+    context
+}
+
+/// What `cargo xtask build-ebpf` made: `$CAUSEWAY_BPF_OBJECT`, or above this
+/// program in the target directory.
+fn object() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("CAUSEWAY_BPF_OBJECT") {
+        return Ok(path.into());
+    }
+    let own = std::env::current_exe()?;
+    let mut places = own.ancestors().skip(1).map(|dir| dir.join("causeway.bpf.o"));
+    places
+        .find(|path| path.is_file())
+        .with_context(|| format!("no causeway.bpf.o above {}: cargo xtask build-ebpf", own.display()))
+}
+
+/// The kernel's ticks, from the resolution of its coarse clock.
+fn ticks_per_second() -> u32 {
+    let resolution = nix::time::clock_getres(nix::time::ClockId::CLOCK_MONOTONIC_COARSE).unwrap();
+    (1_000_000_000 / resolution.tv_nsec()) as u32
+}

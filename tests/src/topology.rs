@@ -1,0 +1,223 @@
+//! A cluster as a value: nodes with agents, containers, a switch between the
+//! nodes and a client outside.
+//!
+//! Nodes are 192.168.77.10 and up, their pod CIDRs 10.244.N.0/24, virtual
+//! addresses 10.96.0.0/16, the outside client 192.168.77.200. Each cluster has
+//! namespaces of its own, so many run side by side.
+
+use std::{net::Ipv4Addr, path::Path, sync::Arc, time::Duration};
+
+use crate::{
+    agent::{Agent, Setup},
+    link::{Switch, route},
+    manifest::{self, Manifests},
+    netns::Netns,
+    server::Server,
+};
+
+/// Name of each node's uplink.
+pub const UPLINK: &str = "up0";
+/// How long an agent may take for what takes it milliseconds.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+// Fields are dropped in this order: agents before their namespaces.
+pub struct Cluster {
+    pub nodes: Vec<Node>,
+    /// A host that knows nothing of Causeway; reaches virtual addresses
+    /// through the first node.
+    pub outside: Netns,
+    pub switch: Switch,
+}
+
+pub struct Node {
+    pub name: String,
+    pub address: Ipv4Addr,
+    index: u8,
+    agent: Option<Agent>,
+    pub manifests: Arc<Manifests>,
+    pub netns: Netns,
+}
+
+/// A container: a namespace attached to a node.
+pub struct Container {
+    pub name: String,
+    pub address: Ipv4Addr,
+    pub netns: Netns,
+}
+
+impl Cluster {
+    /// Nodes that read one manifest directory. No agent runs yet.
+    pub fn new(nodes: u8) -> Self {
+        let shared = Arc::<Manifests>::default();
+        Self::build(nodes, |_| shared.clone())
+    }
+
+    /// Nodes that read a directory each.
+    pub fn with_own_manifests(nodes: u8) -> Self {
+        Self::build(nodes, |_| Arc::default())
+    }
+
+    /// A cluster whose agents run and have converged.
+    pub fn running(nodes: u8) -> Self {
+        let mut cluster = Self::new(nodes);
+        cluster.start();
+        cluster
+    }
+
+    fn build(nodes: u8, manifests: impl Fn(u8) -> Arc<Manifests>) -> Self {
+        let mut switch = Switch::new();
+        let outside = Netns::new();
+        switch.plug(&outside, "eth0", outside_address(), 24);
+        let nodes: Vec<_> = (0..nodes).map(|index| Node::new(index, manifests(index), &mut switch)).collect();
+        for node in &nodes {
+            let via = format!("via {}", node.address);
+            route(&outside, &node.pod_cidr(), &via);
+            for reader in &nodes {
+                reader.manifests.write(&format!("{}.yaml", node.name), &node.yaml());
+            }
+        }
+        route(&outside, "10.96.0.0/16", &format!("via {}", nodes[0].address));
+        Self { nodes, outside, switch }
+    }
+
+    /// Starts every agent and waits until all have converged.
+    pub fn start(&mut self) {
+        for node in &mut self.nodes {
+            node.start();
+        }
+        self.wait_converged();
+    }
+
+    pub fn wait_converged(&self) {
+        for node in &self.nodes {
+            node.agent().wait_up(PATIENCE);
+            node.agent().wait_converged(PATIENCE);
+        }
+    }
+
+    /// The manifests, when the nodes share them.
+    pub fn manifests(&self) -> &Manifests {
+        &self.nodes[0].manifests
+    }
+
+    /// `count` containers per node, each with a server on `port` named as it is.
+    pub fn servers(&self, count: u8, port: u16) -> Vec<(Container, Server)> {
+        let nodes = self.nodes.iter().flat_map(|node| (0..count).map(move |index| (node, index)));
+        nodes
+            .map(|(node, index)| {
+                let container = node.container(&format!("web-{}-{index}", node.name), 10 + index);
+                let server = Server::start(&container.netns, &container.name, port);
+                (container, server)
+            })
+            .collect()
+    }
+}
+
+impl Node {
+    fn new(index: u8, manifests: Arc<Manifests>, switch: &mut Switch) -> Self {
+        let netns = Netns::new();
+        let address = node_address(index);
+        switch.plug(&netns, UPLINK, address, 24);
+        Self { name: format!("n{index}"), address, index, agent: None, manifests, netns }
+    }
+
+    /// Starts the agent without waiting for anything.
+    pub fn start(&mut self) {
+        self.start_with(None);
+    }
+
+    /// As [`Node::start`], with a configuration file.
+    pub fn start_with(&mut self, config: Option<&str>) {
+        self.agent = Some(Agent::start(Setup {
+            node: self.name.clone(),
+            manifests: self.manifests.path().to_owned(),
+            netns: self.netns.path().to_owned(),
+            uplink: Some(UPLINK.into()),
+            config: config.map(Into::into),
+        }));
+    }
+
+    pub fn agent(&self) -> &Agent {
+        self.agent.as_ref().unwrap_or_else(|| panic!("the agent of {} was never started", self.name))
+    }
+
+    pub fn agent_mut(&mut self) -> &mut Agent {
+        self.agent.as_mut().unwrap_or_else(|| panic!("the agent of {} was never started", self.name))
+    }
+
+    /// The node's pod network.
+    pub fn pod_cidr(&self) -> String {
+        format!("10.244.{}.0/24", self.index)
+    }
+
+    /// The address of a container by its last byte.
+    pub fn pod_address(&self, host: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, 244, self.index, host)
+    }
+
+    /// The node's own manifest.
+    pub fn yaml(&self) -> String {
+        manifest::node(&self.name, self.address, &self.pod_cidr())
+    }
+
+    /// A new container with the address that ends in `host`.
+    pub fn container(&self, name: &str, host: u8) -> Container {
+        self.container_at(name, self.pod_address(host))
+    }
+
+    /// A new container with any address.
+    pub fn container_at(&self, name: &str, address: Ipv4Addr) -> Container {
+        let netns = Netns::new();
+        self.attach(name, netns.path(), address);
+        let container = Container { name: name.into(), address, netns };
+        container.settle();
+        container
+    }
+
+    pub fn attach(&self, name: &str, netns: &Path, address: Ipv4Addr) {
+        let netns = netns.to_str().unwrap();
+        let address = address.to_string();
+        self.agent().ask(&["endpoint", "attach", name, "--netns", netns, "--address", &address]);
+    }
+
+    /// Attaches, or says why not.
+    pub fn try_container(&self, name: &str, host: u8) -> Result<Container, String> {
+        let netns = Netns::new();
+        let address = self.pod_address(host);
+        let path = netns.path().to_str().unwrap();
+        let text = address.to_string();
+        let said = self.agent().cli(&["endpoint", "attach", name, "--netns", path, "--address", &text]);
+        if said.code == 0 { Ok(Container { name: name.into(), address, netns }) } else { Err(said.stderr) }
+    }
+
+    pub fn detach(&self, name: &str) {
+        self.agent().ask(&["endpoint", "detach", name]);
+    }
+}
+
+impl Container {
+    /// As many ports as a busy client sets: the suites open more connections
+    /// to one virtual address than the default range has.
+    fn settle(&self) {
+        widen(&self.netns);
+    }
+}
+
+/// See [`Container::settle`]; for other clients.
+pub fn widen(netns: &Netns) {
+    netns.set_sysctl("net/ipv4/ip_local_port_range", "10000 65535");
+    netns.set_sysctl("net/ipv4/tcp_tw_reuse", "1");
+}
+
+pub fn node_address(index: u8) -> Ipv4Addr {
+    Ipv4Addr::new(192, 168, 77, 10 + index)
+}
+
+pub fn outside_address() -> Ipv4Addr {
+    Ipv4Addr::new(192, 168, 77, 200)
+}
+
+/// A virtual address by its last byte.
+pub fn vip(host: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 96, 0, host)
+}

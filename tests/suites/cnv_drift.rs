@@ -1,0 +1,149 @@
+//! CNV-06: what a foreign hand breaks, is it mended and reported within a second?
+
+use std::{
+    net::SocketAddrV4,
+    thread,
+    time::{Duration, Instant},
+};
+
+use causeway_testkit::{
+    client::requests,
+    manifest::{Port, Service},
+    pinned::Pinned,
+    topology::{Cluster, Container, Node, vip},
+    wire::Protocol,
+};
+
+const PROMISE: Duration = Duration::from_secs(1);
+
+/// Two nodes, a service with a backend on each, a client on the first.
+struct Rig {
+    cluster: Cluster,
+    client: Container,
+    _servers: Vec<(Container, causeway_testkit::server::Server)>,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let cluster = Cluster::running(2);
+        let servers = cluster.servers(1, 8080);
+        let addresses: Vec<_> = servers.iter().map(|(container, _)| container.address).collect();
+        let web = Service::new("web", vip(1), &[Port::tcp(80, 8080)]);
+        cluster.manifests().service(&web, &web.slice(&addresses));
+        let client = cluster.nodes[0].container("client", 100);
+        cluster.wait_converged();
+        let rig = Self { cluster, client, _servers: servers };
+        rig.assert_serves();
+        rig
+    }
+
+    fn node(&self) -> &Node {
+        &self.cluster.nodes[0]
+    }
+
+    fn assert_serves(&self) {
+        let to = SocketAddrV4::new(vip(1), 80);
+        let report = requests(&self.client.netns, to, 40, Protocol::Tcp);
+        report.assert_clean(40, to);
+        assert_eq!(report.by_server.len(), 2, "{report}");
+    }
+
+    /// Breaks something, and waits until `whole` holds again and it is reported.
+    fn mended(&self, what: &str, spoil: impl FnOnce(), whole: impl Fn() -> bool) {
+        assert!(whole(), "{what}: broken before it was touched");
+        let before = self.node().agent().status().drift.repaired;
+        let begun = Instant::now();
+        spoil();
+        while !whole() {
+            assert!(begun.elapsed() < PROMISE * 3, "{what}: not mended");
+            thread::sleep(Duration::from_millis(5));
+        }
+        let took = begun.elapsed();
+        println!("{what}: mended after {took:?}");
+        assert!(took < PROMISE, "{what}: mended after {took:?}");
+        let status =
+            self.node().agent().wait_status("reported", PROMISE, |status| status.drift.repaired > before);
+        assert!(!status.drift.last.is_empty(), "{what}: {:?}", status.drift);
+        self.cluster.wait_converged();
+        self.assert_serves();
+    }
+}
+
+#[test]
+fn rows_of_hash_maps_are_mended() {
+    let rig = Rig::new();
+    let pinned = Pinned::new(rig.node().agent().pins());
+    spoil_table::<8, 8>(&rig, &pinned, "FRONTENDS_V4");
+    spoil_table::<4, 4>(&rig, &pinned, "EP_KEYS_V4");
+}
+
+/// Deletes each row, alters it, adds a foreign one.
+fn spoil_table<const K: usize, const V: usize>(rig: &Rig, pinned: &Pinned, map: &str) {
+    let rows = || -> std::collections::BTreeMap<[u8; K], [u8; V]> {
+        pinned.table::<K, V>(map).iter().collect::<Result<_, _>>().unwrap_or_default()
+    };
+    let right = rows();
+    assert!(!right.is_empty(), "{map} is empty");
+    for (key, row) in &right {
+        let delete = || pinned.table::<K, V>(map).remove(key).unwrap();
+        rig.mended(&format!("{map}: a row deleted"), delete, || rows() == right);
+        let mut wrong = *row;
+        wrong[0] ^= 0x55;
+        let alter = || pinned.table::<K, V>(map).insert(key, wrong, 0).unwrap();
+        rig.mended(&format!("{map}: a row altered"), alter, || rows() == right);
+    }
+    let add = || pinned.table::<K, V>(map).insert([7; K], [1; V], 0).unwrap();
+    rig.mended(&format!("{map}: a row added"), add, || rows() == right);
+}
+
+#[test]
+fn rows_of_arrays_are_mended() {
+    let rig = Rig::new();
+    let pinned = Pinned::new(rig.node().agent().pins());
+    spoil_array::<16>(&rig, &pinned, "SERVICES_V4");
+    spoil_array::<8>(&rig, &pinned, "BACKENDS_V4");
+    spoil_array::<64>(&rig, &pinned, "ARENA_V4");
+    spoil_array::<16>(&rig, &pinned, "ENDPOINTS_V4");
+}
+
+/// Zeroes the first row in use, and flips a bit in it.
+fn spoil_array<const N: usize>(rig: &Rig, pinned: &Pinned, map: &str) {
+    let row = |index| pinned.array::<N>(map).get(&index, 0).unwrap();
+    let index = (0..256).find(|&index| row(index) != [0; N]).unwrap_or_else(|| panic!("{map} is empty"));
+    let right = row(index);
+    let mut flipped = right;
+    flipped[0] ^= 1;
+    for (what, wrong) in [("zeroed", [0; N]), ("altered", flipped)] {
+        let spoil = || pinned.array::<N>(map).set(index, wrong, 0).unwrap();
+        rig.mended(&format!("{map}: a row {what}"), spoil, || row(index) == right);
+    }
+}
+
+#[test]
+fn routes_are_mended() {
+    let rig = Rig::new();
+    let node = rig.node();
+    let client = rig.client.address.to_string();
+    for destination in [rig.cluster.nodes[1].pod_cidr(), client] {
+        let there = || !node.netns.ip(&format!("route show {destination}")).is_empty();
+        let delete = || drop(node.netns.ip(&format!("route del {destination}")));
+        rig.mended(&format!("route to {destination} deleted"), delete, there);
+    }
+}
+
+#[test]
+fn links_are_mended() {
+    let rig = Rig::new();
+    let node = rig.node();
+    let pinned = Pinned::new(node.agent().pins());
+    // Attached programs as the kernel tells them; the numbers of new ones differ.
+    let attached = || {
+        let (success, text) = node.netns.command("bpftool", "net");
+        assert!(success, "bpftool net: {text}");
+        text.lines().filter(|line| line.contains("from_")).count()
+    };
+    let right = attached();
+    assert!(right >= 2, "only {right} programs attached");
+    let detach = || assert!(pinned.detach_links() > 0, "no link is pinned");
+    rig.mended("programs detached", detach, || attached() == right);
+}

@@ -1,0 +1,123 @@
+//! OPS-09: when a map is full, does what was served stay served, and does the
+//! operator hear of it?
+
+use std::{
+    net::{Ipv4Addr, SocketAddrV4},
+    thread,
+    time::Duration,
+};
+
+use causeway_testkit::{
+    agent::Agent,
+    client::requests,
+    manifest::{Port, Service},
+    streams::Streams,
+    topology::{Cluster, Container, vip},
+    wire::Protocol,
+};
+
+const STREAMS: usize = 20;
+
+/// Runs traffic while `fill` takes more than `map` has room for.
+fn full<T>(map: &str, capacity: u32, fill: impl FnOnce(&Cluster, &Container) -> T) {
+    let mut cluster = Cluster::new(1);
+    cluster.nodes[0].start_with(Some(&format!("[capacity]\n{map} = {capacity}\n")));
+    cluster.wait_converged();
+    let servers = cluster.servers(2, 8080);
+    let addresses: Vec<_> = servers.iter().map(|(container, _)| container.address).collect();
+    let web = Service::new("web", vip(1), &[Port::tcp(80, 8080)]);
+    cluster.manifests().service(&web, &web.slice(&addresses));
+    let client = cluster.nodes[0].container("client", 100);
+    cluster.wait_converged();
+    let to = SocketAddrV4::new(vip(1), 80);
+    let streams = Streams::open(&client.netns, to, STREAMS, Duration::from_millis(50));
+    thread::sleep(Duration::from_millis(300));
+
+    let _kept = fill(&cluster, &client);
+    let agent = cluster.nodes[0].agent();
+    // A table that evicts is full by design, and no cause for alarm.
+    if map != "embryonic" {
+        assert_alarm(agent, map);
+    }
+    // What was there goes on, for old flows and new ones.
+    requests(&client.netns, to, 100, Protocol::Tcp).assert_clean(100, to);
+    thread::sleep(Duration::from_millis(300));
+    streams.close().assert_clean(STREAMS);
+}
+
+fn assert_alarm(agent: &Agent, map: &str) {
+    agent.wait_status(&format!("an alarm for {map}"), Duration::from_secs(5), |status| {
+        status.alarms.iter().any(|alarm| alarm.contains(map))
+    });
+    let metrics = agent.get("/metrics");
+    assert!(
+        metrics.lines().any(|line| line.contains("alarm") && line.contains(map) && line.ends_with(" 1")),
+        "no alarm for {map} in the metrics:\n{metrics}"
+    );
+}
+
+/// `count` more services, each with `backends` of its own.
+fn services(cluster: &Cluster, count: u8, backends: u8) {
+    for index in 0..count {
+        let service = Service::new(&format!("more-{index}"), vip(50 + index), &[Port::tcp(80, 8080)]);
+        let backends: Vec<_> = (1..=backends).map(|host| Ipv4Addr::new(10, 230, index, host)).collect();
+        cluster.manifests().service(&service, &service.slice(&backends));
+    }
+}
+
+#[test]
+fn frontend_rows() {
+    full("frontends", 16, |cluster, _| services(cluster, 30, 1));
+}
+
+#[test]
+fn service_rows() {
+    full("services", 16, |cluster, _| services(cluster, 30, 1));
+}
+
+#[test]
+fn backend_rows() {
+    full("backends", 32, |cluster, _| services(cluster, 30, 5));
+}
+
+#[test]
+fn arena_cells() {
+    full("arena", 32, |cluster, _| services(cluster, 30, 20));
+}
+
+#[test]
+fn endpoint_slots() {
+    full("endpoints", 8, |cluster, _| {
+        let tries = (150..170).map(|host| cluster.nodes[0].try_container(&format!("more-{host}"), host));
+        let refused: Vec<_> = tries.filter_map(Result::err).collect();
+        assert!(!refused.is_empty(), "twenty containers in eight slots");
+        assert!(refused.iter().all(|error| error.contains("endpoints")), "{refused:?}");
+    });
+}
+
+#[test]
+fn established_flows() {
+    full("flows", 128, |_, client| {
+        let to = SocketAddrV4::new(vip(1), 80);
+        let more = Streams::open(&client.netns, to, 100, Duration::from_millis(50));
+        thread::sleep(Duration::from_secs(2));
+        more.report().assert_clean(100);
+        more
+    });
+}
+
+#[test]
+fn embryonic_flows() {
+    full("embryonic", 256, |cluster, client| {
+        // Datagrams that nobody answers: flows that stay embryonic.
+        let mute = Service::new("mute", vip(2), &[Port::udp(9, 9)]);
+        cluster.manifests().service(&mute, &mute.slice(&[cluster.nodes[0].pod_address(10)]));
+        cluster.wait_converged();
+        client.netns.run(|| {
+            for _ in 0..2000 {
+                let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+                let _ = socket.send_to(b"who", SocketAddrV4::new(vip(2), 9));
+            }
+        });
+    });
+}

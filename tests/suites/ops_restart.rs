@@ -1,0 +1,77 @@
+//! OPS-01: does traffic notice when the agent is killed and comes back?
+
+use std::{net::SocketAddrV4, thread, time::Duration};
+
+use causeway_testkit::{
+    client::first_answer,
+    load::ConnectLoad,
+    manifest::{Port, Service},
+    streams::Streams,
+    topology::{Cluster, vip},
+};
+
+const KILLS: u8 = 20;
+const STREAMS: usize = 1000;
+const RATE: u32 = 1000;
+
+#[test]
+fn twenty_kills_under_load_lose_nothing() {
+    let mut cluster = Cluster::running(2);
+    let servers = cluster.servers(3, 8080);
+    let addresses: Vec<_> = servers.iter().map(|(container, _)| container.address).collect();
+    let web = Service::new("web", vip(1), &[Port::tcp(80, 8080)]);
+    cluster.manifests().service(&web, &web.slice(&addresses));
+    let client = cluster.nodes[0].container("client", 100);
+    let other = cluster.nodes[1].container("other", 100);
+    cluster.wait_converged();
+
+    let to = SocketAddrV4::new(vip(1), 80);
+    let streams = Streams::open(&client.netns, to, STREAMS, Duration::from_millis(500));
+    let load = ConnectLoad::start(&other.netns, to, RATE);
+    let mut slowest = Duration::ZERO;
+    for kill in 0..KILLS {
+        for node in &mut cluster.nodes {
+            node.agent_mut().kill9();
+        }
+        // A change while nobody is there to hear of it.
+        let late = Service::new(&format!("late-{kill}"), vip(100 + kill), &[Port::udp(53, 8080)]);
+        cluster.manifests().service(&late, &late.slice(&addresses[..1]));
+        thread::sleep(Duration::from_millis(200));
+        for node in &mut cluster.nodes {
+            node.agent_mut().restart();
+        }
+        let late = SocketAddrV4::new(vip(100 + kill), 53);
+        let took = first_answer(&client.netns, late, Duration::from_secs(5), |_| true);
+        let took = took.unwrap_or_else(|| panic!("kill {kill}: {late} never came to serve"));
+        assert!(took < Duration::from_secs(1), "kill {kill}: {late} served after {took:?}");
+        slowest = slowest.max(took);
+        thread::sleep(Duration::from_millis(200));
+    }
+    cluster.wait_converged();
+    let (streams, load) = (streams.close(), load.stop());
+    println!("{KILLS} kills; slowest change {slowest:?}\n{streams}\n{load}");
+    streams.assert_clean(STREAMS);
+    assert_eq!(load.report.failed, 0, "{load}");
+    assert!(load.report.ok > 1000, "hardly any load: {load}");
+}
+
+#[test]
+fn traffic_goes_on_while_the_agent_is_dead() {
+    let mut cluster = Cluster::running(1);
+    let servers = cluster.servers(2, 8080);
+    let addresses: Vec<_> = servers.iter().map(|(container, _)| container.address).collect();
+    let web = Service::new("web", vip(1), &[Port::tcp(80, 8080)]);
+    cluster.manifests().service(&web, &web.slice(&addresses));
+    let client = cluster.nodes[0].container("client", 100);
+    cluster.wait_converged();
+    let before = cluster.nodes[0].agent().status();
+    cluster.nodes[0].agent_mut().kill9();
+    let to = SocketAddrV4::new(vip(1), 80);
+    causeway_testkit::client::requests(&client.netns, to, 500, causeway_testkit::wire::Protocol::Tcp)
+        .assert_clean(500, to);
+    cluster.nodes[0].agent_mut().restart();
+    cluster.wait_converged();
+    let after = cluster.nodes[0].agent().status();
+    assert_eq!((before.digest, before.endpoints), (after.digest, after.endpoints));
+    assert_eq!(after.drift.repaired, 0, "a restart found something to mend: {:?}", after.drift);
+}

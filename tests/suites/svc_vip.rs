@@ -1,0 +1,68 @@
+//! SVC-01: does a virtual address serve, TCP and UDP, from containers and from
+//! outside, with every backend in turn and the address as the only source?
+
+use std::{net::SocketAddrV4, thread};
+
+use causeway_testkit::{
+    client::requests,
+    manifest::{Port, Service},
+    sentinel::assert_no_netfilter,
+    topology::{Cluster, outside_address, vip, widen},
+    wire::Protocol,
+};
+
+const REQUESTS: u64 = 10_000;
+
+#[test]
+fn ten_thousand_requests_by_each_way_without_an_error() {
+    let cluster = Cluster::running(2);
+    let servers = cluster.servers(3, 8080);
+    let everywhere: Vec<_> = servers.iter().map(|(container, _)| container.address).collect();
+    let web = Service::new("web", vip(1), &[Port::tcp(80, 8080), Port::udp(53, 8080)]);
+    cluster.manifests().service(&web, &web.slice(&everywhere));
+    // From outside, a node serves what it has itself.
+    let local = Service::new("local", vip(2), &[Port::tcp(80, 8080), Port::udp(53, 8080)]);
+    cluster.manifests().service(&local, &local.slice(&everywhere[..3]));
+    let client = cluster.nodes[0].container("client", 100);
+    widen(&cluster.outside);
+    cluster.wait_converged();
+
+    for (netns, address, from, backends) in
+        [(&client.netns, vip(1), client.address, 6), (&cluster.outside, vip(2), outside_address(), 3)]
+    {
+        thread::scope(|scope| {
+            for (protocol, port) in [(Protocol::Tcp, 80), (Protocol::Udp, 53)] {
+                scope.spawn(move || {
+                    let to = SocketAddrV4::new(address, port);
+                    let report = requests(netns, to, REQUESTS, protocol);
+                    println!("{protocol:?} from {from}: {report}");
+                    report.assert_clean(REQUESTS, to);
+                    assert_eq!(report.by_server.len(), backends, "a backend was never asked: {report}");
+                    assert!(report.peers_seen.keys().eq([&from]), "servers saw {:?}", report.peers_seen);
+                });
+            }
+        });
+    }
+    for node in &cluster.nodes {
+        assert_no_netfilter(&node.netns);
+    }
+    assert_no_netfilter(&client.netns);
+}
+
+#[test]
+fn many_ports_of_one_address_are_apart() {
+    let cluster = Cluster::running(1);
+    let servers = cluster.servers(2, 8080);
+    for (index, (container, _)) in (0..).zip(&servers) {
+        let service = Service::new(&format!("port-{index}"), vip(1), &[Port::tcp(80 + index, 8080)]);
+        cluster.manifests().service(&service, &service.slice(&[container.address]));
+    }
+    let client = cluster.nodes[0].container("client", 100);
+    cluster.wait_converged();
+    for (index, (container, _)) in (0..).zip(&servers) {
+        let to = SocketAddrV4::new(vip(1), 80 + index);
+        let report = requests(&client.netns, to, 50, Protocol::Tcp);
+        report.assert_clean(50, to);
+        assert!(report.by_server.keys().eq([&container.name]), "{report}");
+    }
+}
