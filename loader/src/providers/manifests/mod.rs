@@ -137,4 +137,6 @@ impl Speaker {
 }
 
 #[cfg(test)]
+mod bad_tests;
+#[cfg(test)]
 mod tests;
