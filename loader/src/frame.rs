@@ -16,8 +16,8 @@ const SOURCE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const ETHERNET: usize = 14;
 const IPV4: usize = 20;
 
-/// A frame from one socket to another, without payload, as it would arrive
-/// from a container. `tcp_flags` count for TCP only.
+/// A frame from one socket to another, without payload, addressed to the
+/// gateway as a container's is. `tcp_flags` count for TCP only.
 pub fn between(
     source: SocketAddrV4,
     destination: SocketAddrV4,
@@ -49,6 +49,14 @@ pub fn between(
     let at = ETHERNET + IPV4 + if protocol == Protocol::Tcp { 16 } else { 6 };
     frame[at..at + 2].copy_from_slice(&check.to_be_bytes());
     frame
+}
+
+/// Readdresses a frame that is for the gateway: on the uplink the host itself
+/// is the receiver, and would take no notice of another's frame.
+pub fn readdress(frame: &mut [u8], mac: [u8; 6]) {
+    if let Some(receiver) = frame.get_mut(..6).filter(|receiver| **receiver == GATEWAY_MAC) {
+        receiver.copy_from_slice(&mac);
+    }
 }
 
 fn tcp(source: u16, destination: u16, flags: u8) -> Vec<u8> {

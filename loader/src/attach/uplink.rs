@@ -11,6 +11,7 @@ pub struct Uplink {
     pub name: String,
     pub ifindex: u32,
     pub mtu: u32,
+    pub mac: [u8; 6],
     /// With the prefix of the link's network.
     pub addresses: Vec<IpNet>,
 }
@@ -35,5 +36,6 @@ pub async fn uplink(netlink: &Netlink, name: Option<&str>) -> io::Result<Uplink>
         }
     };
     let addresses = netlink.addresses(link.index).await?;
-    Ok(Uplink { name: link.name, ifindex: link.index, mtu: link.mtu, addresses })
+    let mac = link.mac.as_slice().try_into().unwrap_or_default();
+    Ok(Uplink { name: link.name, ifindex: link.index, mtu: link.mtu, mac, addresses })
 }

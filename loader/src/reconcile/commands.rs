@@ -7,6 +7,7 @@ use causeway_schema::{Event, Flow, FlowKey, Port, V4, Verdict, flow::flags};
 use super::agent::Agent;
 use crate::{
     event::Protocol,
+    frame,
     plan::Family,
     snapshot::{Command, Counter, FlowView, TraceReply, TraceRequest},
 };
@@ -55,8 +56,12 @@ impl Agent {
         let program = dataplane.program_at(ifindex).map_err(|error| error.to_string())?;
         let program =
             program.ok_or_else(|| format!("no program of ours is at interface {}", request.interface))?;
+        let mut packet = request.packet.clone();
+        if ifindex == self.uplink.ifindex {
+            frame::readdress(&mut packet, self.uplink.mac);
+        }
         let (result, record, packet) =
-            dataplane.flows.trace(&program, ifindex, &request.packet).map_err(|error| {
+            dataplane.flows.trace(&program, ifindex, &packet).map_err(|error| {
                 format!("run the program over the packet: {error}; a frame has 14 bytes or more")
             })?;
         let verdict = Verdict::from_number(record.verdict);

@@ -30,7 +30,8 @@ impl Agent {
         let IpAddr::V4(address) = key.addr.to_ip() else { return Ok(()) };
         let destination = SocketAddrV4::new(address, key.port.get());
         let port = 1024 + (self.probes % 60_000) as u16;
-        let packet = frame::between(SocketAddrV4::new(NOBODY, port), destination, protocol, frame::SYN);
+        let mut packet = frame::between(SocketAddrV4::new(NOBODY, port), destination, protocol, frame::SYN);
+        frame::readdress(&mut packet, self.uplink.mac);
 
         let ifindex = self.uplink.ifindex;
         let program = dataplane.program_at(ifindex).map_err(|error| error.to_string())?;

@@ -172,7 +172,7 @@ impl Flows {
         packet.extend_from_slice(&(keys.len() as u32).to_ne_bytes());
         packet.extend_from_slice(bytemuck::cast_slice(keys));
         let mut out = vec![0; packet.len() + 64];
-        sys::test_run(&self.sweep, &[], &packet, &mut out)?;
+        sys::test_run(&self.sweep, &context(0, 0), &packet, &mut out)?;
         sys::map_lookup(&self.trace, &0_u32)?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
     }
 }

@@ -7,16 +7,17 @@ mod pod;
 mod port;
 mod service;
 mod slice;
+pub mod wire;
 
 pub use node::node;
 pub use pod::pod;
 pub use service::service;
 pub use slice::{endpoints, slice};
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-
 use super::Names;
 use crate::event::{Kind, Object, ObjectKey};
+
+use wire::ObjectMeta;
 
 /// A field that is refused, before it is known where the object stood.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,8 +1,6 @@
 //! Node -> its addresses and the pod networks behind it.
 
-use k8s_openapi::api::core::v1::Node;
-
-use super::{Converted, Names, Refusal, address, key};
+use super::{Converted, Names, Refusal, address, key, wire::Node};
 use crate::event::{Kind, NodeObject, Object};
 
 pub fn node(node: Node, names: &mut Names) -> Converted {

@@ -1,8 +1,6 @@
 //! Pod -> its addresses and the node that has it.
 
-use k8s_openapi::api::core::v1::Pod;
-
-use super::{Converted, Names, address, key, subdomain};
+use super::{Converted, Names, address, key, subdomain, wire::Pod};
 use crate::event::{Kind, Object, PodObject};
 
 /// Pods of the host's own network, and finished ones, have no address of theirs.

@@ -15,7 +15,8 @@ pub fn protocol(text: Option<&str>, field: &str) -> Result<Protocol, Refusal> {
     }
 }
 
-pub fn number(number: i32, field: &str) -> Result<u16, Refusal> {
+pub fn number(number: Option<i32>, field: &str) -> Result<u16, Refusal> {
+    let Some(number) = number else { return Err(Refusal::new(field, "missing: use 1 to 65535")) };
     match u16::try_from(number) {
         Ok(port) if port != 0 => Ok(port),
         _ => Err(Refusal::new(field, format!("{number} is no port: use 1 to 65535"))),

@@ -2,12 +2,10 @@
 
 use std::net::IpAddr;
 
-use k8s_openapi::{
-    api::core::v1::{Service, ServicePort as WirePort, ServiceSpec},
-    apimachinery::pkg::util::intstr::IntOrString,
+use super::{
+    Converted, Names, Refusal, address, key, port, quoted,
+    wire::{IntOrString, Service, ServicePort as WirePort, ServiceSpec},
 };
-
-use super::{Converted, Names, Refusal, address, key, port, quoted};
 use crate::event::{Kind, Object, ServiceObject, ServicePort};
 
 /// Cluster addresses and ports. Headless and ExternalName services have no
@@ -132,7 +130,7 @@ fn convert(
     // Slices say which port the backends listen on; still, what cannot be is
     // an error of the writer's that must not pass in silence.
     match &wire.target_port {
-        Some(IntOrString::Int(target)) => drop(port::number(*target, &field("targetPort"))?),
+        Some(IntOrString::Int(target)) => drop(port::number(Some(*target), &field("targetPort"))?),
         Some(IntOrString::String(target)) if target.is_empty() || target.len() > 15 => {
             let message = format!("{} is no port name: use 1 to 15 letters", quoted(target));
             return Err(Refusal::new(field("targetPort"), message));
@@ -140,7 +138,7 @@ fn convert(
         Some(IntOrString::String(_)) | None => {}
     }
     if let Some(node_port) = wire.node_port.filter(|&port| port != 0) {
-        port::number(node_port, &field("nodePort"))?;
+        port::number(Some(node_port), &field("nodePort"))?;
     }
     Ok(ServicePort { name, protocol, port: number })
 }

@@ -2,15 +2,10 @@
 
 use std::net::IpAddr;
 
-use k8s_openapi::{
-    api::{
-        core::v1::{EndpointSubset, Endpoints},
-        discovery::v1::{Endpoint, EndpointSlice},
-    },
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+use super::{
+    Converted, Names, Refusal, address, key, label, port, quoted, subdomain,
+    wire::{Endpoint, EndpointPort, EndpointSlice, EndpointSubset, Endpoints, ObjectMeta},
 };
-
-use super::{Converted, Names, Refusal, address, key, label, port, quoted, subdomain};
 use crate::event::{Kind, Object, ObjectKey, SliceEndpoint, SliceObject, SlicePort};
 
 /// Names the service that a slice belongs to.
@@ -61,13 +56,7 @@ fn try_slice(
     let mut ports = Vec::new();
     for (index, wire) in slice.ports.unwrap_or_default().into_iter().enumerate() {
         let field = |name: &str| format!("ports[{index}].{name}");
-        match wire.port {
-            None => refusals.push(Refusal::new(field("port"), "missing: say which port the backends have")),
-            Some(number) => {
-                let port = slice_port(wire.name.as_deref(), wire.protocol.as_deref(), number, &field, names);
-                push_port(port, field("name"), &mut ports, refusals);
-            }
-        }
+        push_port(slice_port(&wire, &field, names), field("name"), &mut ports, refusals);
     }
     ports.shrink_to_fit();
     let mut endpoints = Vec::with_capacity(wanted.len());
@@ -149,8 +138,7 @@ fn subset(
     let mut ports = Vec::new();
     for (index, wire) in wire.ports.unwrap_or_default().into_iter().enumerate() {
         let field = |name: &str| format!("subsets[{at}].ports[{index}].{name}");
-        let port = slice_port(wire.name.as_deref(), wire.protocol.as_deref(), wire.port, &field, names);
-        push_port(port, field("name"), &mut ports, refusals);
+        push_port(slice_port(&wire, &field, names), field("name"), &mut ports, refusals);
     }
     ports.shrink_to_fit();
     Ok((ports, endpoints))
@@ -191,15 +179,13 @@ fn not_too_many(count: usize, field: &str) -> Result<(), Refusal> {
 }
 
 fn slice_port(
-    name: Option<&str>,
-    protocol: Option<&str>,
-    number: i32,
+    wire: &EndpointPort,
     field: &impl Fn(&str) -> String,
     names: &mut Names,
 ) -> Result<SlicePort, Refusal> {
-    let protocol = port::protocol(protocol, &field("protocol"))?;
-    let number = port::number(number, &field("port"))?;
-    Ok(SlicePort { name: port::name(name, &field("name"), names)?, protocol, port: number })
+    let protocol = port::protocol(wire.protocol.as_deref(), &field("protocol"))?;
+    let number = port::number(wire.port, &field("port"))?;
+    Ok(SlicePort { name: port::name(wire.name.as_deref(), &field("name"), names)?, protocol, port: number })
 }
 
 fn push_port(

@@ -105,7 +105,7 @@ fn more_endpoints_than_a_service_can_have_are_refused() {
             labels: Some([(SERVICE_LABEL.to_owned(), "web".to_owned())].into()),
             ..ObjectMeta::default()
         },
-        ports: None,
+        ..EndpointSlice::default()
     };
     assert_eq!(slice(wire(MAX_BACKENDS), &mut Names::default()).objects.len(), 1);
     let refused = slice(wire(MAX_BACKENDS + 1), &mut Names::default());

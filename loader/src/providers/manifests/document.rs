@@ -2,10 +2,6 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use k8s_openapi::api::{
-    core::v1::{Endpoints, Node, Pod, Service},
-    discovery::v1::EndpointSlice,
-};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, value::RawValue};
 
@@ -14,7 +10,10 @@ use crate::{
     event::{Object, ObjectKey, Origin, Problem},
     providers::{
         Names,
-        convert::{self, Converted, Refusal},
+        convert::{
+            self, Converted, Refusal,
+            wire::{EndpointSlice, Endpoints, Node, Pod, Service},
+        },
     },
 };
 
