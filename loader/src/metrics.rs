@@ -8,7 +8,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::snapshot::{Counter, Status};
+use crate::snapshot::{ALARM_PERCENT, Counter, Status};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Verdict {
@@ -52,6 +52,12 @@ pub fn text(status: &Status, counters: &[Counter]) -> Result<String, fmt::Error>
         used.get_or_create(&label).set(map.used as i64);
         capacity.get_or_create(&label).set(map.capacity as i64);
     }
+    let alarm = Family::<Map, Gauge>::default();
+    for map in &status.maps {
+        let full = map.used * 100 >= map.capacity * ALARM_PERCENT;
+        alarm.get_or_create(&Map { map: map.map.clone() }).set(i64::from(full));
+    }
+    registry.register("map_alarm", "1 when a map is full or nearly so", alarm);
     registry.register("map_entries", "Rows in use", used);
     registry.register("map_capacity_entries", "Rows there are", capacity);
 

@@ -103,6 +103,9 @@ pub struct MapUse {
     pub capacity: u64,
 }
 
+/// A map this full is worth a look.
+pub const ALARM_PERCENT: u64 = 90;
+
 /// Rows, links and routes that someone else changed, and that were put right.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Drift {

@@ -70,6 +70,23 @@ impl Pinned {
         bpf(BPF_MAP_FREEZE, &(descriptor as u32).to_ne_bytes()).unwrap();
     }
 
+    /// Programs that are attached by a pinned link; `bpftool net` of Debian 12
+    /// does not know tcx.
+    pub fn attached(&self) -> usize {
+        let is_attached = |path: &PathBuf| {
+            let Ok(object) = open(path) else { return false };
+            // `struct bpf_link_info` of a tcx link: type, id, program, padding,
+            // interface (0 once it is detached), attach type.
+            let mut info = [0_u32; 6];
+            let mut attributes = Vec::from((object.as_raw_fd() as u32).to_ne_bytes());
+            attributes.extend((size_of_val(&info) as u32).to_ne_bytes());
+            attributes.extend((info.as_mut_ptr() as u64).to_ne_bytes());
+            bpf(BPF_OBJ_GET_INFO_BY_FD, &attributes).is_ok() && info[4] != 0
+        };
+        let is_link = |path: &&PathBuf| path.to_string_lossy().contains("/links/");
+        files(&self.root).iter().filter(is_link).filter(|path| is_attached(path)).count()
+    }
+
     /// Detaches every program that is attached by a pinned link; how many.
     pub fn detach_links(&self) -> usize {
         let detach = |path: &PathBuf| {
@@ -135,6 +152,7 @@ fn files(root: &Path) -> Vec<PathBuf> {
 
 // Commands of bpf(2), from linux/bpf.h.
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_MAP_FREEZE: libc::c_long = 22;
 const BPF_LINK_DETACH: libc::c_long = 34;
 

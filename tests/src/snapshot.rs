@@ -35,7 +35,10 @@ impl Snapshot {
             }
             assert!(success, "{program} {arguments}: {output}");
             lines.extend(
-                output.lines().filter(|line| !line.is_empty()).map(|line| format!("{what} {}", still(line))),
+                output
+                    .lines()
+                    .filter(|line| !line.is_empty() && !is_settling(line))
+                    .map(|line| format!("{what} {}", still(line))),
             );
         }
         lines.extend(netns.run(|| sysctls(Path::new("/proc/sys/net"))));
@@ -55,6 +58,11 @@ impl Snapshot {
         let come = after.0.difference(&self.0).map(|line| format!("+ {line}\n"));
         gone.chain(come).collect()
     }
+}
+
+/// Link-local IPv6 addresses come up by themselves, a second after their link.
+fn is_settling(line: &str) -> bool {
+    line.contains(" fe80::")
 }
 
 /// A line without what changes by itself.

@@ -26,7 +26,7 @@ fn every_pair_sees_real_addresses() {
         Server::start(&near.netns, "near", PORT),
         Server::start(&far.netns, "far", PORT),
         Server::start(&here.netns, "host", PORT),
-        Server::start(&there.netns, "other host", PORT),
+        Server::start(&there.netns, "other-host", PORT),
         Server::start(&cluster.outside, "outside", PORT),
     ];
     let pairs: [(&str, &Netns, Ipv4Addr, Ipv4Addr); 8] = [

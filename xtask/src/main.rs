@@ -1,1 +1,80 @@
-fn main() {}
+//! The only build system a developer needs: `cargo xtask COMMAND`.
+
+mod ci;
+mod ebpf;
+mod paths;
+mod setup;
+mod suites;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use xshell::Shell;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Set up, build, show and test Causeway")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what is missing on Debian 12; elsewhere print the lines to run.
+    Setup,
+    /// Build the BPF programs into the target directory.
+    BuildEbpf,
+    /// Set up, build, and show two nodes and six containers under load (root).
+    Demo {
+        /// Passed on; --help tells.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Set up, build, and run every test (root).
+    Test {
+        /// Passed on to `cargo test`: a name to filter by, `-- --nocapture`, …
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Load every program on this kernel and hold its size against dataplane-ebpf/instructions.txt (root).
+    Verify {
+        /// Rewrite the file, for review.
+        #[arg(long)]
+        update: bool,
+    },
+    /// Check the rules of the house: import arrows, file sizes, unfinished code.
+    Tidy,
+    /// Run the benchmarks (root).
+    Bench {
+        /// Passed on; --help tells.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Everything that must pass: format, lints, tests, verification.
+    Ci,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    let shell = Shell::new()?;
+    shell.change_dir(paths::root());
+    match command {
+        Command::Setup => setup::run(&shell),
+        Command::BuildEbpf => ebpf::build(&shell),
+        Command::Demo { arguments } => suites::demo(&shell, &arguments),
+        Command::Test { arguments } => suites::test(&shell, &arguments),
+        Command::Verify { update } => suites::verify(&shell, update),
+        Command::Tidy => suites::tidy(&shell),
+        Command::Bench { arguments } => suites::bench(&shell, &arguments),
+        Command::Ci => ci::run(&shell),
+    }
+}

@@ -54,7 +54,8 @@ impl<A: Addr> MemoryTables<A> {
                 services: vec![zero_service; capacity.services as usize],
                 backends: vec![bytemuck::Zeroable::zeroed(); capacity.backends as usize],
                 arena: vec![Cell::ZERO; capacity.arena as usize],
-                endpoints: vec![bytemuck::Zeroable::zeroed(); capacity.endpoints as usize],
+                // Slot 0 is never given out.
+                endpoints: vec![bytemuck::Zeroable::zeroed(); capacity.endpoints as usize + 1],
             },
             capacity,
             failing: HashMap::new(),

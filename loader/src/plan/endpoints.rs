@@ -36,7 +36,7 @@ impl<A: Family> Endpoints<A> {
     pub fn new(ledger: &Ledger<A>, capacity: &Capacity, stray: Vec<u32>) -> Self {
         let used = ledger.image().endpoints.keys().copied();
         // Slot 0 means "not here", and a hop has 16 bits for the slot.
-        let slots = 1..capacity.endpoints.clamp(1, 1 << 16);
+        let slots = 1..capacity.endpoints.saturating_add(1).min(1 << 16);
         Self {
             held: BTreeMap::new(),
             adopted: used.clone().filter_map(|slot| u16::try_from(slot).ok()).collect(),

@@ -185,6 +185,11 @@ impl<A: Family> Planner<A> {
         self.problems.values().flatten().chain(self.endpoints.problems())
     }
 
+    /// What keeps services waiting for room in the maps.
+    pub fn waiting(&self) -> impl Iterator<Item = &Problem> {
+        self.waiting.iter().filter_map(|name| self.problems.get(name)).flatten()
+    }
+
     /// The service that has an id in the maps.
     pub fn service_of(&self, id: u32) -> Option<&ServiceId> {
         self.names.get(&id)

@@ -42,6 +42,10 @@ impl Agent {
         if !self.pruned && self.model.synced() {
             let steps = self.planner.prune();
             self.write(&steps);
+            if let Some(dataplane) = &mut self.dataplane {
+                let pruned = dataplane.prune_links();
+                self.note("remove an earlier agent's links", pruned);
+            }
             self.pruned = true;
         }
         self.audit_soon();

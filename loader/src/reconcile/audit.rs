@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// How often idle flows are looked for: more often when the table fills.
-const FLOWS: Duration = Duration::from_secs(5);
+const FLOWS: Duration = Duration::from_secs(2);
 const FLOWS_WHEN_FULL: Duration = Duration::from_secs(1);
 
 impl Agent {

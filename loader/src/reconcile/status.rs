@@ -1,14 +1,11 @@
 //! How do things stand, in the operator's words?
 
 use super::agent::Agent;
-use crate::snapshot::{Drift, MapUse, ProblemView, SourceStatus, Status};
+use crate::snapshot::{ALARM_PERCENT, Drift, MapUse, ProblemView, SourceStatus, Status};
 
 /// Names of failures; see [`Agent::note`].
 pub(super) const WRITE: &str = "write to the maps";
 pub(super) const READ: &str = "read the maps back";
-
-/// A map this full is worth a look.
-const ALARM_PERCENT: u64 = 95;
 
 impl Agent {
     pub fn status(&self) -> Status {
@@ -63,6 +60,7 @@ impl Agent {
                 reasons.push(format!("source {source} has not said everything yet"));
             }
         }
+        reasons.extend(self.waiting());
         reasons.extend(self.failures.iter().map(|(what, error)| format!("cannot {what}: {error}")));
         if self.applied_revision < revision {
             reasons.push(format!("revision {} is applied, {revision} is wanted", self.applied_revision));
@@ -71,6 +69,15 @@ impl Agent {
             reasons.push("the maps have not been read back as wanted".to_owned());
         }
         reasons
+    }
+
+    /// Services that have no room; one line a kind.
+    fn waiting(&self) -> Vec<String> {
+        let mut messages: Vec<&str> =
+            self.planner.waiting().map(|problem| problem.message.as_str()).collect();
+        messages.sort_unstable();
+        let kinds = messages.chunk_by(|a, b| a == b);
+        kinds.map(|kind| format!("{} services wait for room: {}", kind.len(), kind[0])).collect()
     }
 
     fn problems(&self) -> Vec<ProblemView> {
@@ -95,6 +102,6 @@ impl Agent {
             format!("map {map} is full ({used} of {capacity}): raise capacity.{key}")
         });
         let failed = self.failures.iter().map(|(what, error)| format!("cannot {what}: {error}"));
-        full.chain(failed).chain(self.warnings.iter().cloned()).collect()
+        full.chain(self.waiting()).chain(failed).chain(self.warnings.iter().cloned()).collect()
     }
 }

@@ -16,51 +16,84 @@ const CHUNK: usize = 4096;
 pub fn update<K: Pod, V: Pod>(map: &impl AsFd, rows: &[(K, V)]) -> Vec<(usize, io::Error)> {
     let keys: Vec<K> = rows.iter().map(|row| row.0).collect();
     let values: Vec<V> = rows.iter().map(|row| row.1).collect();
-    each(rows.len(), |from| {
-        if rows.len() - from < FEW {
-            return (sys::map_update(map, &keys[from], &values[from]), 1);
+    each(rows.len(), |from, count| {
+        if count < FEW {
+            return one(sys::map_update(map, &keys[from], &values[from]));
         }
         let buffers = BatchBuffers {
             keys: keys[from..].as_ptr() as u64,
             values: values[from..].as_ptr() as u64,
             ..BatchBuffers::default()
         };
-        // SAFETY: both buffers hold the rows from `from` on.
-        unsafe { sys::map_batch(BatchCommand::Update, map, buffers, (rows.len() - from) as u32) }
+        // SAFETY: both buffers hold `count` rows from `from` on.
+        let (result, done) = unsafe { sys::map_batch(BatchCommand::Update, map, buffers, count as u32) };
+        outcome(result, done as usize, count)
     })
 }
 
 /// Deletes rows; deleting what is not there succeeds.
 pub fn delete<K: Pod>(map: &impl AsFd, keys: &[K]) -> Vec<(usize, io::Error)> {
-    each(keys.len(), |from| {
-        if keys.len() - from < FEW {
-            return (sys::map_delete(map, &keys[from]), 1);
+    each(keys.len(), |from, count| {
+        if count < FEW {
+            return one(sys::map_delete(map, &keys[from]));
         }
         let buffers = BatchBuffers { keys: keys[from..].as_ptr() as u64, ..BatchBuffers::default() };
-        // SAFETY: the buffer holds the keys from `from` on.
-        let (result, done) =
-            unsafe { sys::map_batch(BatchCommand::Delete, map, buffers, (keys.len() - from) as u32) };
-        match result {
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => (Ok(()), done + 1),
-            result => (result, done),
+        // SAFETY: the buffer holds `count` keys from `from` on.
+        let (result, done) = unsafe { sys::map_batch(BatchCommand::Delete, map, buffers, count as u32) };
+        match outcome(result, done as usize, count) {
+            Outcome::Stopped { before, error } if error.raw_os_error() == Some(libc::ENOENT) => {
+                Outcome::Done(before + 1)
+            }
+            other => other,
         }
     })
 }
 
-/// Runs `batch(from)` until all are done, going on behind each that fails.
-/// On failure the count is of the rows that went before the failing one.
-fn each(length: usize, mut batch: impl FnMut(usize) -> (io::Result<()>, u32)) -> Vec<(usize, io::Error)> {
+/// What one call did of the rows it was given.
+enum Outcome {
+    /// This many, and none failed.
+    Done(usize),
+    /// The row after `before` good ones failed; the rest was not tried.
+    Stopped { before: usize, error: io::Error },
+    /// The kernel would not have the call at all.
+    Refused(io::Error),
+}
+
+fn one(result: io::Result<()>) -> Outcome {
+    match result {
+        Ok(()) => Outcome::Done(1),
+        Err(error) => Outcome::Stopped { before: 0, error },
+    }
+}
+
+/// A refused call leaves the count as it was given; one that got to the rows
+/// counts those before the failing one.
+fn outcome(result: io::Result<()>, done: usize, count: usize) -> Outcome {
+    match result {
+        Ok(()) => Outcome::Done(count),
+        Err(error) if done >= count => Outcome::Refused(error),
+        Err(error) => Outcome::Stopped { before: done, error },
+    }
+}
+
+/// Calls `batch(from, count)` until all rows are done, going on behind each
+/// that fails.
+fn each(length: usize, mut batch: impl FnMut(usize, usize) -> Outcome) -> Vec<(usize, io::Error)> {
     let mut failed = Vec::new();
     let mut from = 0;
     while from < length {
-        let (result, done) = batch(from);
-        match result {
-            Ok(()) => from += (done as usize).max(1),
-            Err(error) => {
-                // A single call counts itself; a refused batch may count all.
-                let before = if length - from < FEW { 0 } else { (done as usize).min(length - from - 1) };
+        match batch(from, length - from) {
+            Outcome::Done(count) => from += count,
+            Outcome::Stopped { before, error } => {
                 failed.push((from + before, error));
                 from += before + 1;
+            }
+            Outcome::Refused(error) => {
+                // `io::Error` cannot be copied; its number can.
+                let again =
+                    || error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error);
+                failed.extend((from..length).map(|index| (index, again())));
+                from = length;
             }
         }
     }
@@ -73,6 +106,15 @@ fn each(length: usize, mut batch: impl FnMut(usize) -> (io::Result<()>, u32)) ->
 /// When the kernel refuses; a row added or removed meanwhile is no error.
 pub fn read<K: Pod, V: Pod>(map: &impl AsFd) -> io::Result<Vec<(K, V)>> {
     let mut rows = Vec::new();
+    scan(map, |key, value| rows.push((*key, *value)))?;
+    Ok(rows)
+}
+
+/// Shows every row to `visit`, without keeping more than a chunk of them.
+///
+/// # Errors
+/// As [`read`].
+pub fn scan<K: Pod, V: Pod>(map: &impl AsFd, mut visit: impl FnMut(&K, &V)) -> io::Result<()> {
     // The kernel's place in the table: for hash maps a bucket number, which it
     // keeps in as many bytes as a key has.
     let mut cursor = [0_u64; 8];
@@ -101,9 +143,9 @@ pub fn read<K: Pod, V: Pod>(map: &impl AsFd) -> io::Result<Vec<(K, V)>> {
             Err(error) if error.raw_os_error() != Some(libc::ENOENT) => return Err(error),
             result => {
                 let count = count as usize;
-                rows.extend(keys[..count].iter().copied().zip(values[..count].iter().copied()));
+                keys[..count].iter().zip(&values[..count]).for_each(|(key, value)| visit(key, value));
                 if result.is_err() {
-                    return Ok(rows);
+                    return Ok(());
                 }
             }
         }

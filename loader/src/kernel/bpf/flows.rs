@@ -1,6 +1,6 @@
 //! Which flows are there, and which are idle?
 
-use std::{collections::HashMap, io, os::fd::OwnedFd, time::Duration};
+use std::{collections::BTreeMap, io, os::fd::OwnedFd, time::Duration};
 
 use causeway_schema::{
     Flow, FlowKey, NodeConfig, SWEEP_KEYS, TraceRecord, V4, flow::flags, protocol, verdict,
@@ -15,7 +15,9 @@ type Entry = (FlowKey<V4>, Flow<V4>);
 pub struct Timeouts {
     pub tcp: Duration,
     pub udp: Duration,
-    /// After a FIN or RST.
+    /// After a FIN or RST of one side: the other may still have much to say.
+    pub half_closed: Duration,
+    /// After a FIN or RST of both sides.
     pub closing: Duration,
 }
 
@@ -24,7 +26,22 @@ impl Default for Timeouts {
         Self {
             tcp: Duration::from_secs(3600),
             udp: Duration::from_secs(60),
+            half_closed: Duration::from_secs(120),
             closing: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Timeouts {
+    fn of(&self, protocol: u8, flow: &Flow<V4>, twin: Option<&Flow<V4>>) -> Duration {
+        let closes = |flow: &Flow<V4>| flow.flags & flags::CLOSING != 0;
+        match (protocol, closes(flow), twin.is_none_or(closes)) {
+            (protocol::UDP, ..) => self.udp,
+            (_, true, true) => self.closing,
+            (_, true, false) => self.half_closed,
+            // A twin that is not there closes nothing.
+            (_, false, true) if twin.is_some() => self.half_closed,
+            _ => self.tcp,
         }
     }
 }
@@ -72,8 +89,8 @@ impl Flows {
         let mut row = vec![0_u64; self.cpus];
         let mut sums = Vec::new();
         for index in 0..verdict::COUNTERS {
-            sys::map_lookup_bytes(&self.counters, &index, bytemuck::cast_slice_mut(&mut row))?;
-            sums.push(row.iter().sum());
+            let found = sys::map_lookup_bytes(&self.counters, &index, bytemuck::cast_slice_mut(&mut row))?;
+            sums.push(if found { row.iter().sum() } else { 0 });
         }
         Ok(sums)
     }
@@ -97,42 +114,41 @@ impl Flows {
     /// # Errors
     /// When a table cannot be read or the sweep program cannot be run.
     pub fn expire(&mut self, timeouts: &Timeouts) -> io::Result<(u64, u64)> {
-        let entries: HashMap<FlowKey<V4>, Flow<V4>> =
-            batch::read::<FlowKey<V4>, Flow<V4>>(&self.established)?.into_iter().collect();
         let now = self.now()?;
+        let silent = |flow: &Flow<V4>, timeout: Duration| {
+            u64::from(now.wrapping_sub(flow.last_seen)) >= self.ticks(timeout)
+        };
+        let shortest = timeouts.tcp.min(timeouts.udp).min(timeouts.half_closed).min(timeouts.closing);
+        // The table is large and most of it is busy: only what might be idle is kept.
+        let mut suspects: Vec<Entry> = Vec::new();
+        let mut total = 0;
+        batch::scan(&self.established, |key: &FlowKey<V4>, flow: &Flow<V4>| {
+            total += 1;
+            if silent(flow, shortest) {
+                suspects.push((*key, *flow));
+            }
+        })?;
         // By timeout, since a run of the program has one for all its keys.
-        let mut idle: HashMap<u32, Vec<FlowKey<V4>>> = HashMap::new();
-        for (key, flow) in &entries {
+        let mut idle: BTreeMap<Duration, Vec<FlowKey<V4>>> = BTreeMap::new();
+        for (key, flow) in &suspects {
+            let twin: Option<Flow<V4>> = sys::map_lookup(&self.established, &twin(key, flow))?;
             // A flow is judged by its request entry, unless only the reply is left.
-            let twin = entries.get(&twin(key, flow));
             if flow.flags & flags::REPLY != 0 && twin.is_some() {
                 continue;
             }
-            let closing = (flow.flags | twin.map_or(0, |twin| twin.flags)) & flags::CLOSING != 0;
-            let timeout = match key.protocol {
-                protocol::UDP => timeouts.udp,
-                _ if closing => timeouts.closing,
-                _ => timeouts.tcp,
-            };
-            let timeout = (timeout.as_secs() as u32).saturating_mul(self.ticks_per_second);
-            let last = twin.map_or(flow.last_seen, |twin| {
-                if now.wrapping_sub(twin.last_seen) < now.wrapping_sub(flow.last_seen) {
-                    twin.last_seen
-                } else {
-                    flow.last_seen
-                }
-            });
-            if now.wrapping_sub(last) >= timeout {
+            let timeout = timeouts.of(key.protocol, flow, twin.as_ref());
+            if silent(flow, timeout) && twin.is_none_or(|twin| silent(&twin, timeout)) {
                 idle.entry(timeout).or_default().push(*key);
             }
         }
         let mut removed = 0;
         for (timeout, keys) in idle {
             for chunk in keys.chunks(SWEEP_KEYS) {
+                let timeout = u32::try_from(self.ticks(timeout)).unwrap_or(u32::MAX);
                 removed += u64::from(self.run_sweep(timeout, chunk)?.service);
             }
         }
-        Ok((removed, entries.len() as u64 - (removed * 2).min(entries.len() as u64)))
+        Ok((removed, u64::saturating_sub(total, removed * 2)))
     }
 
     /// Lets a program judge a packet without any effect; its return value, the
@@ -164,6 +180,10 @@ impl Flows {
         let none = TraceRecord { verdict: u32::MAX, service: u32::MAX, backend: u32::MAX, ifindex: 0 };
         let record = sys::map_lookup(&self.trace, &0_u32)?.unwrap_or(none);
         Ok((result as i32, record, out))
+    }
+
+    fn ticks(&self, duration: Duration) -> u64 {
+        duration.as_secs() * u64::from(self.ticks_per_second)
     }
 
     fn run_sweep(&mut self, timeout: u32, keys: &[FlowKey<V4>]) -> io::Result<TraceRecord> {

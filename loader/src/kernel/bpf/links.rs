@@ -1,23 +1,18 @@
 //! How do the programs get packets? By a tcx link at the ingress of each
 //! interface, pinned; on kernels before 6.6 by a filter of a clsact qdisc.
+//!
+//! `links/PROGRAM-IFINDEX` is the pin of the link. For a filter, which cannot
+//! be pinned, it is a directory that remembers it, and in it `qdisc` when the
+//! qdisc is ours too.
 
-use std::{collections::BTreeMap, io, os::fd::OwnedFd, path::PathBuf};
-
-use aya::programs::{
-    SchedClassifier, TcAttachType,
-    tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact},
-};
+use std::{collections::BTreeMap, fs, io, os::fd::OwnedFd, path::Path, path::PathBuf};
 
 use super::{
     BpfError,
     bpffs::{self, Pins},
     object::Object,
-    sys,
+    sys, tc,
 };
-
-/// Ours among the filters of a clsact qdisc.
-const PRIORITY: u16 = 2020;
-const HANDLE: TcHandle = TcHandle::new(0, 0xca5e);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
@@ -30,6 +25,18 @@ impl Hook {
         match self {
             Hook::Tcx => "tcx",
             Hook::Clsact => "clsact",
+        }
+    }
+
+    /// What this kernel offers.
+    pub(super) fn probe() -> Self {
+        // Kernels without tcx do not know the query. Interface 1 is lo; were
+        // it missing, the error would be another.
+        match sys::tcx_query(1) {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => {
+                Hook::Clsact
+            }
+            _ => Hook::Tcx,
         }
     }
 }
@@ -45,15 +52,13 @@ pub struct Attachment {
 pub struct Links {
     hook: Hook,
     pins: Pins,
-    /// The link, where the hook has one.
+    /// The link, where the hook has one: kept open, so that it outlives its pin.
     held: BTreeMap<Attachment, Option<OwnedFd>>,
 }
 
 impl Links {
     pub(super) fn new(pins: Pins, force_clsact: bool) -> Self {
-        // Kernels without tcx do not know the query (EINVAL). Interface 1 is
-        // always there: lo.
-        let hook = if force_clsact || sys::tcx_query(1).is_err() { Hook::Clsact } else { Hook::Tcx };
+        let hook = if force_clsact { Hook::Clsact } else { Hook::probe() };
         Self { hook, pins, held: BTreeMap::new() }
     }
 
@@ -67,28 +72,31 @@ impl Links {
 
     /// Puts the program at the interface, in place of what an earlier agent
     /// left there, without a gap.
-    pub(super) fn attach(&mut self, object: &mut Object, attachment: Attachment) -> Result<(), BpfError> {
+    pub(super) fn attach(&mut self, object: &Object, attachment: Attachment) -> Result<(), BpfError> {
+        let path = self.path(&attachment);
+        let failed = BpfError::call("attach to", attachment.interface.clone());
         let link = match self.hook {
-            Hook::Tcx => Some(self.attach_tcx(object, &attachment)?),
+            Hook::Tcx => Some(self.attach_tcx(object, &attachment, &path)?),
             Hook::Clsact => {
-                attach_clsact(object, &attachment)?;
+                attach_clsact(object, &attachment, &path).map_err(failed)?;
                 None
             }
         };
+        let same =
+            |other: &Attachment| (other.program, other.ifindex) == (attachment.program, attachment.ifindex);
+        // The interface may have had another name.
+        self.held.retain(|other, _| !same(other));
         self.held.insert(attachment, link);
         Ok(())
     }
 
     /// Puts back what somebody took away; says what it was.
-    pub(super) fn audit(&mut self, object: &mut Object) -> (Vec<String>, Vec<BpfError>) {
+    pub(super) fn audit(&mut self, object: &Object) -> (Vec<String>, Vec<BpfError>) {
         let mut repaired = Vec::new();
         let mut errors = Vec::new();
         let attachments: Vec<Attachment> = self.held.keys().cloned().collect();
         for attachment in attachments {
-            // A filter cannot be looked at without a link: it is set again at
-            // every start, and `causeway doctor` will tell.
-            let Some(Some(link)) = self.held.get(&attachment) else { continue };
-            let Some(fault) = self.fault_of(link, object, &attachment) else { continue };
+            let Some(fault) = self.fault_of(object, &attachment) else { continue };
             match self.attach(object, attachment.clone()) {
                 Ok(()) => repaired.push(format!(
                     "link {} at {}: {fault}, put back",
@@ -100,42 +108,43 @@ impl Links {
         (repaired, errors)
     }
 
-    /// Takes the program off an interface; absent is fine.
+    /// Takes whatever is ours off an interface; absent is fine.
     pub(super) fn detach(&mut self, ifindex: u32) -> Result<(), BpfError> {
-        let gone: Vec<Attachment> =
-            self.held.keys().filter(|attachment| attachment.ifindex == ifindex).cloned().collect();
-        for attachment in gone {
-            let path = self.path(&attachment);
-            if let Some(Some(link)) = self.held.remove(&attachment) {
-                match sys::link_detach(&link) {
-                    // The interface took the link with it.
-                    Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
-                    other => other.map_err(BpfError::call("detach", path.display().to_string()))?,
-                }
-            } else if self.hook == Hook::Clsact {
-                detach_clsact(&attachment);
-            }
-            bpffs::remove_file(&path).map_err(BpfError::call("remove", path.display().to_string()))?;
-        }
-        Ok(())
+        self.remove(|of| of == Some(ifindex))
+    }
+
+    /// Removes what an earlier agent attached and this one has not taken over.
+    pub(super) fn prune(&mut self) -> Result<(), BpfError> {
+        let held: Vec<u32> = self.held.keys().map(|attachment| attachment.ifindex).collect();
+        self.remove(|of| of.is_none_or(|ifindex| !held.contains(&ifindex)))
     }
 
     /// Detaches everything, whoever pinned it under our directory.
     pub(super) fn detach_all(&mut self) -> Result<(), BpfError> {
+        self.remove(|_| true)
+    }
+
+    /// Removes the attachments of chosen interfaces; `None` stands for a name
+    /// that is none of ours.
+    fn remove(&mut self, chosen: impl Fn(Option<u32>) -> bool) -> Result<(), BpfError> {
         let mut errors = Vec::new();
-        let interfaces: Vec<u32> = self.held.keys().map(|attachment| attachment.ifindex).collect();
-        for ifindex in interfaces {
-            errors.extend(self.detach(ifindex).err());
+        for link in
+            self.held.extract_if(.., |held, _| chosen(Some(held.ifindex))).filter_map(|(_, link)| link)
+        {
+            // Its pin may be missing. A link whose interface is gone is
+            // detached already.
+            let _ = sys::link_detach(&link);
         }
         let directory = self.pins.links();
-        for name in bpffs::names(&directory).unwrap_or_default() {
-            let path = directory.join(name);
-            if let Ok(link) = sys::open(&path) {
-                // Detached already when its interface has gone.
-                let _ = sys::link_detach(&link);
+        let names =
+            bpffs::names(&directory).map_err(BpfError::call("list", directory.display().to_string()))?;
+        for name in names {
+            let ifindex = name.rsplit_once('-').and_then(|(_, ifindex)| ifindex.parse().ok());
+            if chosen(ifindex) {
+                let path = directory.join(name);
+                let removed = remove(&path, ifindex.unwrap_or(0));
+                errors.extend(removed.map_err(BpfError::call("detach", path.display().to_string())).err());
             }
-            let removed = bpffs::remove_file(&path);
-            errors.extend(removed.map_err(BpfError::call("remove", path.display().to_string())).err());
         }
         BpfError::collect(errors)
     }
@@ -144,76 +153,87 @@ impl Links {
         self.pins.links().join(format!("{}-{}", attachment.program, attachment.ifindex))
     }
 
-    fn attach_tcx(&self, object: &Object, attachment: &Attachment) -> Result<OwnedFd, BpfError> {
-        let path = self.path(attachment);
+    fn attach_tcx(&self, object: &Object, attachment: &Attachment, path: &Path) -> Result<OwnedFd, BpfError> {
+        let failed = || BpfError::call("attach to", attachment.interface.clone());
         let program = object.program(attachment.program)?;
-        if let Ok(link) = sys::open(&path) {
-            // An old link may be of an interface that had this index before.
-            let current =
-                sys::info::<sys::LinkInfo>(&link).is_ok_and(|info| info.ifindex == attachment.ifindex);
-            if current && sys::link_update(&link, &program).is_ok() {
+        let held = self.held.get(attachment).and_then(Option::as_ref);
+        // Ours, though its pin may be gone; else the pinned one.
+        for link in [held.and_then(|link| link.try_clone().ok()), sys::open(path).ok()].into_iter().flatten()
+        {
+            if link_at(&link, attachment.ifindex).is_some() && sys::link_update(&link, &program).is_ok() {
+                if id_of(&link) != pinned_id(path) {
+                    bpffs::publish(&link, path)?;
+                }
                 return Ok(link);
             }
         }
-        let link = sys::tcx_create(&program, attachment.ifindex)
-            .map_err(BpfError::call("attach to", attachment.interface.clone()))?;
-        bpffs::publish(&link, &path)?;
+        let link = sys::tcx_create(&program, attachment.ifindex).map_err(failed())?;
+        if path.is_dir() {
+            // A filter of an agent that used the other hook.
+            remove(path, attachment.ifindex).map_err(failed())?;
+        }
+        bpffs::publish(&link, path)?;
         Ok(link)
     }
 
-    fn fault_of(&self, link: &OwnedFd, object: &Object, attachment: &Attachment) -> Option<&'static str> {
-        let info = match sys::info::<sys::LinkInfo>(link) {
-            Ok(info) if info.ifindex != 0 => info,
-            _ => return Some("detached"),
+    fn fault_of(&self, object: &Object, attachment: &Attachment) -> Option<&'static str> {
+        let path = self.path(attachment);
+        let program = object.program(attachment.program).ok()?;
+        let wanted = sys::info::<sys::ProgramInfo>(&program).ok()?.id;
+        let (there, remembered) = match self.held.get(attachment)? {
+            Some(link) => (link_at(link, attachment.ifindex), id_of(link) == pinned_id(&path)),
+            None => (tc::program_in_filter(attachment.ifindex).ok().flatten(), path.is_dir()),
         };
-        let pinned = sys::open(&self.path(attachment)).and_then(|pinned| sys::info::<sys::LinkInfo>(&pinned));
-        if pinned.map(|pinned| pinned.id).ok() != Some(info.id) {
-            return Some("pin missing");
+        match there {
+            None => Some("detached"),
+            Some(id) if id != wanted => Some("program replaced"),
+            Some(_) if !remembered => Some("pin missing"),
+            Some(_) => None,
         }
-        let ours = object.program(attachment.program).ok();
-        let ours = ours.and_then(|program| sys::info::<sys::ProgramInfo>(&program).ok());
-        (ours.map(|ours| ours.id) != Some(info.program)).then_some("program replaced")
     }
 }
 
-fn classifier<'a>(object: &'a mut Object, name: &'static str) -> Result<&'a mut SchedClassifier, BpfError> {
-    let missing = || BpfError::Missing { kind: "program", name: name.into() };
-    object.ebpf.program_mut(name).ok_or_else(missing)?.try_into().map_err(|_| missing())
+/// Id of the program that the link runs at this interface of this network
+/// namespace; an index alone may be another interface's.
+fn link_at(link: &OwnedFd, ifindex: u32) -> Option<u32> {
+    let id = id_of(link)?;
+    let there = sys::tcx_query(ifindex).ok()?;
+    there.into_iter().find(|(_, link)| *link == id).map(|(program, _)| program)
 }
 
-fn attach_clsact(object: &mut Object, attachment: &Attachment) -> Result<(), BpfError> {
-    let failed = |cause: io::Error| BpfError::call("attach to", attachment.interface.clone())(cause);
-    match qdisc_add_clsact(&attachment.interface) {
-        Ok(()) | Err(TcError::AlreadyAttached) => {}
-        Err(error) => return Err(failed(io::Error::other(error))),
+fn id_of(link: &OwnedFd) -> Option<u32> {
+    sys::info::<sys::LinkInfo>(link).ok().map(|info| info.id)
+}
+
+fn pinned_id(path: &Path) -> Option<u32> {
+    sys::open(path).ok().as_ref().and_then(id_of)
+}
+
+fn attach_clsact(object: &Object, attachment: &Attachment, path: &Path) -> io::Result<()> {
+    let program = object.program(attachment.program).map_err(io::Error::other)?;
+    let is_ours = tc::add_clsact(attachment.ifindex)?;
+    tc::set_filter(attachment.ifindex, &program, attachment.program)?;
+    if path.is_file() {
+        // A link of an agent that used the other hook.
+        remove(path, attachment.ifindex)?;
     }
-    let program = classifier(object, attachment.program)?;
-    let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
-    let fresh = program.attach_with_options(
-        &attachment.interface,
-        TcAttachType::Ingress,
-        TcAttachOptions::Netlink(options),
-    );
-    let id = match fresh {
-        Ok(id) => id,
-        // Our filter of an earlier agent: the program is exchanged in place.
-        Err(_) => {
-            let old = existing(attachment).map_err(|error| failed(io::Error::other(error)))?;
-            program.attach_to_link(old).map_err(|error| failed(io::Error::other(error)))?
+    fs::create_dir_all(if is_ours { path.join("qdisc") } else { path.to_owned() })
+}
+
+/// Detaches what an entry of the directory stands for, and removes the entry.
+fn remove(path: &Path, ifindex: u32) -> io::Result<()> {
+    if !path.is_dir() {
+        if let Ok(link) = sys::open(path) {
+            // Detached already when its interface has gone.
+            let _ = sys::link_detach(&link);
         }
-    };
-    let link = program.take_link(id).map_err(|error| failed(io::Error::other(error)))?;
-    // Dropped, it would take the filter away; the filter outlives the agent.
-    std::mem::forget(link);
-    Ok(())
-}
-
-fn existing(attachment: &Attachment) -> Result<SchedClassifierLink, TcError> {
-    SchedClassifierLink::attached(&attachment.interface, TcAttachType::Ingress, PRIORITY, HANDLE, None)
-        .map_err(TcError::IoError)
-}
-
-fn detach_clsact(attachment: &Attachment) {
-    // Dropping the link deletes the filter; one that has gone is fine.
-    drop(existing(attachment));
+        return bpffs::remove_file(path);
+    }
+    tc::remove_filter(ifindex)?;
+    let qdisc = path.join("qdisc");
+    if qdisc.is_dir() {
+        tc::remove_clsact_if_empty(ifindex)?;
+        fs::remove_dir(qdisc)?;
+    }
+    fs::remove_dir(path)
 }

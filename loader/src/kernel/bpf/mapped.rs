@@ -37,8 +37,8 @@ impl<T: Pod> Mapped<T> {
     /// When the map was not made to be mapped.
     pub fn new(map: &impl AsFd, count: u32) -> io::Result<Self> {
         let count = count as usize;
-        let page = 4096_usize;
-        let bytes = (count * Self::WORDS * 8).next_multiple_of(page);
+        // The kernel rounds up to its page size, here and in the map.
+        let bytes = count * Self::WORDS * 8;
         let bytes = NonZeroUsize::new(bytes).ok_or(io::ErrorKind::InvalidInput)?;
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a fresh mapping at an address that the kernel chooses.
@@ -56,7 +56,7 @@ impl<T: Pod> Mapped<T> {
     /// 8-byte word either old or new, and the first word first.
     ///
     /// # Errors
-    /// `InvalidInput` (E2BIG's kin) when there is no such row.
+    /// `E2BIG`, as from a full hash map, when there is no such row.
     pub fn store(&mut self, index: u32, row: &T) -> io::Result<()> {
         self.store_run(index, std::slice::from_ref(row))
     }

@@ -4,14 +4,17 @@
 mod batch;
 mod bpffs;
 mod error;
+mod features;
 mod flows;
 mod links;
 mod mapped;
 mod object;
 mod sys;
 mod tables;
+mod tc;
 
 pub use error::BpfError;
+pub use features::features;
 pub use flows::{Flows, Timeouts, twin};
 pub use links::{Attachment, Hook, Links};
 pub use object::{FROM_CONTAINER, FROM_UPLINK};
@@ -73,7 +76,7 @@ impl Dataplane {
     /// # Errors
     /// When the interface is gone, or the kernel refuses.
     pub fn attach(&mut self, attachment: Attachment) -> Result<(), BpfError> {
-        self.links.attach(&mut self.object, attachment)
+        self.links.attach(&self.object, attachment)
     }
 
     /// Takes whatever we put there off an interface.
@@ -84,16 +87,29 @@ impl Dataplane {
         self.links.detach(ifindex)
     }
 
-    /// Puts back links that somebody took away: what was repaired, and what
-    /// could not be.
+    /// Puts back links and pins that somebody took away: what was repaired, and
+    /// what could not be.
     pub fn audit_links(&mut self) -> (Vec<String>, Vec<BpfError>) {
-        self.links.audit(&mut self.object)
+        let (mut repaired, mut errors) = self.links.audit(&self.object);
+        let pins = self.object.audit_pins();
+        repaired.extend(pins.0);
+        errors.extend(pins.1);
+        (repaired, errors)
+    }
+
+    /// Removes links that an earlier agent left at interfaces where this one
+    /// has attached nothing.
+    ///
+    /// # Errors
+    /// All that could not be removed; everything is tried.
+    pub fn prune_links(&mut self) -> Result<(), BpfError> {
+        self.links.prune()
     }
 
     /// The loaded program that is attached at an interface, for a trace.
     ///
     /// # Errors
-    /// When its pin is gone.
+    /// When the process has no descriptor left.
     pub fn program_at(&self, ifindex: u32) -> Result<Option<OwnedFd>, BpfError> {
         let attachment = self.links.held().find(|attachment| attachment.ifindex == ifindex);
         attachment.map(|attachment| self.object.program(attachment.program)).transpose()
@@ -110,3 +126,6 @@ impl Dataplane {
         BpfError::collect(errors)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,12 +1,19 @@
 //! How do programs and maps get into the kernel? From the object that is built
 //! into this binary; maps that an earlier agent pinned are taken over.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::{AsFd, OwnedFd},
+};
 
-use aya::{Ebpf, EbpfLoader, VerifierLogLevel, programs::SchedClassifier};
+use aya::{
+    Ebpf, EbpfLoader,
+    programs::{Program, ProgramError, SchedClassifier},
+};
 use causeway_schema::{
-    Backend, Cell, Endpoint, EndpointKey, Flow, FlowKey, Frontend, FrontendKey, Hop, NodeConfig,
-    SCHEMA_VERSION, Service, V4,
+    Backend, Cell, Endpoint, EndpointKey, Flow, FlowKey, Frontend, FrontendKey, Hop, NodeConfig, Service,
+    TraceRecord, V4, config::SCHEMA_VERSION, verdict,
 };
 
 use super::{
@@ -26,35 +33,50 @@ const PROGRAMS: [&str; 3] = [FROM_CONTAINER, FROM_UPLINK, SWEEP];
 /// What a map must be like to be taken over.
 struct Shape {
     name: &'static str,
-    key: usize,
-    value: usize,
-    rows: u32,
+    info: sys::MapInfo,
 }
 
-fn shapes(capacity: &Capacity) -> [Shape; 8] {
-    fn shape<K, V>(name: &'static str, rows: u32) -> Shape {
-        Shape { name, key: size_of::<K>(), value: size_of::<V>(), rows }
+/// `enum bpf_map_type`, and the flags each map is made with.
+const HASH: (u32, u32) = (1, 0);
+const SPARSE_HASH: (u32, u32) = (1, BPF_F_NO_PREALLOC);
+const ARRAY: (u32, u32) = (2, 0);
+const MAPPED_ARRAY: (u32, u32) = (2, BPF_F_MMAPABLE);
+const PERCPU_ARRAY: (u32, u32) = (6, 0);
+const LRU_HASH: (u32, u32) = (9, 0);
+const BPF_F_NO_PREALLOC: u32 = 1;
+const BPF_F_MMAPABLE: u32 = 1 << 10;
+
+/// Every map that outlives the agent. The caches of the CPUs do not: what they
+/// hold is void without its programs.
+fn shapes(capacity: &Capacity) -> [Shape; 12] {
+    fn shape<K, V>(name: &'static str, (kind, flags): (u32, u32), max_entries: u32) -> Shape {
+        let (key_size, value_size) = (size_of::<K>() as u32, size_of::<V>() as u32);
+        Shape { name, info: sys::MapInfo { kind, id: 0, key_size, value_size, max_entries, flags } }
     }
+    let pairs = |flows: u32| flows.saturating_mul(2);
     [
-        shape::<FrontendKey<V4>, Frontend>("FRONTENDS_V4", capacity.frontends),
-        shape::<u32, Service>("SERVICES_V4", capacity.services),
-        shape::<u32, Backend<V4>>("BACKENDS_V4", capacity.backends),
-        shape::<u32, Cell>("ARENA_V4", capacity.arena),
-        shape::<EndpointKey<V4>, Hop>("EP_KEYS_V4", capacity.endpoints),
+        shape::<FrontendKey<V4>, Frontend>("FRONTENDS_V4", SPARSE_HASH, capacity.frontends),
+        shape::<u32, Service>("SERVICES_V4", MAPPED_ARRAY, capacity.services),
+        shape::<u32, Backend<V4>>("BACKENDS_V4", MAPPED_ARRAY, capacity.backends),
+        shape::<u32, Cell>("ARENA_V4", MAPPED_ARRAY, capacity.arena),
+        shape::<EndpointKey<V4>, Hop>("EP_KEYS_V4", SPARSE_HASH, capacity.endpoints),
         // Slot 0 is never given out.
-        shape::<u32, Endpoint>("ENDPOINTS_V4", capacity.endpoints + 1),
+        shape::<u32, Endpoint>("ENDPOINTS_V4", MAPPED_ARRAY, capacity.endpoints.saturating_add(1)),
         // An entry for each direction.
-        shape::<FlowKey<V4>, Flow<V4>>("FLOWS_V4", capacity.flows * 2),
-        shape::<FlowKey<V4>, Flow<V4>>("EMBRYONIC_V4", capacity.embryonic * 2),
+        shape::<FlowKey<V4>, Flow<V4>>("FLOWS_V4", HASH, pairs(capacity.flows)),
+        shape::<FlowKey<V4>, Flow<V4>>("EMBRYONIC_V4", LRU_HASH, pairs(capacity.embryonic)),
+        shape::<u32, u64>("FLOW_EPOCH", ARRAY, 1),
+        shape::<u32, u64>("COUNTERS", PERCPU_ARRAY, verdict::COUNTERS),
+        shape::<u32, NodeConfig>("CONFIG", ARRAY, 1),
+        shape::<u32, TraceRecord>("TRACE", ARRAY, 1),
     ]
 }
 
-/// Maps whose size is their own.
-const FIXED: [&str; 5] = ["COUNTERS", "CONFIG", "TRACE", "CACHE_V4", "FLOW_EPOCH"];
-
-/// The loaded object. aya's handle is kept for the clsact way of attaching.
+/// The loaded programs and their maps, held open: a pin that somebody removes
+/// is put back from here.
 pub struct Object {
-    pub ebpf: Ebpf,
+    programs: BTreeMap<&'static str, OwnedFd>,
+    maps: BTreeMap<&'static str, OwnedFd>,
     pins: Pins,
 }
 
@@ -72,32 +94,41 @@ impl Object {
         }
         let mut loader = EbpfLoader::new();
         let ticks = ticks_per_second();
-        loader.verifier_log_level(VerifierLogLevel::STATS).override_global("TICKS_PER_SECOND", &ticks, true);
+        // No relocation against the kernel's types is used.
+        loader.btf(None).override_global("TICKS_PER_SECOND", &ticks, true);
         for shape in &shapes {
-            loader.map_max_entries(shape.name, shape.rows);
+            loader.map_max_entries(shape.name, shape.info.max_entries);
+            loader.map_pin_path(shape.name, pins.maps().join(shape.name));
         }
-        for name in shapes.iter().map(|shape| shape.name).chain(FIXED) {
-            loader.map_pin_path(name, pins.maps().join(name));
-        }
-        let ebpf =
+        let mut ebpf =
             loader.load(OBJECT).map_err(|error| BpfError::Object { step: "load", cause: Box::new(error) })?;
-        let mut object = Self { ebpf, pins };
-        let config = object.map("CONFIG")?;
-        sys::map_update(&config, &0_u32, &NodeConfig { trace_mark: 0, version: SCHEMA_VERSION })
-            .map_err(BpfError::call("write to map", "CONFIG"))?;
-        for name in PROGRAMS {
-            let program = object.load_program(name)?;
+        let mut maps = BTreeMap::new();
+        for shape in &shapes {
+            let map =
+                sys::open(&pins.maps().join(shape.name)).map_err(BpfError::call("open map", shape.name))?;
+            maps.insert(shape.name, map);
+        }
+        let mut object = Self { programs: BTreeMap::new(), maps, pins };
+        // An agent that died in a trace may have left its mark.
+        sys::map_update(
+            &object.map("CONFIG")?,
+            &0_u32,
+            &NodeConfig { trace_mark: 0, version: SCHEMA_VERSION },
+        )
+        .map_err(BpfError::call("write to map", "CONFIG"))?;
+        for (name, program) in load_programs(&mut ebpf)? {
             bpffs::publish(&program, &object.pins.programs().join(name))?;
+            object.programs.insert(name, program);
         }
         Ok(object)
     }
 
-    /// A descriptor of a pinned map.
+    /// A descriptor of a map.
     ///
     /// # Errors
-    /// When somebody has removed the pin.
+    /// When the object has no such map.
     pub fn map(&self, name: &str) -> Result<OwnedFd, BpfError> {
-        sys::open(&self.pins.maps().join(name)).map_err(BpfError::call("open map", name))
+        duplicate("map", name, self.maps.get(name))
     }
 
     /// A descriptor of a loaded program.
@@ -105,58 +136,118 @@ impl Object {
     /// # Errors
     /// When the object has no such program.
     pub fn program(&self, name: &str) -> Result<OwnedFd, BpfError> {
-        sys::open(&self.pins.programs().join(name)).map_err(BpfError::call("open program", name))
+        duplicate("program", name, self.programs.get(name))
     }
 
-    fn load_program(&mut self, name: &'static str) -> Result<OwnedFd, BpfError> {
-        let missing = || BpfError::Missing { kind: "program", name: name.into() };
-        let program: &mut SchedClassifier =
-            self.ebpf.program_mut(name).ok_or_else(missing)?.try_into().map_err(|_| missing())?;
-        program.load().map_err(|error| {
-            let log = error.to_string();
-            let from = log.len().saturating_sub(2000);
-            let log = log.get(from..).unwrap_or(&log).to_owned();
-            BpfError::Verifier { program: name, cause: std::io::Error::last_os_error(), log }
-        })?;
-        let fd = program.fd().map_err(|_| missing())?;
-        fd.as_fd().try_clone_to_owned().map_err(BpfError::call("duplicate the descriptor of", name))
+    /// Puts back pins that somebody removed or took for something else, so
+    /// that the next agent finds this one's maps; says which.
+    pub fn audit_pins(&self) -> (Vec<String>, Vec<BpfError>) {
+        let (mut repaired, mut errors) = (Vec::new(), Vec::new());
+        let maps = self.maps.iter().map(|(name, map)| ("map", self.pins.maps().join(name), map));
+        let programs =
+            self.programs.iter().map(|(name, program)| ("program", self.pins.programs().join(name), program));
+        for (kind, path, object) in maps.chain(programs) {
+            // Type and id lead every kind of description.
+            let there = sys::open(&path).and_then(|pinned| sys::info::<sys::ProgramInfo>(&pinned));
+            let ours = sys::info::<sys::ProgramInfo>(object);
+            if matches!((&there, &ours), (Ok(there), Ok(ours)) if there == ours) {
+                continue;
+            }
+            match bpffs::publish(object, &path) {
+                Ok(()) => repaired.push(format!("pin of {kind} {}: missing, put back", path.display())),
+                Err(error) => errors.push(error),
+            }
+        }
+        (repaired, errors)
     }
+}
+
+fn duplicate(kind: &'static str, name: &str, fd: Option<&OwnedFd>) -> Result<OwnedFd, BpfError> {
+    let fd = fd.ok_or_else(|| BpfError::Missing { kind, name: name.into() })?;
+    fd.try_clone().map_err(BpfError::call("duplicate the descriptor of", name))
+}
+
+/// Each on a thread of its own: most of an agent's start is the verifier, and
+/// for a privileged process it runs on all CPUs.
+fn load_programs(ebpf: &mut Ebpf) -> Result<Vec<(&'static str, OwnedFd)>, BpfError> {
+    let missing = |name: &str| BpfError::Missing { kind: "program", name: name.into() };
+    let mut found: Vec<_> = ebpf
+        .programs_mut()
+        .filter_map(|(name, program)| Some((*PROGRAMS.iter().find(|wanted| *wanted == &name)?, program)))
+        .collect();
+    if let Some(name) = PROGRAMS.iter().find(|name| !found.iter().any(|(there, _)| there == *name)) {
+        return Err(missing(name));
+    }
+    std::thread::scope(|scope| {
+        let loads: Vec<_> = found
+            .iter_mut()
+            .map(|(name, program)| (*name, scope.spawn(|| load_program(program, name))))
+            .collect();
+        loads
+            .into_iter()
+            .map(|(name, load)| {
+                let loaded = load.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                Ok((name, loaded?))
+            })
+            .collect()
+    })
+}
+
+fn load_program(program: &mut Program, name: &'static str) -> Result<OwnedFd, BpfError> {
+    let missing = || BpfError::Missing { kind: "program", name: name.into() };
+    let program: &mut SchedClassifier = program.try_into().map_err(|_| missing())?;
+    program.load().map_err(|error| match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            BpfError::Verifier { program: name, cause: io_error, log: end_of(&verifier_log.to_string()) }
+        }
+        other => BpfError::Object { step: "load a program of", cause: Box::new(other) },
+    })?;
+    let fd = program.fd().map_err(|_| missing())?;
+    fd.as_fd().try_clone_to_owned().map_err(BpfError::call("duplicate the descriptor of", name))
+}
+
+/// The last lines of the verifier's log, where the reason stands.
+fn end_of(log: &str) -> String {
+    let lines: Vec<&str> = log.trim_end().lines().collect();
+    lines[lines.len().saturating_sub(30)..].join("\n")
 }
 
 /// Compares what is pinned with what is wanted.
 fn check(pins: &Pins, shapes: &[Shape]) -> Result<(), BpfError> {
-    let config = pins.maps().join("CONFIG");
-    if config.exists() {
-        let map = sys::open(&config).map_err(BpfError::call("open map", "CONFIG"))?;
-        let row: Option<NodeConfig> =
-            sys::map_lookup(&map, &0_u32).map_err(BpfError::call("read map", "CONFIG"))?;
-        let found = row.map_or(0, |row| row.version);
-        // 0: an agent died before it had written anything.
-        if found != 0 && found != SCHEMA_VERSION {
-            return Err(BpfError::Version { path: pins.maps(), found, wanted: SCHEMA_VERSION });
-        }
-    }
     let mut differences = Vec::new();
-    for shape in shapes {
-        let path = pins.maps().join(shape.name);
-        if !path.exists() {
-            continue;
-        }
-        let map = sys::open(&path).map_err(BpfError::call("open map", shape.name))?;
-        let found: sys::MapInfo = sys::info(&map).map_err(BpfError::call("look at map", shape.name))?;
-        let there = (found.key_size as usize, found.value_size as usize, found.max_entries);
-        let wanted = (shape.key, shape.value, shape.rows);
-        if there != wanted {
-            differences.push(format!(
-                "{} has {} rows of {}+{} bytes, wanted are {} of {}+{}",
-                shape.name, there.2, there.0, there.1, wanted.2, wanted.0, wanted.1
-            ));
+    for Shape { name, info: wanted } in shapes {
+        let path = pins.maps().join(name);
+        let map = match sys::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            other => other.map_err(BpfError::call("open map", path.display().to_string()))?,
+        };
+        let found: sys::MapInfo = sys::info(&map).map_err(BpfError::call("look at map", *name))?;
+        let found = sys::MapInfo { id: 0, ..found };
+        if found != *wanted {
+            differences.push(format!("{name} has {}, wanted {}", describe(&found), describe(wanted)));
+        } else if *name == "CONFIG" {
+            check_version(pins, &map)?;
         }
     }
     if differences.is_empty() {
         return Ok(());
     }
     Err(BpfError::Shape { differences: differences.join("; ") })
+}
+
+fn check_version(pins: &Pins, config: &OwnedFd) -> Result<(), BpfError> {
+    let row: Option<NodeConfig> =
+        sys::map_lookup(config, &0_u32).map_err(BpfError::call("read map", "CONFIG"))?;
+    match row.map_or(0, |row| row.version) {
+        // 0: an agent died before it had written anything.
+        0 | SCHEMA_VERSION => Ok(()),
+        found => Err(BpfError::Version { path: pins.maps(), found, wanted: SCHEMA_VERSION }),
+    }
+}
+
+fn describe(info: &sys::MapInfo) -> String {
+    let sys::MapInfo { kind, key_size, value_size, max_entries, flags, .. } = info;
+    format!("{max_entries} rows of {key_size}+{value_size} bytes (type {kind}, flags {flags:#x})")
 }
 
 /// Removes the maps' pins; links go on with the old maps until they get the

@@ -74,12 +74,12 @@ fn an_address_of_two_endpoints_belongs_to_the_smaller_name() {
 
 #[test]
 fn endpoints_that_do_not_fit_get_their_turn() {
-    let mut node = Node::new(Capacity { endpoints: 3, ..small() });
+    let mut node = Node::new(Capacity { endpoints: 2, ..small() });
     let mut desired: Desired =
         (1..=3).map(|number| (format!("e{number}"), endpoint(&[number], number.into()))).collect();
     set(&mut node, &desired);
     let problem = node.planner.problems().next().unwrap().to_string();
-    assert_eq!(problem, "endpoint e3: map endpoints is full (3 rows): raise capacity.endpoints");
+    assert_eq!(problem, "endpoint e3: map endpoints is full (2 rows): raise capacity.endpoints");
     desired.remove("e1");
     set(&mut node, &desired);
     node.rest();

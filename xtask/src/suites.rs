@@ -1,0 +1,71 @@
+//! Demo, tests, verification and benchmarks: set up, build, run.
+
+use anyhow::{Context, Result, bail};
+use xshell::{Shell, cmd};
+
+use crate::{ebpf, paths, setup};
+
+pub fn demo(shell: &Shell, arguments: &[String]) -> Result<()> {
+    need_root("the demo makes network namespaces and loads BPF programs")?;
+    prepare(shell)?;
+    build(shell, &["-p", "causeway", "-p", "causeway-testkit", "--bins"])?;
+    let demo = paths::built("causeway-demo");
+    run(shell, cmd!(shell, "{demo} {arguments...}"))
+}
+
+pub fn test(shell: &Shell, arguments: &[String]) -> Result<()> {
+    need_root("the tests make network namespaces and load BPF programs")?;
+    prepare(shell)?;
+    build(shell, &["-p", "causeway", "--bins"])?;
+    let cargo = paths::cargo();
+    run(shell, cmd!(shell, "{cargo} test --release --workspace --quiet {arguments...}"))
+}
+
+pub fn verify(shell: &Shell, update: bool) -> Result<()> {
+    need_root("verification loads BPF programs")?;
+    prepare(shell)?;
+    build(shell, &["-p", "causeway-testkit", "--bin", "causeway-verify"])?;
+    let verify = paths::built("causeway-verify");
+    let update = update.then_some("--update");
+    run(shell, cmd!(shell, "{verify} {update...}"))
+}
+
+pub fn tidy(shell: &Shell) -> Result<()> {
+    ebpf::build(shell)?;
+    let cargo = paths::cargo();
+    run(shell, cmd!(shell, "{cargo} test --release --quiet -p causeway-testkit --test tidy"))
+}
+
+pub fn bench(shell: &Shell, arguments: &[String]) -> Result<()> {
+    need_root("benchmarks make network namespaces and load BPF programs")?;
+    prepare(shell)?;
+    build(shell, &["-p", "causeway", "-p", "causeway-perf", "--bins"])?;
+    let bench = paths::built("causeway-perf");
+    run(shell, cmd!(shell, "{bench} {arguments...}"))
+}
+
+fn prepare(shell: &Shell) -> Result<()> {
+    setup::run(shell)?;
+    eprintln!("building the BPF programs");
+    ebpf::build(shell)
+}
+
+fn build(shell: &Shell, what: &[&str]) -> Result<()> {
+    eprintln!("building the agent");
+    let cargo = paths::cargo();
+    cmd!(shell, "{cargo} build --release {what...}").quiet().run().context("build")
+}
+
+/// Runs with the agent's binary named, and hands on failure without a stack
+/// of causes: the command has said what was wrong.
+fn run(shell: &Shell, command: xshell::Cmd) -> Result<()> {
+    let _agent = shell.push_env("CAUSEWAY_BIN", paths::built("causeway"));
+    match command.quiet().run() {
+        Ok(()) => Ok(()),
+        Err(_) => bail!("failed"),
+    }
+}
+
+fn need_root(why: &str) -> Result<()> {
+    if paths::is_root() { Ok(()) } else { bail!("{why}: run it as root") }
+}
