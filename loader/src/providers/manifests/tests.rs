@@ -40,6 +40,16 @@ impl Live {
         batch
     }
 
+    /// The next batch that says something of an object.
+    fn news(&mut self) -> Batch {
+        loop {
+            let batch = self.batch();
+            if !batch.events.is_empty() {
+                return batch;
+            }
+        }
+    }
+
     fn fence(&mut self) -> Batch {
         self.fences += 1;
         self.manifests.fence(self.fences);
@@ -83,11 +93,16 @@ fn a_directory_may_come_late_go_and_come_back() {
     fs::write(live.path("a.yaml"), service("two", 80)).unwrap();
     assert!(live.fence().synced);
     assert_eq!(live.names(), ["two"]);
-    // The new directory is watched as the old one was: no fence is needed.
-    fs::write(live.path("b.yaml"), service("three", 80)).unwrap();
-    let began = Instant::now();
-    assert_eq!(live.batch().events.len(), 1);
-    assert!(began.elapsed() < POLL, "{:?}", began.elapsed());
+    // The new directory is watched as the old one was: no fence is needed, and
+    // at least one of some writes arrives sooner than by polling.
+    let mut write = |round: usize| {
+        fs::write(live.path("b.yaml"), service("three", 80 + round)).unwrap();
+        let began = Instant::now();
+        live.news();
+        began.elapsed()
+    };
+    let soonest = (0..5).map(&mut write).min().unwrap();
+    assert!(soonest < POLL / 5, "{soonest:?}");
 }
 
 #[test]
@@ -103,7 +118,7 @@ fn a_write_is_one_batch_and_a_rewrite_of_the_same_is_none() {
             fs::write(live.path(".a"), text).unwrap();
             fs::rename(live.path(".a"), live.path("a.yaml")).unwrap();
         }
-        assert_eq!(live.batch().events.len(), 2);
+        assert_eq!(live.news().events.len(), 2);
     }
     fs::write(live.path("a.yaml"), service("one", 99) + &service("two", 99)).unwrap();
     assert!(live.fence().events.is_empty());
