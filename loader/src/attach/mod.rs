@@ -54,7 +54,7 @@ pub fn validate(request: &AttachRequest) -> Result<(), AttachError> {
         return invalid("addresses", "an endpoint needs at least one address".into());
     }
     for (index, address) in request.addresses.iter().enumerate() {
-        if let IpAddr::V6(_) = address {
+        if address.is_ipv6() {
             return invalid("addresses", format!("{address}: IPv6 is not served yet"));
         }
         if address.is_unspecified() || address.is_loopback() || address.is_multicast() {

@@ -84,7 +84,7 @@ fn resolve(arguments: Arguments, socket: PathBuf) -> anyhow::Result<AgentConfig>
     let manifests = arguments.manifests.or(file.manifests);
     let capacity = file.capacity.unwrap_or_else(Capacity::default);
     check_capacity(&capacity)?;
-    let given = socket != PathBuf::from(DEFAULT_SOCKET);
+    let given = socket.as_os_str() != DEFAULT_SOCKET;
     Ok(AgentConfig {
         node,
         manifests: manifests.context("no source of services: give --manifests DIR")?,

@@ -69,7 +69,7 @@ impl Default for Capacity {
             frontends: 131_072,
             services: 65_536,
             backends: 262_144,
-            arena: 262_144,
+            arena: 131_072,
             endpoints: 4_096,
             flows: 131_072,
             embryonic: 32_768,

@@ -16,12 +16,16 @@ use crate::{
 /// were read back at once.
 const SOON: Duration = Duration::from_millis(20);
 
+/// Events after which memory is given back.
+const MANY: usize = 1000;
+
 impl Agent {
     /// Takes what the sources say into the model, and the model into the maps.
     pub async fn take(&mut self, batches: Vec<Batch>) {
         let start = Instant::now();
         let mut touched = Touched::default();
         let mut fence = 0;
+        let events: usize = batches.iter().map(|batch| batch.events.len()).sum();
         for batch in batches {
             fence = fence.max(batch.fence);
             touched.extend(self.model.apply(batch));
@@ -55,6 +59,9 @@ impl Agent {
         }
         self.answer_fences(fence);
         self.publish();
+        if events >= MANY {
+            give_back_memory();
+        }
     }
 
     /// Writes steps and reads their rows back.
@@ -118,4 +125,12 @@ impl Agent {
             let _ = reply.send(Ok(self.model.desired().revision));
         }
     }
+}
+
+/// Returns what a large batch needed on its way: documents and their parsed
+/// forms take several times the room of what is kept of them, and the
+/// allocator would hold on to it for the life of the agent.
+fn give_back_memory() {
+    // SAFETY: glibc's own function, safe to call from any thread at any time.
+    unsafe { libc::malloc_trim(0) };
 }

@@ -44,10 +44,8 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
     let mut agent = Agent::start(config.clone(), manifests, started).await?;
     let handle = agent.handle(commands);
     let api = tokio::spawn(crate::api::server::serve(listener, handle.clone()));
-    let metrics = match config.metrics {
-        Some(address) => Some(tokio::spawn(crate::api::server::serve_metrics(address, handle))),
-        None => None,
-    };
+    let metrics =
+        config.metrics.map(|address| tokio::spawn(crate::api::server::serve_metrics(address, handle)));
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     // Absent outside systemd.
