@@ -79,7 +79,7 @@ fn endpoints_that_do_not_fit_get_their_turn() {
         (1..=3).map(|number| (format!("e{number}"), endpoint(&[number], number.into()))).collect();
     set(&mut node, &desired);
     let problem = node.planner.problems().next().unwrap().to_string();
-    assert_eq!(problem, "endpoint e3: map endpoints is full (2 rows): raise capacity.endpoints");
+    assert_eq!(problem, "endpoint e3: map endpoint_keys is full (2 rows): raise capacity.endpoints");
     desired.remove("e1");
     set(&mut node, &desired);
     node.rest();
