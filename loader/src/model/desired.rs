@@ -57,6 +57,15 @@ pub struct Service {
     pub origin: Arc<Origin>,
 }
 
+impl Service {
+    /// Whether the two mean the same to a packet, whoever said so.
+    pub fn serves_alike(&self, other: &Self) -> bool {
+        let facts = |backend: &Backend| (backend.address, backend.port, backend.weight, backend.node.clone());
+        self.frontends == other.frontends
+            && self.backends.iter().map(facts).eq(other.backends.iter().map(facts))
+    }
+}
+
 /// Another host, or this one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {

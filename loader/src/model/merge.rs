@@ -9,7 +9,7 @@ use std::{
 
 use super::ServiceName;
 use super::desired::{Backend, Frontend, Node, Service, ServiceId};
-use crate::event::{Object, ObjectKey, Origin};
+use crate::event::{NodeObject, Object, ObjectKey, Origin, PodObject};
 
 type Said = (Arc<Object>, Arc<Origin>);
 
@@ -65,33 +65,14 @@ pub fn service(
     merged
 }
 
-/// The nodes of all sources, and the pods that live outside their node's pod
-/// networks. A source that comes first wins where two have the same node.
-pub fn nodes<'a>(slots: impl Iterator<Item = &'a BTreeMap<ObjectKey, Said>>) -> BTreeMap<Arc<str>, Node> {
-    let mut nodes: BTreeMap<Arc<str>, Node> = BTreeMap::new();
-    let mut pods: BTreeMap<Arc<str>, BTreeSet<IpAddr>> = BTreeMap::new();
-    for (key, (object, _)) in slots.flatten() {
-        match &**object {
-            Object::Node(node) => {
-                nodes.entry(key.name.clone()).or_insert_with(|| Node {
-                    addresses: node.addresses.clone(),
-                    pod_cidrs: node.pod_cidrs.clone(),
-                    stray_pods: Vec::new(),
-                });
-            }
-            Object::Pod(pod) => {
-                if let Some(node) = &pod.node {
-                    pods.entry(node.clone()).or_default().extend(&pod.addresses);
-                }
-            }
-            Object::Service(_) | Object::Slice(_) => {}
-        }
-    }
-    for (name, addresses) in pods {
-        if let Some(node) = nodes.get_mut(&name) {
-            let inside = |address: &IpAddr| node.pod_cidrs.iter().any(|cidr| cidr.contains(address));
-            node.stray_pods = addresses.into_iter().filter(|address| !inside(address)).collect();
-        }
-    }
-    nodes
+/// A node, and those of its pods that live outside its pod networks.
+pub fn node<'a>(object: &Object, pods: impl Iterator<Item = (&'a ObjectKey, &'a PodObject)>) -> Option<Node> {
+    let Object::Node(NodeObject { addresses, pod_cidrs }) = object else { return None };
+    let stray = |address: &IpAddr| !pod_cidrs.iter().any(|cidr| cidr.contains(address));
+    let pods: BTreeSet<IpAddr> = pods.flat_map(|(_, pod)| pod.addresses.iter().copied()).collect();
+    Some(Node {
+        addresses: addresses.clone(),
+        pod_cidrs: pod_cidrs.clone(),
+        stray_pods: pods.into_iter().filter(stray).collect(),
+    })
 }

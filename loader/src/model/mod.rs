@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::event::{Batch, Kind, Object, ObjectKey, Origin, Problem};
+use crate::event::{Batch, Kind, Object, ObjectKey, Origin, PodObject, Problem};
 
 use desired::{DesiredState, ServiceId};
 
@@ -49,8 +49,24 @@ pub struct Model {
     /// gives its frontends; backends are added up.
     slots: Vec<Slot>,
     /// The slices of each service, by slot and key.
-    slices: HashMap<ServiceName, BTreeSet<(usize, ObjectKey)>>,
+    slices: Index<ServiceName>,
+    /// The pods of each node, likewise.
+    pods: Index<Arc<str>>,
     desired: DesiredState,
+}
+
+/// Objects by what they belong to; each by slot and key, sorted. Most lists
+/// have one member: a tree for each would cost more than all objects.
+type Index<K> = HashMap<K, Vec<(usize, ObjectKey)>>;
+
+/// A batch of so many events leaves maps with as much room as rows.
+const LARGE: usize = 1000;
+
+/// What a batch bears on.
+#[derive(Default)]
+struct Affected {
+    services: BTreeSet<ServiceName>,
+    nodes: BTreeSet<Arc<str>>,
 }
 
 impl Model {
@@ -63,7 +79,7 @@ impl Model {
             problems: Vec::new(),
         };
         let slots = sources.iter().map(slot).collect();
-        Self { slots, slices: HashMap::new(), desired: DesiredState::default() }
+        Self { slots, slices: HashMap::new(), pods: HashMap::new(), desired: DesiredState::default() }
     }
 
     pub fn desired(&self) -> &DesiredState {
@@ -84,75 +100,101 @@ impl Model {
         self.slots.iter().map(|slot| (&slot.source, slot.synced, slot.objects.len(), slot.problems.len()))
     }
 
+    /// The pods that sources place on a node.
+    pub fn pods_on(&self, node: &str) -> impl Iterator<Item = (&ObjectKey, &PodObject)> {
+        self.pods.get(node).into_iter().flatten().filter_map(|(index, key)| {
+            match &*self.slots.get(*index)?.objects.get(key)?.0 {
+                Object::Pod(pod) => Some((key, pod)),
+                _ => None,
+            }
+        })
+    }
+
     /// Takes a batch in. The revision rises by one if it changed anything.
     pub fn apply(&mut self, batch: Batch) -> Touched {
         let Some(index) = self.slots.iter().position(|slot| slot.source == batch.source) else {
             tracing::error!(source = %batch.source, "a batch of an unknown source is ignored: a bug");
             return Touched::default();
         };
-        let mut names = BTreeSet::new();
-        let mut nodes = false;
+        let mut affected = Affected::default();
+        let large = batch.events.len() >= LARGE;
         for event in batch.events {
-            nodes |= matches!(event.key.kind, Kind::Node | Kind::Pod);
-            self.take(index, event.key, event.object, &mut names);
+            self.take(index, event.key, event.object, &mut affected);
         }
         let slot = &mut self.slots[index];
         slot.problems = batch.problems;
         slot.synced |= batch.synced;
 
         let mut touched = Touched::default();
-        for name in &names {
+        for name in &affected.services {
             self.merge_service(name, &mut touched);
         }
-        if nodes {
-            let objects = self.slots.iter().map(|slot| &slot.objects);
-            let merged = merge::nodes(objects);
-            touched.nodes = merged != self.desired.nodes;
-            self.desired.nodes = merged;
+        for name in affected.nodes {
+            self.merge_node(name, &mut touched);
         }
         if !touched.is_empty() {
             self.desired.revision += 1;
         }
+        if large {
+            // Collected anew, a map fills its nodes.
+            pack(&mut self.slots[index].objects);
+            pack(&mut self.desired.services);
+        }
         touched
     }
 
-    /// Puts one object into its slot, and notes the services it bears on.
+    /// Puts one object into its slot, and notes what it bears on.
     fn take(
         &mut self,
         index: usize,
         key: ObjectKey,
         object: Option<(Arc<Object>, Arc<Origin>)>,
-        names: &mut BTreeSet<ServiceName>,
+        affected: &mut Affected,
     ) {
-        let namespace = key.namespace.clone();
-        let service_of = |object: &Object| match object {
-            Object::Service(_) => Some(key.name.clone()),
-            Object::Slice(slice) => Some(slice.service.clone()),
-            Object::Node(_) | Object::Pod(_) => None,
-        };
-        let new = object.as_ref().and_then(|(object, _)| service_of(object));
+        let place = (index, key);
         let slot = &mut self.slots[index];
+        let new = object.as_ref().map(|(object, _)| object.clone());
         let old = match object {
-            Some(object) => slot.objects.insert(key.clone(), object),
-            None => slot.objects.remove(&key),
+            Some(object) => slot.objects.insert(place.1.clone(), object),
+            None => slot.objects.remove(&place.1),
         };
-        let old = old.and_then(|(object, _)| service_of(&object));
-        let is_slice = matches!(key.kind, Kind::EndpointSlice | Kind::Endpoints);
-        for (name, stays) in [(old, false), (new, true)] {
-            let Some(name) = name else { continue };
-            let name = (namespace.clone(), name);
-            if is_slice {
-                let slices = self.slices.entry(name.clone()).or_default();
-                if stays {
-                    slices.insert((index, key.clone()));
-                } else {
-                    slices.remove(&(index, key.clone()));
+        for (object, stays) in [(old.map(|(object, _)| object), false), (new, true)] {
+            let Some(object) = object else { continue };
+            let key = &place.1;
+            match &*object {
+                Object::Service(_) => {
+                    affected.services.insert((key.namespace.clone(), key.name.clone()));
                 }
-                if slices.is_empty() {
-                    self.slices.remove(&name);
+                Object::Slice(slice) => {
+                    let name = (key.namespace.clone(), slice.service.clone());
+                    put(&mut self.slices, &name, &place, stays);
+                    affected.services.insert(name);
+                }
+                Object::Node(_) => {
+                    affected.nodes.insert(key.name.clone());
+                }
+                Object::Pod(pod) => {
+                    if let Some(node) = &pod.node {
+                        put(&mut self.pods, node, &place, stays);
+                        affected.nodes.insert(node.clone());
+                    }
                 }
             }
-            names.insert(name);
+        }
+    }
+
+    /// Puts together what all sources say of one node.
+    fn merge_node(&mut self, name: Arc<str>, touched: &mut Touched) {
+        let key = ObjectKey { kind: Kind::Node, namespace: "".into(), name: name.clone() };
+        let object = self.slots.iter().find_map(|slot| slot.objects.get(&key));
+        let merged = object.and_then(|(object, _)| merge::node(object, self.pods_on(&name)));
+        if merged.as_ref() == self.desired.nodes.get(&name) {
+            return;
+        }
+        touched.nodes = true;
+        match merged {
+            Some(node) => drop(self.desired.nodes.insert(name, node)),
+            None => drop(self.desired.nodes.remove(&name)),
         }
     }
 
@@ -176,11 +218,40 @@ impl Model {
             touched.services.insert(id);
         }
         for (id, service) in merged {
-            if self.desired.services.get(&id).is_none_or(|known| **known != service) {
-                self.desired.services.insert(id.clone(), Arc::new(service));
-                touched.services.insert(id);
+            let known = self.desired.services.get(&id);
+            if known.is_some_and(|known| **known == service) {
+                continue;
             }
+            // That an object moved within its file is no change of what it says.
+            if known.is_none_or(|known| !known.serves_alike(&service)) {
+                touched.services.insert(id.clone());
+            }
+            self.desired.services.insert(id, Arc::new(service));
         }
+    }
+}
+
+fn pack<K: Ord, V>(map: &mut BTreeMap<K, V>) {
+    *map = std::mem::take(map).into_iter().collect();
+}
+
+fn put<K: Clone + Eq + std::hash::Hash>(
+    index: &mut Index<K>,
+    owner: &K,
+    place: &(usize, ObjectKey),
+    stays: bool,
+) {
+    let places = index.entry(owner.clone()).or_default();
+    match (places.binary_search(place), stays) {
+        (Err(at), true) => {
+            places.reserve_exact(1);
+            places.insert(at, place.clone());
+        }
+        (Ok(at), false) => drop(places.remove(at)),
+        _ => {}
+    }
+    if places.is_empty() {
+        index.remove(owner);
     }
 }
 

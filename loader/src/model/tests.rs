@@ -81,6 +81,17 @@ fn the_same_again_changes_nothing() {
 }
 
 #[test]
+fn a_move_within_the_file_is_noted_and_is_no_change() {
+    let mut model = Model::new(&["a".into()]);
+    model.apply(batch("a", vec![service("web", 1, &[80]), slice("s", "web", 80, 1, &[(1, true)])]));
+    let mut moved = service("web", 1, &[80]);
+    moved.object.as_mut().unwrap().1 = Arc::new(Origin { source: "s".into(), place: "elsewhere".into() });
+    assert!(model.apply(batch("a", vec![moved])).is_empty());
+    assert_eq!(model.desired().revision, 1);
+    assert_eq!(&*model.desired().services.values().next().unwrap().origin.place, "elsewhere");
+}
+
+#[test]
 fn two_sources_add_their_backends_and_the_first_gives_the_frontend() {
     let mut model = Model::new(&["a".into(), "b".into()]);
     model.apply(batch("b", vec![service("web", 2, &[80]), slice("s", "web", 80, 1, &[(2, true)])]));
@@ -112,6 +123,26 @@ fn pods_outside_their_nodes_networks_are_stray() {
         ],
     ));
     assert_eq!(model.desired().nodes["n1"].stray_pods, [std::net::IpAddr::from([10, 9, 9, 9])]);
+    assert_eq!(model.pods_on("n1").count(), 2);
+
+    let gone = |kind, name| batch("a", vec![event(kind, name, None)]);
+    assert!(!model.apply(gone(Kind::Pod, "inside")).nodes);
+    assert!(model.apply(gone(Kind::Pod, "stray")).nodes);
+    assert!(model.desired().nodes["n1"].stray_pods.is_empty());
+    assert!(model.apply(gone(Kind::Node, "n1")).nodes);
+    assert!(model.desired().nodes.is_empty());
+}
+
+fn pod(name: &str, node: u8, host: u8) -> Event {
+    let object =
+        PodObject { node: Some(format!("n{node}").into()), addresses: vec![[10, 244, host, 1].into()] };
+    event(Kind::Pod, name, Some(Object::Pod(object)))
+}
+
+fn node(name: u8, net: u8) -> Event {
+    let pod_cidrs = vec![format!("10.244.{net}.0/24").parse().unwrap()];
+    let object = NodeObject { addresses: vec![[192, 168, 0, net].into()], pod_cidrs };
+    event(Kind::Node, &format!("n{name}"), Some(Object::Node(object)))
 }
 
 fn any_event() -> impl Strategy<Value = Event> {
@@ -128,6 +159,10 @@ fn any_event() -> impl Strategy<Value = Event> {
                 weight,
                 &b
             )),
+        (name.clone(), 0u8..3, 0u8..4).prop_map(|(n, node, host)| pod(&format!("pod{n}"), node, host)),
+        (0u8..3, 0u8..3).prop_map(|(n, net)| node(n, net)),
+        (0u8..3).prop_map(|n| event(Kind::Node, &format!("n{n}"), None)),
+        name.clone().prop_map(|n| event(Kind::Pod, &format!("pod{n}"), None)),
         name.clone().prop_map(|n| event(Kind::Service, &format!("svc{n}"), None)),
         name.prop_map(|n| event(Kind::EndpointSlice, &format!("sl{n}"), None)),
     ]
@@ -148,5 +183,6 @@ proptest! {
         let mut at_once = Model::new(&["a".into()]);
         at_once.apply(batch("a", last.into_values().rev().collect()));
         prop_assert_eq!(&step_by_step.desired().services, &at_once.desired().services);
+        prop_assert_eq!(&step_by_step.desired().nodes, &at_once.desired().nodes);
     }
 }

@@ -4,3 +4,6 @@
 
 pub mod convert;
 pub mod manifests;
+mod names;
+
+pub use names::Names;

@@ -4,6 +4,7 @@
 mod address;
 mod node;
 mod pod;
+mod port;
 mod service;
 mod slice;
 pub mod wire;
@@ -13,9 +14,8 @@ pub use pod::pod;
 pub use service::service;
 pub use slice::{endpoints, slice};
 
-use std::sync::Arc;
-
-use crate::event::{Kind, Object, ObjectKey, Protocol};
+use super::Names;
+use crate::event::{Kind, Object, ObjectKey};
 
 use wire::ObjectMeta;
 
@@ -35,61 +35,67 @@ impl Refusal {
 }
 
 /// What became of one object: its name if it has one, what can be served of
-/// it, and what was refused.
+/// it, and what was refused. Refusals and no object: nothing of it can be
+/// served, and what it said before still stands.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Converted {
     pub objects: Vec<(ObjectKey, Object)>,
     pub refusals: Vec<Refusal>,
 }
 
-/// The object's key, if its names are what Kubernetes allows (RFC 1123).
-fn key(
-    kind: Kind,
-    metadata: &ObjectMeta,
-    namespaced: bool,
-    refusals: &mut Vec<Refusal>,
-) -> Option<ObjectKey> {
+impl Converted {
+    fn refused(refusals: Vec<Refusal>) -> Self {
+        Self { objects: Vec::new(), refusals }
+    }
+}
+
+/// The object's key, if its names are what Kubernetes allows.
+fn key(kind: Kind, metadata: &ObjectMeta, names: &mut Names) -> Result<ObjectKey, Refusal> {
     let name = metadata.name.as_deref().unwrap_or_default();
-    if !is_name(name) {
-        let message = "must be a name of lower-case letters, digits, '-' and '.', 1 to 253 long";
-        refusals.push(Refusal::new("metadata.name", format!("{name:?} {message}")));
-        return None;
+    match kind {
+        Kind::Service => label(name, "metadata.name")?,
+        _ => subdomain(name, "metadata.name")?,
     }
-    let namespace = if namespaced { metadata.namespace.as_deref().unwrap_or("default") } else { "" };
-    if namespaced && !is_name(namespace) {
-        let message = "must be a name of lower-case letters, digits and '-'";
-        refusals.push(Refusal::new("metadata.namespace", format!("{namespace:?} {message}")));
-        return None;
+    let namespace = match kind {
+        Kind::Node => "",
+        _ => metadata.namespace.as_deref().filter(|name| !name.is_empty()).unwrap_or("default"),
+    };
+    if kind != Kind::Node {
+        label(namespace, "metadata.namespace")?;
     }
-    Some(ObjectKey { kind, namespace: namespace.into(), name: name.into() })
+    Ok(ObjectKey { kind, namespace: names.get(namespace), name: names.get(name) })
 }
 
-fn is_name(name: &str) -> bool {
-    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+/// A DNS label (RFC 1123): what services, namespaces and ports are called.
+fn label(name: &str, field: &str) -> Result<(), Refusal> {
+    if (1..=63).contains(&name.len()) && is_label(name) {
+        return Ok(());
+    }
+    let message = "lower-case letters, digits and '-' between them, 1 to 63 of them";
+    Err(Refusal::new(field, format!("{} is no name: use {message}", quoted(name))))
+}
+
+/// A DNS name (RFC 1123): what most objects are called.
+fn subdomain(name: &str, field: &str) -> Result<(), Refusal> {
+    if (1..=253).contains(&name.len()) && name.split('.').all(is_label) {
+        return Ok(());
+    }
+    let message = "lower-case letters, digits, and '-' and '.' between them, 1 to 253 of them";
+    Err(Refusal::new(field, format!("{} is no name: use {message}", quoted(name))))
+}
+
+fn is_label(name: &str) -> bool {
+    let plain = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let bytes = name.as_bytes();
-    (1..=253).contains(&bytes.len())
-        && bytes.iter().all(|&byte| inner(byte) || matches!(byte, b'-' | b'.'))
-        && inner(bytes[0])
-        && inner(bytes[bytes.len() - 1])
+    bytes.first().is_some_and(plain)
+        && bytes.last().is_some_and(plain)
+        && bytes.iter().all(|byte| plain(byte) || *byte == b'-')
 }
 
-/// TCP unless said otherwise, as Kubernetes has it.
-fn protocol(text: Option<&str>, field: &str) -> Result<Protocol, Refusal> {
-    match text.unwrap_or("TCP") {
-        "TCP" => Ok(Protocol::Tcp),
-        "UDP" => Ok(Protocol::Udp),
-        "SCTP" => Err(Refusal::new(field, "SCTP is not served: use TCP or UDP")),
-        other => Err(Refusal::new(field, format!("{other:?} is no protocol: use TCP or UDP"))),
+/// A name of any length, in a message of bounded length.
+fn quoted(text: &str) -> String {
+    match text.char_indices().nth(80) {
+        Some((end, _)) => format!("{:?} (and so on)", &text[..end]),
+        None => format!("{text:?}"),
     }
-}
-
-fn port(number: i32, field: &str) -> Result<u16, Refusal> {
-    match u16::try_from(number) {
-        Ok(port) if port != 0 => Ok(port),
-        _ => Err(Refusal::new(field, format!("{number} is no port: use 1 to 65535"))),
-    }
-}
-
-fn port_name(name: Option<String>) -> Arc<str> {
-    name.unwrap_or_default().into()
 }

@@ -1,40 +1,93 @@
 //! Node -> its addresses and the pod networks behind it.
 
-use super::{Converted, Refusal, address, key, wire::Node};
+use super::{Converted, Names, Refusal, address, key, wire::Node};
 use crate::event::{Kind, NodeObject, Object};
 
-pub fn node(node: Node) -> Converted {
-    let mut refusals = Vec::new();
-    let Some(key) = key(Kind::Node, &node.metadata, false, &mut refusals) else {
-        return Converted { objects: Vec::new(), refusals };
+pub fn node(node: Node, names: &mut Names) -> Converted {
+    let key = match key(Kind::Node, &node.metadata, names) {
+        Ok(key) => key,
+        Err(refusal) => return Converted::refused(vec![refusal]),
     };
+    let mut refusals = Vec::new();
     let mut object = NodeObject { addresses: Vec::new(), pod_cidrs: Vec::new() };
     let wire = node.status.unwrap_or_default().addresses.unwrap_or_default();
     for (index, wire) in wire.into_iter().enumerate().filter(|(_, wire)| wire.type_ == "InternalIP") {
         match address::unicast(&wire.address, &format!("status.addresses[{index}].address")) {
+            Ok(address) if object.addresses.contains(&address) => {}
             Ok(address) => object.addresses.push(address),
             Err(refusal) => refusals.push(refusal),
         }
     }
+
     let spec = node.spec.unwrap_or_default();
-    let single = spec.pod_cidr.into_iter().map(|text| ("spec.podCIDR".to_owned(), text));
-    let several = (0..)
-        .zip(spec.pod_cidrs.unwrap_or_default())
-        .map(|(index, text)| (format!("spec.podCIDRs[{index}]"), text));
-    for (field, text) in single.chain(several) {
-        match text.parse::<ipnet::IpNet>() {
-            Ok(cidr) if cidr.trunc() != cidr => {
-                let message = format!("{text} has bits beyond its prefix: write {}", cidr.trunc());
-                refusals.push(Refusal::new(field, message));
+    let several = spec.pod_cidrs.unwrap_or_default().into_iter().enumerate();
+    let several = several.map(|(index, text)| (format!("spec.podCIDRs[{index}]"), text)).collect();
+    match address::pair(spec.pod_cidr, several, "spec.podCIDR") {
+        Err(refusal) => refusals.push(refusal),
+        Ok(cidrs) => {
+            for (field, text) in cidrs {
+                let nested = |cidr: &ipnet::IpNet| {
+                    object
+                        .pod_cidrs
+                        .iter()
+                        .find(|other| other.contains(cidr) || cidr.contains(*other))
+                        .copied()
+                };
+                match address::network(&text, &field).map(|cidr| (cidr, nested(&cidr))) {
+                    Ok((cidr, None)) => object.pod_cidrs.push(cidr),
+                    Ok((_, Some(other))) => {
+                        let message =
+                            format!("{text} overlaps {other} of the same node: name each part once");
+                        refusals.push(Refusal::new(field, message));
+                    }
+                    Err(refusal) => refusals.push(refusal),
+                }
             }
-            Ok(cidr) if cidr.prefix_len() == 0 => {
-                refusals
-                    .push(Refusal::new(field, format!("{text} is every address: name the pods' network")));
-            }
-            Ok(cidr) if object.pod_cidrs.contains(&cidr) => {}
-            Ok(cidr) => object.pod_cidrs.push(cidr),
-            Err(_) => refusals.push(Refusal::new(field, format!("{text:?} is no CIDR, e.g. 10.244.1.0/24"))),
         }
     }
     Converted { objects: vec![(key, Object::Node(object))], refusals }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(yaml: &str) -> (Option<NodeObject>, Vec<Refusal>) {
+        let converted = node(serde_saphyr::from_str(yaml).unwrap(), &mut Names::default());
+        let object = converted.objects.into_iter().next().map(|(_, object)| match object {
+            Object::Node(node) => node,
+            other => panic!("{other:?}"),
+        });
+        (object, converted.refusals)
+    }
+
+    #[test]
+    fn internal_addresses_and_pod_networks_count() {
+        let (node, refusals) = check(
+            "{metadata: {name: n}, spec: {podCIDR: 10.1.0.0/24, podCIDRs: [10.1.0.0/24, 'fd00:1::/64']},
+              status: {addresses: [{type: Hostname, address: n}, {type: InternalIP, address: 192.168.0.1}]}}",
+        );
+        let node = node.unwrap();
+        assert_eq!(node.addresses, ["192.168.0.1".parse::<std::net::IpAddr>().unwrap()]);
+        assert_eq!(node.pod_cidrs.len(), 2);
+        assert!(refusals.is_empty());
+    }
+
+    #[test]
+    fn networks_that_cannot_be_are_refused_by_field() {
+        for (cidrs, field, fragment) in [
+            ("{podCIDR: 10.1.0.5/24}", "spec.podCIDR", "write 10.1.0.0/24"),
+            ("{podCIDR: ten}", "spec.podCIDR", "no CIDR"),
+            ("{podCIDR: 10.1.0.0}", "spec.podCIDR", "no CIDR"),
+            ("{podCIDR: 0.0.0.0/0}", "spec.podCIDR", "every address"),
+            ("{podCIDR: 224.0.0.0/8}", "spec.podCIDR", "multicast"),
+            ("{podCIDR: 10.1.0.0/24, podCIDRs: [10.2.0.0/24]}", "spec.podCIDRs[0]", "same in both"),
+            ("{podCIDRs: [10.1.0.0/16, 10.1.4.0/24]}", "spec.podCIDRs[1]", "overlaps"),
+        ] {
+            let (_, refusals) = check(&format!("{{metadata: {{name: n}}, spec: {cidrs}}}"));
+            assert_eq!(refusals.len(), 1, "{cidrs}: {refusals:?}");
+            assert_eq!(refusals[0].field, field, "{cidrs}");
+            assert!(refusals[0].message.contains(fragment), "{cidrs}: {}", refusals[0].message);
+        }
+    }
 }

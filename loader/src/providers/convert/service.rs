@@ -1,69 +1,148 @@
 //! Service -> frontends.
 
-use super::{Converted, Refusal, address, key, port, port_name, protocol, wire::Service};
+use std::net::IpAddr;
+
+use super::{
+    Converted, Names, Refusal, address, key, port, quoted,
+    wire::{IntOrString, Service, ServicePort as WirePort, ServiceSpec},
+};
 use crate::event::{Kind, Object, ServiceObject, ServicePort};
 
 /// Cluster addresses and ports. Headless and ExternalName services have no
-/// frontend here, which is no error.
-pub fn service(service: Service) -> Converted {
-    let mut refusals = Vec::new();
-    let Some(key) = key(Kind::Service, &service.metadata, true, &mut refusals) else {
-        return Converted { objects: Vec::new(), refusals };
+/// frontend here, which is no error. Of a NodePort or LoadBalancer service the
+/// cluster's part is served.
+pub fn service(service: Service, names: &mut Names) -> Converted {
+    let key = match key(Kind::Service, &service.metadata, names) {
+        Ok(key) => key,
+        Err(refusal) => return Converted::refused(vec![refusal]),
     };
     let spec = service.spec.unwrap_or_default();
-    let mut object = ServiceObject { addresses: Vec::new(), ports: Vec::new() };
-    let kind = spec.type_.as_deref().unwrap_or("ClusterIP");
-    match kind {
-        "ClusterIP" | "NodePort" | "LoadBalancer" => {
-            let addresses = spec.cluster_ips.unwrap_or_default();
-            let single = spec.cluster_ip.into_iter().map(|text| ("spec.clusterIP".to_owned(), text));
-            let several =
-                (0..).zip(addresses).map(|(index, text)| (format!("spec.clusterIPs[{index}]"), text));
-            for (field, text) in single.chain(several) {
-                if text.is_empty() || text == "None" {
-                    continue;
-                }
-                match address::unicast(&text, &field) {
-                    Ok(address) if object.addresses.contains(&address) => {}
-                    Ok(address) => object.addresses.push(address),
-                    Err(refusal) => refusals.push(refusal),
-                }
-            }
+    let mut refusals = Vec::new();
+    match spec.type_.as_deref().unwrap_or("ClusterIP") {
+        "ClusterIP" | "NodePort" | "LoadBalancer" => {}
+        "ExternalName" => {
+            let object = ServiceObject { addresses: Vec::new(), ports: Vec::new() };
+            return Converted { objects: vec![(key, Object::Service(object))], refusals };
         }
-        "ExternalName" => {}
-        other => refusals.push(Refusal::new("spec.type", format!("{other:?} is no type of service"))),
-    }
-
-    let ports = spec.ports.unwrap_or_default();
-    if ports.is_empty() && !object.addresses.is_empty() {
-        refusals.push(Refusal::new("spec.ports", "a service with an address needs at least one port"));
-    }
-    let many = ports.len() > 1;
-    for (index, wire) in ports.into_iter().enumerate() {
-        let field = |name: &str| format!("spec.ports[{index}].{name}");
-        let converted = protocol(wire.protocol.as_deref(), &field("protocol")).and_then(|protocol| {
-            Ok(ServicePort { name: port_name(wire.name), protocol, port: port(wire.port, &field("port"))? })
-        });
-        match converted {
-            Err(refusal) => refusals.push(refusal),
-            Ok(port) if many && port.name.is_empty() => {
-                refusals.push(Refusal::new(field("name"), "each of several ports needs a name"));
-            }
-            Ok(port) if object.ports.iter().any(|other| other.name == port.name) => {
-                let message = format!("{:?} names an earlier port of this service", port.name);
-                refusals.push(Refusal::new(field("name"), message));
-            }
-            Ok(port)
-                if object
-                    .ports
-                    .iter()
-                    .any(|other| (other.protocol, other.port) == (port.protocol, port.port)) =>
-            {
-                let message = format!("{}/{} is an earlier port of this service", port.port, port.protocol);
-                refusals.push(Refusal::new(field("port"), message));
-            }
-            Ok(port) => object.ports.push(port),
+        other => {
+            let message = format!("{} is no type of service: use ClusterIP", quoted(other));
+            return Converted::refused(vec![Refusal::new("spec.type", message)]);
         }
     }
-    Converted { objects: vec![(key, Object::Service(object))], refusals }
+    let (addresses, headless) = match addresses(&spec, &mut refusals) {
+        Ok(addresses) => addresses,
+        Err(refusal) => {
+            refusals.push(refusal);
+            return Converted::refused(refusals);
+        }
+    };
+    let ports = ports(spec.ports.unwrap_or_default(), names, &mut refusals);
+    if ports.is_empty() && !headless {
+        if refusals.is_empty() {
+            let message = "missing: a service with an address needs at least one port";
+            refusals.push(Refusal::new("spec.ports", message));
+        }
+        return Converted::refused(refusals);
+    }
+    if addresses.is_empty() && !headless {
+        return Converted::refused(refusals);
+    }
+    Converted { objects: vec![(key, Object::Service(ServiceObject { addresses, ports }))], refusals }
 }
+
+/// The addresses, and whether the service asks for none. An error leaves
+/// nothing to serve; a refusal costs one address.
+fn addresses(spec: &ServiceSpec, refusals: &mut Vec<Refusal>) -> Result<(Vec<IpAddr>, bool), Refusal> {
+    let several = spec.cluster_ips.clone().unwrap_or_default().into_iter().enumerate();
+    let several: Vec<_> = several.map(|(index, text)| (format!("spec.clusterIPs[{index}]"), text)).collect();
+    let listed = address::pair(spec.cluster_ip.clone(), several, "spec.clusterIP")?;
+    if listed.is_empty() {
+        let message = "missing: give the service an address, or None for a headless one";
+        return Err(Refusal::new("spec.clusterIP", message));
+    }
+    if let Some((field, _)) = listed.iter().find(|(_, text)| text == "None") {
+        return match listed.len() {
+            1 => Ok((Vec::new(), true)),
+            _ => Err(Refusal::new(field, "None stands alone: a headless service has no address")),
+        };
+    }
+    let families = spec.ip_families.as_deref().unwrap_or_default();
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for (index, (field, text)) in listed.into_iter().enumerate() {
+        let address = match address::unicast(&text, &field) {
+            Ok(address) => address,
+            Err(refusal) => {
+                refusals.push(refusal);
+                continue;
+            }
+        };
+        let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+        if addresses.iter().any(|other| other.is_ipv4() == address.is_ipv4()) {
+            let message = format!("{text} is a second {family} address: a service has one of each family");
+            refusals.push(Refusal::new(field, message));
+        } else if families.get(index).is_some_and(|named| named != family) {
+            let message = format!("{} is not the family of {text}: write {family}", quoted(&families[index]));
+            refusals.push(Refusal::new(format!("spec.ipFamilies[{index}]"), message));
+        } else {
+            addresses.push(address);
+        }
+    }
+    Ok((addresses, false))
+}
+
+/// The sound ports: of two that collide, the first.
+fn ports(wire: Vec<WirePort>, names: &mut Names, refusals: &mut Vec<Refusal>) -> Vec<ServicePort> {
+    let mut ports: Vec<ServicePort> = Vec::with_capacity(wire.len());
+    for (index, wire) in wire.iter().enumerate() {
+        let field = |name: &str| format!("spec.ports[{index}].{name}");
+        let port = match convert(wire, &field, names) {
+            Ok(port) => port,
+            Err(refusal) => {
+                refusals.push(refusal);
+                continue;
+            }
+        };
+        if let Some(other) = ports.iter().find(|other| other.name == port.name) {
+            let message = match &*other.name {
+                "" => "missing: each of several ports needs a name".to_owned(),
+                name => format!("{name:?} names an earlier port of this service: give each its own"),
+            };
+            refusals.push(Refusal::new(field("name"), message));
+        } else if ports.iter().any(|other| (other.protocol, other.port) == (port.protocol, port.port)) {
+            let message = format!("{}/{} is an earlier port of this service too", port.port, port.protocol);
+            refusals.push(Refusal::new(field("port"), message));
+        } else {
+            ports.push(port);
+        }
+    }
+    ports.shrink_to_fit();
+    ports
+}
+
+fn convert(
+    wire: &WirePort,
+    field: &impl Fn(&str) -> String,
+    names: &mut Names,
+) -> Result<ServicePort, Refusal> {
+    let protocol = port::protocol(wire.protocol.as_deref(), &field("protocol"))?;
+    let number = port::number(wire.port, &field("port"))?;
+    let name = port::name(wire.name.as_deref(), &field("name"), names)?;
+    // Slices say which port the backends listen on; still, what cannot be is
+    // an error of the writer's that must not pass in silence.
+    match &wire.target_port {
+        Some(IntOrString::Int(target)) => drop(port::number(Some(*target), &field("targetPort"))?),
+        Some(IntOrString::String(target)) if target.is_empty() || target.len() > 15 => {
+            let message = format!("{} is no port name: use 1 to 15 letters", quoted(target));
+            return Err(Refusal::new(field("targetPort"), message));
+        }
+        Some(IntOrString::String(_)) | None => {}
+    }
+    if let Some(node_port) = wire.node_port.filter(|&port| port != 0) {
+        port::number(Some(node_port), &field("nodePort"))?;
+    }
+    Ok(ServicePort { name, protocol, port: number })
+}
+
+#[cfg(test)]
+#[path = "service_tests.rs"]
+mod tests;

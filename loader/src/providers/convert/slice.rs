@@ -1,10 +1,10 @@
 //! EndpointSlice, and the older Endpoints -> backends.
 
-use std::sync::Arc;
+use std::net::IpAddr;
 
 use super::{
-    Converted, Refusal, address, key, port, port_name, protocol,
-    wire::{EndpointPort, EndpointSlice, Endpoints},
+    Converted, Names, Refusal, address, key, label, port, quoted, subdomain,
+    wire::{Endpoint, EndpointPort, EndpointSlice, EndpointSubset, Endpoints, ObjectMeta},
 };
 use crate::event::{Kind, Object, ObjectKey, SliceEndpoint, SliceObject, SlicePort};
 
@@ -16,134 +16,197 @@ const WEIGHT_ANNOTATION: &str = "causeway.io/weight";
 const MAX_WEIGHT: u32 = causeway_schema::choice::MAX_WEIGHT;
 const MAX_BACKENDS: usize = causeway_schema::choice::maglev::MAX_BACKENDS;
 
-pub fn slice(slice: EndpointSlice) -> Converted {
+pub fn slice(slice: EndpointSlice, names: &mut Names) -> Converted {
     let mut refusals = Vec::new();
-    let Some(key) = key(Kind::EndpointSlice, &slice.metadata, true, &mut refusals) else {
-        return Converted { objects: Vec::new(), refusals };
-    };
-    let refuse = |refusal| Converted { objects: Vec::new(), refusals: vec![refusal] };
-    let label = slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_LABEL));
-    let Some(service) = label.filter(|name| !name.is_empty()) else {
-        let field = format!("metadata.labels[{SERVICE_LABEL}]");
-        return refuse(Refusal::new(field, "missing: it names the service of the slice"));
-    };
-    match slice.address_type.as_str() {
-        "IPv4" | "IPv6" => {}
-        "FQDN" => return refuse(Refusal::new("addressType", "FQDN slices are not served: use IPv4 or IPv6")),
-        other => {
-            return refuse(Refusal::new("addressType", format!("{other:?} is no type: use IPv4 or IPv6")));
+    match try_slice(slice, names, &mut refusals) {
+        Ok((key, object)) => Converted { objects: vec![(key, Object::Slice(object))], refusals },
+        Err(refusal) => {
+            refusals.push(refusal);
+            Converted::refused(refusals)
         }
     }
-    let weight = slice.metadata.annotations.as_ref().and_then(|notes| notes.get(WEIGHT_ANNOTATION));
-    let weight = match weight.map(|text| text.parse::<u32>()) {
-        None => 1,
-        Some(Ok(weight)) if weight <= MAX_WEIGHT => weight,
-        Some(_) => {
-            let field = format!("metadata.annotations[{WEIGHT_ANNOTATION}]");
-            return refuse(Refusal::new(field, format!("use a whole number from 0 to {MAX_WEIGHT}")));
-        }
-    };
-    let wanted = slice.endpoints.unwrap_or_default();
-    if let Some(refusal) = too_many(wanted.len(), "endpoints") {
-        return refuse(refusal);
-    }
+}
 
+fn try_slice(
+    slice: EndpointSlice,
+    names: &mut Names,
+    refusals: &mut Vec<Refusal>,
+) -> Result<(ObjectKey, SliceObject), Refusal> {
+    let key = key(Kind::EndpointSlice, &slice.metadata, names)?;
+    let field = format!("metadata.labels[{SERVICE_LABEL}]");
+    let named = slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_LABEL));
+    let Some(service) = named else {
+        return Err(Refusal::new(field, "missing: it names the service of the slice"));
+    };
+    label(service, &field)?;
+    let v4 = match slice.address_type.as_str() {
+        "IPv4" => true,
+        "IPv6" => false,
+        "" => return Err(Refusal::new("addressType", "missing: write IPv4 or IPv6")),
+        "FQDN" => return Err(Refusal::new("addressType", "FQDN slices are not served: use IPv4 or IPv6")),
+        other => {
+            let message = format!("{} is no type of address: use IPv4 or IPv6", quoted(other));
+            return Err(Refusal::new("addressType", message));
+        }
+    };
+    let weight = weight(&slice.metadata)?;
+    let wanted = slice.endpoints.unwrap_or_default();
+    not_too_many(wanted.len(), "endpoints")?;
+
+    let mut ports = Vec::new();
+    for (index, wire) in slice.ports.unwrap_or_default().into_iter().enumerate() {
+        let field = |name: &str| format!("ports[{index}].{name}");
+        push_port(slice_port(&wire, &field, names), field("name"), &mut ports, refusals);
+    }
+    ports.shrink_to_fit();
     let mut endpoints = Vec::with_capacity(wanted.len());
     for (index, wire) in wanted.into_iter().enumerate() {
-        // The first address stands for the endpoint, as the API says.
-        let field = format!("endpoints[{index}].addresses[0]");
-        let Some(text) = wire.addresses.first() else {
-            refusals.push(Refusal::new(format!("endpoints[{index}].addresses"), "needs an address"));
-            continue;
-        };
-        match address::unicast(text, &field) {
-            Ok(address) if address.is_ipv4() != (slice.address_type == "IPv4") => {
-                let message = format!("{text} is not of addressType {}", slice.address_type);
-                refusals.push(Refusal::new(field, message));
+        match endpoint(&wire, index, v4, names) {
+            Ok(endpoint) => endpoints.push(endpoint),
+            Err(refusal) => refusals.push(refusal),
+        }
+    }
+    endpoints.shrink_to_fit();
+    Ok((key, SliceObject { service: names.get(service), ports, endpoints, weight }))
+}
+
+/// The first address stands for the endpoint, as the API says.
+fn endpoint(wire: &Endpoint, index: usize, v4: bool, names: &mut Names) -> Result<SliceEndpoint, Refusal> {
+    let Some(text) = wire.addresses.first() else {
+        let message = "missing: an endpoint needs an address";
+        return Err(Refusal::new(format!("endpoints[{index}].addresses"), message));
+    };
+    let field = format!("endpoints[{index}].addresses[0]");
+    let address = address::unicast(text, &field)?;
+    if address.is_ipv4() != v4 {
+        let family = if v4 { "IPv4" } else { "IPv6" };
+        let message = format!("{text} is not of addressType {family}: put it into a slice of its own type");
+        return Err(Refusal::new(field, message));
+    }
+    let ready = wire.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true);
+    let field = || format!("endpoints[{index}].nodeName");
+    described(address, ready, wire.node_name.as_deref(), field, names)
+}
+
+/// Each subset is a slice of the service that the object is named after.
+pub fn endpoints(wire: Endpoints, names: &mut Names) -> Converted {
+    let head = key(Kind::Endpoints, &wire.metadata, names)
+        .and_then(|key| label(&key.name, "metadata.name").map(|()| key))
+        .and_then(|key| Ok((key, weight(&wire.metadata)?)));
+    let (key, weight) = match head {
+        Ok(head) => head,
+        Err(refusal) => return Converted::refused(vec![refusal]),
+    };
+    let service = key.name.clone();
+    let mut converted = Converted::default();
+    for (index, wire) in wire.subsets.unwrap_or_default().into_iter().enumerate() {
+        match subset(wire, index, names, &mut converted.refusals) {
+            Ok((ports, endpoints)) => {
+                let name = names.get(&format!("{service}/{index}"));
+                let key = ObjectKey { name, ..key.clone() };
+                let object = SliceObject { service: service.clone(), ports, endpoints, weight };
+                converted.objects.push((key, Object::Slice(object)));
             }
-            Ok(address) => {
-                let ready = wire.conditions.and_then(|conditions| conditions.ready).unwrap_or(true);
-                endpoints.push(SliceEndpoint { address, ready, node: wire.node_name.map(Into::into) });
-            }
+            Err(refusal) => converted.refusals.push(refusal),
+        }
+    }
+    converted
+}
+
+fn subset(
+    wire: EndpointSubset,
+    at: usize,
+    names: &mut Names,
+    refusals: &mut Vec<Refusal>,
+) -> Result<(Vec<SlicePort>, Vec<SliceEndpoint>), Refusal> {
+    let ready = wire.addresses.unwrap_or_default();
+    let unready = wire.not_ready_addresses.unwrap_or_default();
+    not_too_many(ready.len() + unready.len(), &format!("subsets[{at}].addresses"))?;
+    let mut endpoints = Vec::with_capacity(ready.len() + unready.len());
+    let ready = ready.iter().enumerate().map(|item| ("addresses", true, item));
+    let unready = unready.iter().enumerate().map(|item| ("notReadyAddresses", false, item));
+    for (list, ready, (index, wire)) in ready.chain(unready) {
+        let field = |name: &str| format!("subsets[{at}].{list}[{index}].{name}");
+        let endpoint = address::unicast(&wire.ip, &field("ip")).and_then(|address| {
+            described(address, ready, wire.node_name.as_deref(), || field("nodeName"), names)
+        });
+        match endpoint {
+            Ok(endpoint) => endpoints.push(endpoint),
             Err(refusal) => refusals.push(refusal),
         }
     }
     let mut ports = Vec::new();
-    for (index, wire) in slice.ports.unwrap_or_default().into_iter().enumerate() {
-        let field = |name: &str| format!("ports[{index}].{name}");
-        let converted = slice_port(wire, field);
-        push_port(converted, &field("name"), &mut ports, &mut refusals);
+    for (index, wire) in wire.ports.unwrap_or_default().into_iter().enumerate() {
+        let field = |name: &str| format!("subsets[{at}].ports[{index}].{name}");
+        push_port(slice_port(&wire, &field, names), field("name"), &mut ports, refusals);
     }
-    let object = SliceObject { service: service.as_str().into(), ports, endpoints, weight };
-    Converted { objects: vec![(key, Object::Slice(object))], refusals }
+    ports.shrink_to_fit();
+    Ok((ports, endpoints))
 }
 
-/// Each subset is a slice of the service that the object is named after.
-pub fn endpoints(wire: Endpoints) -> Converted {
-    let mut refusals = Vec::new();
-    let Some(key) = key(Kind::Endpoints, &wire.metadata, true, &mut refusals) else {
-        return Converted { objects: Vec::new(), refusals };
-    };
-    let mut objects = Vec::new();
-    for (at, subset) in wire.subsets.unwrap_or_default().into_iter().enumerate() {
-        let mut object =
-            SliceObject { service: key.name.clone(), ports: Vec::new(), endpoints: Vec::new(), weight: 1 };
-        let ready = subset.addresses.unwrap_or_default();
-        let unready = subset.not_ready_addresses.unwrap_or_default();
-        if let Some(refusal) = too_many(ready.len() + unready.len(), &format!("subsets[{at}].addresses")) {
-            refusals.push(refusal);
-            continue;
-        }
-        let ready = ready.into_iter().enumerate().map(|item| ("addresses", true, item));
-        let unready = unready.into_iter().enumerate().map(|item| ("notReadyAddresses", false, item));
-        for (list, ready, (index, wire)) in ready.chain(unready) {
-            match address::unicast(&wire.ip, &format!("subsets[{at}].{list}[{index}].ip")) {
-                Ok(address) => {
-                    object.endpoints.push(SliceEndpoint {
-                        address,
-                        ready,
-                        node: wire.node_name.map(Into::into),
-                    });
-                }
-                Err(refusal) => refusals.push(refusal),
-            }
-        }
-        for (index, wire) in subset.ports.unwrap_or_default().into_iter().enumerate() {
-            let field = |name: &str| format!("subsets[{at}].ports[{index}].{name}");
-            let converted = slice_port(wire, field);
-            push_port(converted, &field("name"), &mut object.ports, &mut refusals);
-        }
-        let name: Arc<str> = format!("{}/{at}", key.name).into();
-        objects.push((ObjectKey { name, ..key.clone() }, Object::Slice(object)));
+fn described(
+    address: IpAddr,
+    ready: bool,
+    node: Option<&str>,
+    field: impl Fn() -> String,
+    names: &mut Names,
+) -> Result<SliceEndpoint, Refusal> {
+    let node = node.filter(|name| !name.is_empty());
+    if let Some(name) = node {
+        subdomain(name, "").map_err(|refusal| Refusal { field: field(), ..refusal })?;
     }
-    Converted { objects, refusals }
+    Ok(SliceEndpoint { address, ready, node: node.map(|name| names.get(name)) })
 }
 
-fn too_many(count: usize, field: &str) -> Option<Refusal> {
-    let message = format!("{count} endpoints: a service can have {MAX_BACKENDS} backends");
-    (count > MAX_BACKENDS).then(|| Refusal::new(field, message))
+fn weight(metadata: &ObjectMeta) -> Result<u32, Refusal> {
+    let text = metadata.annotations.as_ref().and_then(|notes| notes.get(WEIGHT_ANNOTATION));
+    match text.map(|text| (text, text.parse::<u32>())) {
+        None => Ok(1),
+        Some((_, Ok(weight))) if weight <= MAX_WEIGHT => Ok(weight),
+        Some((text, _)) => {
+            let message = format!("{} is no weight: use a whole number from 0 to {MAX_WEIGHT}", quoted(text));
+            Err(Refusal::new(format!("metadata.annotations[{WEIGHT_ANNOTATION}]"), message))
+        }
+    }
 }
 
-fn slice_port(wire: EndpointPort, field: impl Fn(&str) -> String) -> Result<SlicePort, Refusal> {
-    let number = wire.port.ok_or_else(|| Refusal::new(field("port"), "missing: say the backends' port"))?;
-    let protocol = protocol(wire.protocol.as_deref(), &field("protocol"))?;
-    Ok(SlicePort { name: port_name(wire.name), protocol, port: port(number, &field("port"))? })
+fn not_too_many(count: usize, field: &str) -> Result<(), Refusal> {
+    if count <= MAX_BACKENDS {
+        return Ok(());
+    }
+    let message = format!("{count} endpoints are too many: a service can have {MAX_BACKENDS} backends");
+    Err(Refusal::new(field, message))
+}
+
+fn slice_port(
+    wire: &EndpointPort,
+    field: &impl Fn(&str) -> String,
+    names: &mut Names,
+) -> Result<SlicePort, Refusal> {
+    let protocol = port::protocol(wire.protocol.as_deref(), &field("protocol"))?;
+    let number = port::number(wire.port, &field("port"))?;
+    Ok(SlicePort { name: port::name(wire.name.as_deref(), &field("name"), names)?, protocol, port: number })
 }
 
 fn push_port(
-    converted: Result<SlicePort, Refusal>,
-    name_field: &str,
+    port: Result<SlicePort, Refusal>,
+    name_field: String,
     ports: &mut Vec<SlicePort>,
     refusals: &mut Vec<Refusal>,
 ) {
-    match converted {
+    match port {
         Err(refusal) => refusals.push(refusal),
-        Ok(port)
-            if ports.iter().any(|other| (&other.name, other.protocol) == (&port.name, port.protocol)) =>
-        {
-            let message = format!("{:?} names an earlier port of this slice", port.name);
+        Ok(port) if ports.iter().any(|other| other.name == port.name) => {
+            let message = match &*port.name {
+                "" => "missing: each of several ports needs a name".to_owned(),
+                name => format!("{name:?} names an earlier port of this slice: give each its own"),
+            };
             refusals.push(Refusal::new(name_field, message));
         }
         Ok(port) => ports.push(port),
     }
 }
+
+#[cfg(test)]
+#[path = "slice_tests.rs"]
+mod tests;

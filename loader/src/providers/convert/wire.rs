@@ -33,29 +33,42 @@ pub struct ServiceSpec {
     pub cluster_ip: Option<String>,
     #[serde(rename = "clusterIPs")]
     pub cluster_ips: Option<Vec<String>>,
+    pub ip_families: Option<Vec<String>>,
     pub ports: Option<Vec<ServicePort>>,
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ServicePort {
     pub name: Option<String>,
     pub protocol: Option<String>,
-    pub port: i32,
+    pub port: Option<i32>,
+    pub target_port: Option<IntOrString>,
+    pub node_port: Option<i32>,
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "invalid type: expected the number or the name of a port")]
+pub enum IntOrString {
+    Int(i32),
+    String(String),
+}
+
+#[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EndpointSlice {
     #[serde(default)]
     pub metadata: ObjectMeta,
+    #[serde(default)]
     pub address_type: String,
     pub endpoints: Option<Vec<Endpoint>>,
     pub ports: Option<Vec<EndpointPort>>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Endpoint {
+    #[serde(default)]
     pub addresses: Vec<String>,
     pub conditions: Option<EndpointConditions>,
     pub node_name: Option<String>,
@@ -70,7 +83,6 @@ pub struct EndpointConditions {
 pub struct EndpointPort {
     pub name: Option<String>,
     pub protocol: Option<String>,
-    /// Required by `v1 Endpoints`, optional in a slice.
     pub port: Option<i32>,
 }
 
@@ -92,6 +104,7 @@ pub struct EndpointSubset {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EndpointAddress {
+    #[serde(default)]
     pub ip: String,
     pub node_name: Option<String>,
 }
@@ -119,8 +132,9 @@ pub struct NodeStatus {
 
 #[derive(Debug, Deserialize)]
 pub struct NodeAddress {
+    #[serde(default)]
     pub address: String,
-    #[serde(rename = "type")]
+    #[serde(default, rename = "type")]
     pub type_: String,
 }
 
@@ -150,5 +164,6 @@ pub struct PodStatus {
 
 #[derive(Debug, Deserialize)]
 pub struct PodIp {
+    #[serde(default)]
     pub ip: String,
 }

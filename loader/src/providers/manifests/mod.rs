@@ -1,39 +1,40 @@
 //! The manifest directory: Kubernetes YAML or JSON, watched.
 //!
 //! A thread of its own reads and parses, so that a large file never holds up
-//! the loop. inotify wakes it; a look twice a second finds what inotify lost.
+//! the loop. inotify wakes it; a look at everything once in a while finds what
+//! inotify lost.
 
 mod directory;
-pub mod parse;
+mod document;
+mod owners;
+mod parse;
+mod split;
+mod stamp;
+mod watch;
 mod yaml;
 
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, mpsc},
     thread,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
-use notify::Watcher;
-
-use self::directory::Directory;
+use self::{
+    directory::{Ask, Directory, Look},
+    watch::{Wake, Watch},
+};
 use crate::event::{Batch, Problem};
 
 /// The name of the source.
 pub const SOURCE: &str = "manifests";
 
-/// A look even when nobody said that anything changed.
+/// A look at everything even when nobody said that anything changed...
 const POLL: Duration = Duration::from_millis(500);
-/// Changes this close together are one batch.
-const DEBOUNCE: Duration = Duration::from_millis(2);
+/// ...but the looks take no more than one part in so many of a CPU's time.
+const POLL_SHARE: u32 = 50;
 /// How soon a file that was being written is looked at again.
 const SOON: Duration = Duration::from_millis(10);
-
-enum Wake {
-    Changed,
-    Fence(u64),
-    Stop,
-}
 
 /// Ends the thread when dropped.
 pub struct Manifests {
@@ -47,14 +48,16 @@ impl Manifests {
     /// When no thread can be started.
     pub fn spawn(path: PathBuf, batches: tokio::sync::mpsc::Sender<Batch>) -> std::io::Result<Self> {
         let (wakes, woken) = mpsc::channel();
-        let for_watcher = wakes.clone();
-        thread::Builder::new()
-            .name("manifests".into())
-            .spawn(move || watch(&path, &woken, for_watcher, &batches))?;
+        let watch = Watch::new(path.clone(), wakes.clone());
+        thread::Builder::new().name("manifests".into()).spawn(move || {
+            let speaker = Speaker { source: SOURCE.into(), batches, said: None };
+            run(Directory::new(path, SOURCE.into()), watch, &woken, speaker);
+        })?;
         Ok(Self { wakes })
     }
 
-    /// Asks for a look now; the batch that ends it carries `fence`.
+    /// Asks for a look now; the batch that ends it carries `fence`. When that
+    /// batch is not `synced`, the directory could not be read.
     pub fn fence(&self, fence: u64) {
         // The thread only ends before its owner when the loop has gone.
         let _ = self.wakes.send(Wake::Fence(fence));
@@ -72,80 +75,68 @@ pub fn scan(path: &Path) -> Batch {
     let source: Arc<str> = SOURCE.into();
     let mut directory = Directory::new(path.to_owned(), source.clone());
     // As if from the future: nothing is waited for.
-    let look = directory.look(SystemTime::now() + Duration::from_secs(3600));
+    let later = SystemTime::now() + Duration::from_secs(3600);
+    let look = directory.look(&Ask { everything: true, ..Ask::default() }, later);
     Batch { source, events: look.events, problems: look.problems, fence: 0, synced: look.readable }
 }
 
-fn watch(
-    path: &Path,
-    woken: &mpsc::Receiver<Wake>,
-    wakes: mpsc::Sender<Wake>,
-    batches: &tokio::sync::mpsc::Sender<Batch>,
-) {
-    let source: Arc<str> = SOURCE.into();
-    let mut directory = Directory::new(path.to_owned(), source.clone());
-    let mut watcher = None;
-    let mut said: Option<(Vec<Problem>, bool)> = None;
+fn run(mut directory: Directory, mut watch: Watch, woken: &mpsc::Receiver<Wake>, mut speaker: Speaker) {
+    let mut ask = Ask { everything: true, ..Ask::default() };
     let mut fence = 0;
-    let mut unsettled_fence = 0;
+    let mut next_poll = Instant::now();
     loop {
-        if watcher.is_none() {
-            watcher = inotify(path, wakes.clone());
+        let began = Instant::now();
+        if began >= next_poll {
+            ask.everything = true;
         }
-        let look = directory.look(SystemTime::now());
-        if !look.readable {
-            // The directory that inotify watched is gone; watch its successor.
-            watcher = None;
+        if ask.everything {
+            // Subscribe first, look second: nothing falls in between.
+            watch.renew();
         }
-        let settled = fence.max(unsettled_fence);
-        let fence_now = if look.unsettled { 0 } else { settled };
-        unsettled_fence = if look.unsettled { settled } else { 0 };
-        let news = said.as_ref() != Some(&(look.problems.clone(), look.readable));
-        if !look.events.is_empty() || news || fence_now != 0 {
-            said = Some((look.problems.clone(), look.readable));
-            let batch = Batch {
-                source: source.clone(),
-                events: look.events,
-                problems: look.problems,
-                fence: fence_now,
-                synced: look.readable,
-            };
-            if batches.blocking_send(batch).is_err() {
-                return;
-            }
+        let look = directory.look(&ask, SystemTime::now());
+        if ask.everything {
+            next_poll = began + POLL.max(began.elapsed() * POLL_SHARE);
         }
-        fence = 0;
-        let patience = if look.unsettled { SOON } else { POLL };
-        let Some(asked) = wait(woken, patience) else { return };
-        fence = fence.max(asked);
+        let unsettled = look.unsettled;
+        let fence_now = if unsettled { 0 } else { std::mem::take(&mut fence) };
+        if speaker.say(look, fence_now).is_err() {
+            return;
+        }
+        let soon = Instant::now() + SOON;
+        let deadline = if unsettled { next_poll.min(soon) } else { next_poll };
+        let Some((asked, number)) = watch::wait(woken, deadline) else { return };
+        ask = asked;
+        fence = fence.max(number);
     }
 }
 
-/// Sleeps until woken, or for `patience`; gathers what comes close after.
-/// `None`: stop. The number is the newest fence asked for, or 0.
-fn wait(woken: &mpsc::Receiver<Wake>, patience: Duration) -> Option<u64> {
-    let mut fence = 0;
-    let mut next = woken.recv_timeout(patience);
-    loop {
-        match next {
-            Ok(Wake::Changed) => {}
-            Ok(Wake::Fence(number)) => fence = fence.max(number),
-            Ok(Wake::Stop) | Err(mpsc::RecvTimeoutError::Disconnected) => return None,
-            Err(mpsc::RecvTimeoutError::Timeout) => return Some(fence),
+struct Gone;
+
+/// Says what is news.
+struct Speaker {
+    source: Arc<str>,
+    batches: tokio::sync::mpsc::Sender<Batch>,
+    said: Option<(Vec<Problem>, bool)>,
+}
+
+impl Speaker {
+    fn say(&mut self, look: Look, fence: u64) -> Result<(), Gone> {
+        let known = self.said.as_ref();
+        let news =
+            known.is_none_or(|(problems, readable)| *problems != look.problems || *readable != look.readable);
+        if look.events.is_empty() && !news && fence == 0 {
+            return Ok(());
         }
-        next = woken.recv_timeout(DEBOUNCE);
+        if news {
+            self.said = Some((look.problems.clone(), look.readable));
+        }
+        let Look { events, problems, readable: synced, .. } = look;
+        let batch = Batch { source: self.source.clone(), events, problems, fence, synced };
+        self.batches.blocking_send(batch).map_err(|_| Gone)
     }
 }
 
-/// Without inotify (no descriptors left, no directory yet) the poll remains.
-fn inotify(path: &Path, wakes: mpsc::Sender<Wake>) -> Option<notify::RecommendedWatcher> {
-    let handler = move |event: notify::Result<notify::Event>| {
-        // Reading the files is an event too; it must not wake the reader.
-        if !event.is_ok_and(|event| event.kind.is_access()) {
-            let _ = wakes.send(Wake::Changed);
-        }
-    };
-    let mut watcher = notify::recommended_watcher(handler).ok()?;
-    watcher.watch(path, notify::RecursiveMode::NonRecursive).ok()?;
-    Some(watcher)
-}
+#[cfg(test)]
+mod bad_tests;
+#[cfg(test)]
+mod tests;

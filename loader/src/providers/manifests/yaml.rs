@@ -9,6 +9,9 @@ pub fn value(document: &str) -> Result<Value, String> {
         // name, so they must get past the parser first.
         budget: serde_saphyr::budget! { max_events: 8_000_000, max_nodes: 4_000_000, max_total_scalar_bytes: 256 << 20 },
         with_snippet: false,
+        emit_comments: false,
+        // YAML 1.2: a namespace may be called `y` or `no`.
+        strict_booleans: true,
     };
-    serde_saphyr::from_str_with_options(document, options).map_err(|error| format!("not YAML: {error}"))
+    serde_saphyr::from_str_with_options(document, options).map_err(|error| error.to_string())
 }
