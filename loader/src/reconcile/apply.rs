@@ -25,6 +25,7 @@ impl Agent {
         let start = Instant::now();
         let mut touched = Touched::default();
         let mut fence = 0;
+        let unread = batches.iter().any(|batch| batch.fence != 0 && !batch.synced);
         let events: usize = batches.iter().map(|batch| batch.events.len()).sum();
         for batch in batches {
             fence = fence.max(batch.fence);
@@ -57,7 +58,7 @@ impl Agent {
             // Somebody waits to hear that all of it stands.
             self.audit().await;
         }
-        self.answer_fences(fence);
+        self.answer_fences(fence, unread);
         self.publish();
         if events >= MANY {
             give_back_memory();
@@ -117,12 +118,16 @@ impl Agent {
         self.audit_due.saturating_duration_since(now)
     }
 
-    /// Answers the fences up to this one.
-    fn answer_fences(&mut self, fence: u64) {
+    /// Answers the fences up to this one; `unread`: the source could not look.
+    fn answer_fences(&mut self, fence: u64, unread: bool) {
         let later = self.fences.split_off(&(fence + 1));
         for (_, reply) in std::mem::replace(&mut self.fences, later) {
+            let answer = match unread {
+                false => Ok(self.model.desired().revision),
+                true => Err("the manifests cannot be read now: `causeway status` says why".to_owned()),
+            };
             // Nobody waits any more when the client has gone.
-            let _ = reply.send(Ok(self.model.desired().revision));
+            let _ = reply.send(answer);
         }
     }
 }
