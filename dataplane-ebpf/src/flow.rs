@@ -40,11 +40,13 @@ pub fn twin<A: Family>(key: &FlowKey<A>, flow: &Flow<A>) -> FlowKey<A> {
     }
 }
 
-/// Whether a packet that the fast path cannot translate belongs to a flow: sent
-/// on as it is, it would show its receiver the wrong address.
+/// The service of the flow that a packet belongs to which the fast path cannot
+/// translate: sent on as it is, it would show its receiver the wrong address.
 #[inline(always)]
-pub fn exists<A: Family>(key: &FlowKey<A>) -> bool {
-    A::established(key).is_some() || A::embryonic(key).is_some()
+pub fn service_of<A: Family>(key: &FlowKey<A>) -> Option<u32> {
+    let flow = A::established(key).or_else(|| A::embryonic(key))?;
+    // SAFETY: map values stay readable until the program ends (RCU).
+    Some(unsafe { (*flow).service })
 }
 
 /// The entry that translates this packet, if the flow goes on as it began.

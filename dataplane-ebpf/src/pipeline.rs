@@ -49,8 +49,8 @@ fn ip<A: Family>(ctx: &TcContext, side: Side, packet: &Packet<A>) -> Decision {
             if let Some(entry) = flow::find(packet, dry) {
                 return established(ctx, packet, entry, dry);
             }
-        } else if flow::exists(&packet.key) {
-            return Decision::end(unusual(packet));
+        } else if let Some(service) = flow::service_of(&packet.key) {
+            return Decision { service, ..Decision::end(unusual(packet)) };
         }
         let key = FrontendKey::new(packet.key.dst, packet.key.dst_port, packet.key.protocol);
         if let Some(frontend) = A::frontend(&key) {

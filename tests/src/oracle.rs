@@ -127,6 +127,10 @@ impl Oracle {
         if packet.has_ports && packet.src.port() != 0 {
             if packet.is_plain() {
                 flow = self.find(world, &packet);
+            } else if let Some(known) = self.known(&packet) {
+                // Sent on untranslated it would show the wrong address.
+                *service = known;
+                return Err(if packet.options { Verdict::DropOptions } else { Verdict::DropFragment });
             }
             if flow.is_none()
                 && let Some(id) = world.frontend(packet.dst, packet.protocol)
@@ -156,6 +160,12 @@ impl Oracle {
             }
         }
         leave(frame, &packet, way(world, routes, hop, dst)?, packet.src, packet.dst)
+    }
+
+    /// The service of the flow a packet belongs to.
+    fn known(&self, packet: &Parsed) -> Option<u32> {
+        let key = (packet.protocol, packet.src, packet.dst);
+        self.established.get(&key).or_else(|| self.embryonic.get(&key)).map(|flow| flow.service)
     }
 
     /// The flow a packet belongs to, moved on by it.
