@@ -128,7 +128,7 @@ fn repeat(length: Duration, mut once: impl FnMut(u64) -> io::Result<()>) -> io::
         once(count)?;
         count += 1;
         let now = Instant::now();
-        latency.saturating_record((now - before).as_nanos() as u64);
+        latency.record((now - before).as_nanos() as u64).map_err(io::Error::other)?;
         before = now;
         let elapsed = now - start;
         if elapsed >= length {

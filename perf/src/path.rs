@@ -46,11 +46,13 @@ pub fn run(quick: bool) -> Result<Report> {
     cluster.start();
     let (few_client, _few_server) = pair(&cluster.nodes[0])?;
     let (many_client, many_server) = pair(&cluster.nodes[1])?;
+    // A client of its own: its ports must not meet those used through the VIP.
+    let direct_client = cluster.nodes[1].container("direct", 4);
     let routed = routed()?;
     let variants = [
         Variant { name: "VIP, 10,000 services", client: &many_client.netns, to: vip(1) },
         Variant { name: "VIP, 1 service", client: &few_client.netns, to: vip(1) },
-        Variant { name: "no VIP, 10,000 services", client: &many_client.netns, to: many_server.address },
+        Variant { name: "no VIP, 10,000 services", client: &direct_client.netns, to: many_server.address },
         Variant { name: "VIP, 10,000 services, again (A/A)", client: &many_client.netns, to: vip(1) },
         Variant { name: REFERENCE, client: &routed.client, to: [10, 1, 2, 2].into() },
         Variant { name: "loopback", client: &many_server.netns, to: [127, 0, 0, 1].into() },
