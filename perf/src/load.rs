@@ -17,11 +17,13 @@ use nix::{
 use serde::Serialize;
 
 /// What one connection does.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, clap::ValueEnum)]
 pub enum Workload {
     /// One byte there, one byte back, on one connection.
+    #[value(name = "rr")]
     RequestResponse,
     /// Connect, one byte there, one back, close.
+    #[value(name = "crr")]
     ConnectRequestClose,
     /// One stream, 64 KiB writes.
     Bulk,

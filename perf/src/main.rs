@@ -22,13 +22,13 @@ struct Arguments {
     json: bool,
 }
 
-#[derive(Subcommand, Clone, Copy)]
+#[derive(Subcommand, Clone)]
 enum What {
     /// Nanoseconds per packet of the programs, by path, over an empty program.
     Micro,
     /// Request/response, connect/request/close and bulk TCP: a VIP among 1 and
     /// 10,000 services, no VIP, kernel routing, loopback; one CPU for all.
-    Path,
+    Path(path::Selection),
     /// Cold start with 10,000 services x 5 backends, one change, memory.
     Program,
 }
@@ -38,12 +38,12 @@ fn main() -> anyhow::Result<()> {
     if !nix::unistd::geteuid().is_root() {
         anyhow::bail!("benchmarks make network namespaces and load BPF programs: run them as root");
     }
-    let all = [What::Micro, What::Program, What::Path];
-    let chosen = arguments.what.map_or(all.to_vec(), |what| vec![what]);
+    let all = [What::Micro, What::Program, What::Path(path::Selection::default())];
+    let chosen = arguments.what.map_or_else(|| all.into(), |what| vec![what]);
     for what in chosen {
         let report = match what {
             What::Micro => micro::run(arguments.quick)?,
-            What::Path => path::run(arguments.quick)?,
+            What::Path(selection) => path::run(arguments.quick, &selection)?,
             What::Program => program::run(arguments.quick)?,
         };
         if arguments.json {

@@ -35,21 +35,45 @@ struct Routed {
     _router: Netns,
 }
 
-pub fn run(quick: bool) -> Result<Report> {
-    load::pin(0)?;
+/// What to run of it: everything, or one variant for as long as a profiler
+/// needs.
+#[derive(clap::Args, Clone, Default)]
+pub struct Selection {
+    /// Only variants whose name contains this text; may be given several times.
+    #[arg(long, value_name = "TEXT")]
+    only: Vec<String>,
+    /// Only this workload.
+    #[arg(long, value_enum)]
+    workload: Option<Workload>,
+}
+
+impl Selection {
+    fn has(&self, variant: &Variant) -> bool {
+        self.only.is_empty() || self.only.iter().any(|text| variant.name.contains(text.as_str()))
+    }
+
+    fn workloads(&self) -> Vec<Workload> {
+        self.workload.map_or_else(|| Workload::ALL.to_vec(), |workload| vec![workload])
+    }
+}
+
+pub fn run(quick: bool, selection: &Selection) -> Result<Report> {
     let (rounds, length) =
         if quick { (4, Duration::from_millis(200)) } else { (12, Duration::from_millis(600)) };
 
     let mut cluster = Cluster::with_own_manifests(2);
     write_services(&cluster.nodes[0], 1);
     write_services(&cluster.nodes[1], MANY);
+    // The agents inherit a CPU that is not the measured one.
+    load::pin(1)?;
     cluster.start();
+    load::pin(0)?;
     let (few_client, _few_server) = pair(&cluster.nodes[0])?;
     let (many_client, many_server) = pair(&cluster.nodes[1])?;
     // A client of its own: its ports must not meet those used through the VIP.
     let direct_client = cluster.nodes[1].container("direct", 4);
     let routed = routed()?;
-    let variants = [
+    let mut variants = vec![
         Variant { name: "VIP, 10,000 services", client: &many_client.netns, to: vip(1) },
         Variant { name: "VIP, 1 service", client: &few_client.netns, to: vip(1) },
         Variant { name: "no VIP, 10,000 services", client: &direct_client.netns, to: many_server.address },
@@ -57,27 +81,31 @@ pub fn run(quick: bool) -> Result<Report> {
         Variant { name: REFERENCE, client: &routed.client, to: [10, 1, 2, 2].into() },
         Variant { name: "loopback", client: &many_server.netns, to: [127, 0, 0, 1].into() },
     ];
+    variants.retain(|variant| selection.has(variant));
+    let workloads = selection.workloads();
 
     let conditions = format!(
         "Client, server and softirq on CPU 0; {rounds} interleaved rounds of {} ms; medians, \
          ratios within a round to \"{REFERENCE}\".",
         length.as_millis()
     );
-    let columns: Vec<String> = Workload::ALL
+    let columns: Vec<String> = workloads
         .iter()
         .flat_map(|workload| [workload.unit().to_owned(), "ratio".to_owned(), "p50 / p99 µs".to_owned()])
         .collect();
     let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
     let mut report = Report::new("Path quality", conditions, &columns);
     let mut cells = vec![Vec::new(); variants.len()];
-    for workload in Workload::ALL {
+    for workload in workloads {
         let samples = interleave(&variants, workload, rounds, length)?;
-        let reference = variants.iter().position(|variant| variant.name == REFERENCE).unwrap_or(0);
+        let reference = variants.iter().position(|variant| variant.name == REFERENCE);
         for (index, cells) in cells.iter_mut().enumerate() {
             let rate = median(samples[index].rates.iter().copied());
             let unit = if workload == Workload::Bulk { format!("{rate:.1}") } else { format!("{rate:.0}") };
             cells.push(unit);
-            cells.push(format!("{:.3}", paired_ratio(&samples[index].rates, &samples[reference].rates)));
+            cells.push(reference.map_or("-".into(), |reference| {
+                format!("{:.3}", paired_ratio(&samples[index].rates, &samples[reference].rates))
+            }));
             cells.push(format!(
                 "{:.1} / {:.1}",
                 median(samples[index].p50.clone()),
