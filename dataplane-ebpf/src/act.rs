@@ -7,35 +7,35 @@ use aya_ebpf::{
 };
 use causeway_schema::{TraceRecord, Verdict};
 
-use crate::{count, trace};
+use crate::{count, maps, trace};
 
 /// "Not mine": the next program of the hook, then the stack (`TCX_NEXT`).
 pub const PASS: i32 = TC_ACT_UNSPEC;
 
-/// Where a packet leaves.
+/// How a packet leaves.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     /// Into the network namespace behind a container's interface.
-    Peer {
-        ifindex: u32,
-    },
+    Peer,
     /// Out of an interface as it is.
-    Interface {
-        ifindex: u32,
-    },
-    /// Out of an interface, with the L2 header of a neighbour.
-    Neighbour {
-        ifindex: u32,
-        next_hop: bpf_redir_neigh,
-    },
+    Interface,
+    /// Out of an interface, with the L2 header of the neighbour in [`maps::NEXT_HOP`].
+    Neighbour,
     Stack,
     Drop,
+    /// Not decided: a slow program must.
+    Slow,
 }
 
-/// The outcome of the pipeline.
+/// The outcome of the pipeline. Flat, with every field set, so that the
+/// compiler has no undefined halves to merge, which the verifier would refuse.
 #[must_use]
+#[derive(Clone, Copy)]
 pub struct Decision {
     pub verdict: Verdict,
     pub exit: Exit,
+    /// For the exits that have one.
+    pub ifindex: u32,
     /// Service and backend ids, or [`TraceRecord::NONE`].
     pub service: u32,
     pub backend: u32,
@@ -43,15 +43,40 @@ pub struct Decision {
 
 impl Decision {
     #[inline(always)]
-    pub fn new(verdict: Verdict, exit: Exit) -> Self {
-        Self { verdict, exit, service: TraceRecord::NONE, backend: TraceRecord::NONE }
+    pub fn new(verdict: Verdict, exit: Exit, ifindex: u32) -> Self {
+        Self { verdict, exit, ifindex, service: TraceRecord::NONE, backend: TraceRecord::NONE }
     }
 
     /// A verdict that needs no interface: dropped, or left to the stack.
     #[inline(always)]
     pub fn end(verdict: Verdict) -> Self {
-        let exit = if verdict.is_drop() { Exit::Drop } else { Exit::Stack };
-        Self::new(verdict, exit)
+        Self::new(verdict, if verdict.is_drop() { Exit::Drop } else { Exit::Stack }, 0)
+    }
+
+    /// Back out of the interface that it came in by.
+    #[inline(always)]
+    pub fn back(ctx: &TcContext, verdict: Verdict) -> Self {
+        // SAFETY: the context is valid for the whole run of the program.
+        Self::new(verdict, Exit::Interface, unsafe { (*ctx.skb.skb).ifindex })
+    }
+
+    /// A plain program does not decide about this packet.
+    #[inline(always)]
+    pub fn slow() -> Self {
+        Self::new(Verdict::DropInconsistent, Exit::Slow, 0)
+    }
+
+    #[inline(always)]
+    pub fn is_slow(&self) -> bool {
+        self.exit == Exit::Slow
+    }
+
+    /// Names what the packet belongs to.
+    #[inline(always)]
+    pub fn of(mut self, service: u32, backend: u32) -> Self {
+        self.service = service;
+        self.backend = backend;
+        self
     }
 }
 
@@ -63,16 +88,20 @@ pub fn act(ctx: &TcContext, decision: Decision) -> i32 {
     } else {
         count::verdict(decision.verdict);
     }
-    // SAFETY: plain helper calls; `next_hop` outlives its call.
+    // SAFETY: plain helper calls; the next hop is of this CPU.
     unsafe {
         match decision.exit {
-            Exit::Peer { ifindex } => bpf_redirect_peer(ifindex, 0) as i32,
-            Exit::Interface { ifindex } => bpf_redirect(ifindex, 0) as i32,
-            Exit::Neighbour { ifindex, mut next_hop } => {
-                bpf_redirect_neigh(ifindex, &mut next_hop, size_of::<bpf_redir_neigh>() as i32, 0) as i32
-            }
+            Exit::Peer => bpf_redirect_peer(decision.ifindex, 0) as i32,
+            Exit::Interface => bpf_redirect(decision.ifindex, 0) as i32,
+            Exit::Neighbour => match maps::NEXT_HOP.get_ptr_mut(0) {
+                Some(next_hop) => {
+                    let length = size_of::<bpf_redir_neigh>() as i32;
+                    bpf_redirect_neigh(decision.ifindex, next_hop, length, 0) as i32
+                }
+                None => TC_ACT_SHOT,
+            },
             Exit::Stack => PASS,
-            Exit::Drop => TC_ACT_SHOT,
+            Exit::Drop | Exit::Slow => TC_ACT_SHOT,
         }
     }
 }

@@ -6,7 +6,7 @@ use causeway_schema::{GATEWAY_MAC, GATEWAY_V4, Verdict};
 use network_types::{arp::ArpHdr, eth::EthHdr};
 
 use crate::{
-    act::{Decision, Exit},
+    act::Decision,
     packet,
 };
 
@@ -18,11 +18,11 @@ const ETHERNET_IPV4: [u8; 6] = [0, 1, 8, 0, 6, 4];
 /// Answers a container's request for its gateway, in place.
 #[inline(always)]
 pub fn answer(ctx: &TcContext) -> Decision {
-    let Some(arp) = packet::arp(ctx) else {
+    let Some(arp) = packet::pulled(ctx, EthHdr::LEN, ArpHdr::LEN) else {
         return Decision::end(Verdict::DropTruncated);
     };
-    // SAFETY: `packet::arp` has checked the length; the struct is of bytes.
-    let arp = unsafe { &mut *arp };
+    // SAFETY: `pulled` has checked the length; the struct is of bytes.
+    let arp = unsafe { &mut *arp.cast::<ArpHdr>() };
     let kind = [arp.htype[0], arp.htype[1], arp.ptype[0], arp.ptype[1], arp.hlen, arp.plen];
     if kind != ETHERNET_IPV4 {
         return Decision::end(Verdict::DropArp);
@@ -44,7 +44,5 @@ pub fn answer(ctx: &TcContext) -> Decision {
         *eth.cast::<[u8; 6]>() = asker.tha;
         *eth.add(6).cast::<[u8; 6]>() = GATEWAY_MAC;
     }
-    // SAFETY: the context is valid for the whole run of the program.
-    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
-    Decision::new(Verdict::GatewayArp, Exit::Interface { ifindex })
+    Decision::back(ctx, Verdict::GatewayArp)
 }

@@ -61,7 +61,7 @@ pub fn find<A: Family>(packet: &Packet<A>, epoch: u64, now: u32) -> Option<*mut 
         return None;
     }
     if !packet.is_tcp() && flow.flags & flags::REPLY == 0 {
-        let row = service::row(flow.service)?;
+        let row = service::row::<A>(flow.service)?;
         if row.generation != flow.generation {
             return None;
         }

@@ -1,14 +1,25 @@
 //! What does the pipeline need of an address family? Its maps, and where its
-//! header keeps what gets rewritten. IPv6 is one more implementation.
+//! header keeps what gets rewritten.
 
-use causeway_schema::{Addr, Backend, EndpointKey, Flow, FlowKey, Frontend, FrontendKey, Hop, V4, checksum};
-use network_types::{eth::EthHdr, ip::Ipv4Hdr};
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_csum_update, programs::TcContext};
+use causeway_schema::{
+    Addr, Arena, Backend, Cell, Endpoint, EndpointKey, Flow, FlowKey, Frontend, FrontendKey, HAIRPIN_V4,
+    HAIRPIN_V6, Hop, Service, V4, V6, checksum, protocol,
+};
+use network_types::{
+    eth::EthHdr,
+    ip::{Ipv4Hdr, Ipv6Hdr},
+};
 
-use crate::{cache::Line, maps};
+use crate::{cache::Line, flow::Pair, loose::Loose, maps};
 
 pub trait Family: Addr {
-    /// `AF_INET` or `AF_INET6`, as `bpf_fib_lookup` and `bpf_redirect_neigh` take it.
-    const AF: u8;
+    /// ICMP or ICMPv6.
+    const ICMP: u8;
+    /// The EtherType, as it lies in memory.
+    const ETHER_TYPE: u16;
+    /// Whom a container that calls its own service sees as its client.
+    const HAIRPIN: Self;
     /// Length of a header without options.
     const HEADER: usize;
     /// Offset of the L4 header in a frame without options or VLAN tag.
@@ -18,16 +29,36 @@ pub trait Family: Addr {
     const DST: usize;
     const TTL: usize;
 
+    /// What `bpf_l4_csum_replace` needs to be told of the family.
+    const PSEUDO_FLAG: u64;
+
+    fn is_multicast(address: Self) -> bool;
+
+    /// The packet's TTL goes from `before` to one less: what that adds to the
+    /// header's sum.
+    fn account_ttl(ctx: &TcContext, before: u32) -> u32;
+
     fn frontend(key: &FrontendKey<Self>) -> Option<Frontend>;
+    fn service(id: u32) -> Option<*const Service>;
+    fn arena() -> impl Arena;
     fn backend(id: u32) -> Option<Backend<Self>>;
+    fn endpoint(slot: u32) -> Option<&'static Endpoint>;
     fn endpoint_hop(address: Self) -> Option<Hop>;
 
     fn established(key: &FlowKey<Self>) -> Option<*mut Flow<Self>>;
     fn embryonic(key: &FlowKey<Self>) -> Option<*mut Flow<Self>>;
     fn put_established(key: &FlowKey<Self>, flow: &Flow<Self>) -> bool;
     fn put_embryonic(key: &FlowKey<Self>, flow: &Flow<Self>) -> bool;
+    /// As `put_embryonic`, but never over another entry.
+    fn reserve_embryonic(key: &FlowKey<Self>, flow: &Flow<Self>) -> bool;
     fn drop_established(key: &FlowKey<Self>);
     fn drop_embryonic(key: &FlowKey<Self>);
+
+    /// Where this CPU makes the entries of a new flow.
+    fn pair() -> Option<*mut Pair<Self>>;
+
+    /// Where this CPU keeps what it has read of a packet that is not plain.
+    fn loose() -> Option<*mut Loose<Self>>;
 
     /// A line of this CPU's flow cache.
     fn cache_line(index: u32) -> Option<*mut Line<Self>>;
@@ -39,65 +70,138 @@ pub trait Family: Addr {
     unsafe fn update_header_checksum(header: *mut u8, difference: u32);
 }
 
+/// What is alike but for the names of the maps.
+macro_rules! tables {
+    ($frontends:ident, $services:ident, $backends:ident, $arena:ident, $endpoint_keys:ident,
+     $endpoints:ident, $flows:ident, $embryonic:ident, $cache:ident, $pair:ident, $loose:ident) => {
+        #[inline(always)]
+        fn frontend(key: &FrontendKey<Self>) -> Option<Frontend> {
+            // SAFETY: rows are replaced whole by userspace; a copy is taken at once.
+            unsafe { maps::$frontends.get(key).copied() }
+        }
+
+        #[inline(always)]
+        fn service(id: u32) -> Option<*const Service> {
+            maps::$services.get_ptr(id)
+        }
+
+        #[inline(always)]
+        fn arena() -> impl Arena {
+            /// The table arena as BPF sees it: an inlined array lookup.
+            struct MapArena;
+            impl Arena for MapArena {
+                #[inline(always)]
+                fn cell(&self, index: u32) -> Option<&Cell> {
+                    maps::$arena.get(index)
+                }
+            }
+            MapArena
+        }
+
+        #[inline(always)]
+        fn backend(id: u32) -> Option<Backend<Self>> {
+            maps::$backends.get(id).copied()
+        }
+
+        #[inline(always)]
+        fn endpoint(slot: u32) -> Option<&'static Endpoint> {
+            maps::$endpoints.get(slot)
+        }
+
+        #[inline(always)]
+        fn endpoint_hop(address: Self) -> Option<Hop> {
+            // SAFETY: as for `frontend`.
+            unsafe { maps::$endpoint_keys.get(EndpointKey(address)).copied() }
+        }
+
+        #[inline(always)]
+        fn established(key: &FlowKey<Self>) -> Option<*mut Flow<Self>> {
+            maps::$flows.get_ptr_mut(key)
+        }
+
+        #[inline(always)]
+        fn embryonic(key: &FlowKey<Self>) -> Option<*mut Flow<Self>> {
+            maps::$embryonic.get_ptr_mut(key)
+        }
+
+        #[inline(always)]
+        fn put_established(key: &FlowKey<Self>, flow: &Flow<Self>) -> bool {
+            maps::$flows.insert(key, flow, 0).is_ok()
+        }
+
+        #[inline(always)]
+        fn put_embryonic(key: &FlowKey<Self>, flow: &Flow<Self>) -> bool {
+            maps::$embryonic.insert(key, flow, 0).is_ok()
+        }
+
+        #[inline(always)]
+        fn reserve_embryonic(key: &FlowKey<Self>, flow: &Flow<Self>) -> bool {
+            maps::$embryonic.insert(key, flow, u64::from(BPF_NOEXIST)).is_ok()
+        }
+
+        #[inline(always)]
+        fn drop_established(key: &FlowKey<Self>) {
+            // Absent is fine: somebody else was quicker.
+            let _ = maps::$flows.remove(key);
+        }
+
+        #[inline(always)]
+        fn drop_embryonic(key: &FlowKey<Self>) {
+            let _ = maps::$embryonic.remove(key);
+        }
+
+        #[inline(always)]
+        fn pair() -> Option<*mut Pair<Self>> {
+            maps::$pair.get_ptr_mut(0)
+        }
+
+        #[inline(always)]
+        fn loose() -> Option<*mut Loose<Self>> {
+            maps::$loose.get_ptr_mut(0)
+        }
+
+        #[inline(always)]
+        fn cache_line(index: u32) -> Option<*mut Line<Self>> {
+            maps::$cache.get_ptr_mut(index)
+        }
+    };
+}
+
 impl Family for V4 {
-    const AF: u8 = 2;
+    const ICMP: u8 = protocol::ICMP;
+    const ETHER_TYPE: u16 = 0x0800_u16.to_be();
+    const HAIRPIN: Self = HAIRPIN_V4;
     const HEADER: usize = Ipv4Hdr::LEN;
     const SRC: usize = EthHdr::LEN + core::mem::offset_of!(Ipv4Hdr, src_addr);
     const DST: usize = EthHdr::LEN + core::mem::offset_of!(Ipv4Hdr, dst_addr);
     const TTL: usize = EthHdr::LEN + core::mem::offset_of!(Ipv4Hdr, ttl);
 
+    const PSEUDO_FLAG: u64 = 0;
+
     #[inline(always)]
-    fn frontend(key: &FrontendKey<Self>) -> Option<Frontend> {
-        // SAFETY: rows are replaced whole by userspace; a copy is taken at once.
-        unsafe { maps::FRONTENDS_V4.get(key).copied() }
+    fn is_multicast(address: Self) -> bool {
+        address.0[0] >= 224
     }
 
     #[inline(always)]
-    fn backend(id: u32) -> Option<Backend<Self>> {
-        maps::BACKENDS_V4.get(id).copied()
+    fn account_ttl(_ctx: &TcContext, before: u32) -> u32 {
+        // The first byte of its word, which is the low one on this machine.
+        checksum::difference(before, before - 1)
     }
 
-    #[inline(always)]
-    fn endpoint_hop(address: Self) -> Option<Hop> {
-        // SAFETY: as for `frontend`.
-        unsafe { maps::EP_KEYS_V4.get(EndpointKey(address)).copied() }
-    }
-
-    #[inline(always)]
-    fn established(key: &FlowKey<Self>) -> Option<*mut Flow<Self>> {
-        maps::FLOWS_V4.get_ptr_mut(key)
-    }
-
-    #[inline(always)]
-    fn embryonic(key: &FlowKey<Self>) -> Option<*mut Flow<Self>> {
-        maps::EMBRYONIC_V4.get_ptr_mut(key)
-    }
-
-    #[inline(always)]
-    fn put_established(key: &FlowKey<Self>, flow: &Flow<Self>) -> bool {
-        maps::FLOWS_V4.insert(key, flow, 0).is_ok()
-    }
-
-    #[inline(always)]
-    fn put_embryonic(key: &FlowKey<Self>, flow: &Flow<Self>) -> bool {
-        maps::EMBRYONIC_V4.insert(key, flow, 0).is_ok()
-    }
-
-    #[inline(always)]
-    fn drop_established(key: &FlowKey<Self>) {
-        // Absent is fine: somebody else was quicker.
-        let _ = maps::FLOWS_V4.remove(key);
-    }
-
-    #[inline(always)]
-    fn drop_embryonic(key: &FlowKey<Self>) {
-        let _ = maps::EMBRYONIC_V4.remove(key);
-    }
-
-    #[inline(always)]
-    fn cache_line(index: u32) -> Option<*mut Line<Self>> {
-        maps::CACHE_V4.get_ptr_mut(index)
-    }
+    tables!(
+        FRONTENDS_V4,
+        SERVICES_V4,
+        BACKENDS_V4,
+        ARENA_V4,
+        EP_KEYS_V4,
+        ENDPOINTS_V4,
+        FLOWS_V4,
+        EMBRYONIC_V4,
+        CACHE_V4,
+        PAIR_V4,
+        LOOSE_V4
+    );
 
     #[inline(always)]
     unsafe fn update_header_checksum(header: *mut u8, difference: u32) {
@@ -107,4 +211,51 @@ impl Family for V4 {
             *check = checksum::update(*check, difference);
         }
     }
+}
+
+impl Family for V6 {
+    const ICMP: u8 = protocol::ICMPV6;
+    const ETHER_TYPE: u16 = 0x86dd_u16.to_be();
+    const HAIRPIN: Self = HAIRPIN_V6;
+    const HEADER: usize = Ipv6Hdr::LEN;
+    const SRC: usize = EthHdr::LEN + core::mem::offset_of!(Ipv6Hdr, src_addr);
+    const DST: usize = EthHdr::LEN + core::mem::offset_of!(Ipv6Hdr, dst_addr);
+    const TTL: usize = EthHdr::LEN + core::mem::offset_of!(Ipv6Hdr, hop_limit);
+
+    /// `BPF_F_IPV6`: the addresses are in no checksum but this one.
+    const PSEUDO_FLAG: u64 = 1 << 7;
+
+    #[inline(always)]
+    fn is_multicast(address: Self) -> bool {
+        address.0[0] == 0xff
+    }
+
+    /// The hop limit is in no checksum of the packet, but in the sum that a
+    /// NIC has taken of it (CHECKSUM_COMPLETE).
+    #[inline(always)]
+    fn account_ttl(ctx: &TcContext, before: u32) -> u32 {
+        // The second byte of its word.
+        let difference = checksum::difference(before << 8, (before - 1) << 8);
+        // SAFETY: the context is valid; an error means "no such sum".
+        unsafe { bpf_csum_update(ctx.skb.skb, difference) };
+        0
+    }
+
+    tables!(
+        FRONTENDS_V6,
+        SERVICES_V6,
+        BACKENDS_V6,
+        ARENA_V6,
+        EP_KEYS_V6,
+        ENDPOINTS_V6,
+        FLOWS_V6,
+        EMBRYONIC_V6,
+        CACHE_V6,
+        PAIR_V6,
+        LOOSE_V6
+    );
+
+    /// IPv6 leaves checksums to the layers below and above (RFC 8200, section 8.1).
+    #[inline(always)]
+    unsafe fn update_header_checksum(_header: *mut u8, _difference: u32) {}
 }

@@ -2,7 +2,7 @@
 //! flow; see `causeway_schema::flow` for what stands in an entry.
 
 use aya_ebpf::helpers::bpf_jiffies64;
-use causeway_schema::{Event, Flow, FlowKey, flow::flags, protocol};
+use causeway_schema::{Event, Flow, FlowKey, Hop, flow::flags, protocol};
 
 use crate::{cache, count, family::Family, maps, packet::Packet, service};
 
@@ -13,40 +13,60 @@ pub fn now() -> u32 {
     unsafe { bpf_jiffies64() as u32 }
 }
 
-/// The key under which packets of the other direction look the flow up.
-///
-/// A request entry holds the backend, which its replies come from; a reply
-/// entry holds the frontend, which its requests go to.
+/// Whether either table has an entry for packets of this tuple.
 #[inline(always)]
-pub fn twin<A: Family>(key: &FlowKey<A>, flow: &Flow<A>) -> FlowKey<A> {
-    if flow.flags & flags::REPLY == 0 {
-        FlowKey {
-            src: flow.addr,
-            dst: key.src,
-            src_port: flow.port,
-            dst_port: key.src_port,
-            protocol: key.protocol,
-            pad: [0; 3],
-        }
-    } else {
-        FlowKey {
-            src: key.dst,
-            dst: flow.addr,
-            src_port: key.dst_port,
-            dst_port: flow.port,
-            protocol: key.protocol,
-            pad: [0; 3],
-        }
-    }
+pub fn is_known<A: Family>(key: &FlowKey<A>) -> bool {
+    lookup(key).is_some()
 }
 
-/// The service of the flow that a packet belongs to which the fast path cannot
-/// translate: sent on as it is, it would show its receiver the wrong address.
+/// The entry of a tuple, whatever its packets say.
 #[inline(always)]
-pub fn service_of<A: Family>(key: &FlowKey<A>) -> Option<u32> {
-    let flow = A::established(key).or_else(|| A::embryonic(key))?;
-    // SAFETY: map values stay readable until the program ends (RCU).
-    Some(unsafe { (*flow).service })
+pub fn lookup<A: Family>(key: &FlowKey<A>) -> Option<*mut Flow<A>> {
+    A::established(key).or_else(|| A::embryonic(key))
+}
+
+/// What a flow belongs to.
+pub struct Serving {
+    pub service: u32,
+    pub generation: u32,
+    pub backend: u32,
+}
+
+/// The two entries of a new flow. They are made in memory of the CPU's own:
+/// the stack has no room for two of IPv6.
+#[repr(C)]
+pub struct Pair<A> {
+    pub request: Flow<A>,
+    pub reply: Flow<A>,
+}
+
+/// The entries of a flow whose requests go from `before` to `after`, to the
+/// endpoint at `hop` if it is one of this node.
+#[inline(always)]
+pub fn pair<A: Family>(
+    before: &FlowKey<A>,
+    after: &FlowKey<A>,
+    serving: &Serving,
+    hop: Hop,
+) -> Option<&'static mut Pair<A>> {
+    // SAFETY: the row belongs to this CPU, programs do not migrate, and one
+    // packet is worked on at a time.
+    let pair = unsafe { &mut *A::pair()? };
+    let Serving { service, generation, backend } = *serving;
+    let last_seen = now();
+    let client = A::endpoint_hop(before.src).unwrap_or(Hop::NONE);
+    pair.request =
+        Flow { service, generation, backend, hop, last_seen, ..Flow::translating(before, after) };
+    pair.reply = Flow {
+        service,
+        generation,
+        backend,
+        hop: client,
+        last_seen,
+        flags: flags::REPLY,
+        ..Flow::translating(&after.reversed(), &before.reversed())
+    };
+    Some(pair)
 }
 
 /// The entry that translates this packet, if the flow goes on as it began.
@@ -71,7 +91,7 @@ pub fn find<A: Family>(packet: &Packet<A>, dry: bool) -> Option<*mut Flow<A>> {
         if established && !dry {
             // The new flow starts among the embryonic ones, which are looked
             // up second: the old entries must not stand in front of it.
-            A::drop_established(&twin(&packet.key, flow));
+            A::drop_established(&flow.twin(packet.key.protocol));
             A::drop_established(&packet.key);
             cache::invalidate();
         }
@@ -100,7 +120,7 @@ fn begins_anew<A: Family>(packet: &Packet<A>, flow: &Flow<A>, dry: bool) -> bool
     if packet.is_tcp() {
         return packet.opens_connection();
     }
-    let current = service::row(flow.service).is_some_and(|row| row.generation == flow.generation);
+    let current = service::row::<A>(flow.service).is_some_and(|row| row.generation == flow.generation);
     if !current && !dry {
         count::event(Event::FlowStale);
     }
@@ -115,7 +135,7 @@ fn advance<A: Family>(packet: &Packet<A>, flow: &mut Flow<A>) {
     if is_reply {
         if flow.flags & flags::REPLIED == 0 {
             flow.flags |= flags::REPLIED;
-            if let Some(request) = A::embryonic(&twin(&packet.key, flow)) {
+            if let Some(request) = A::embryonic(&flow.twin(packet.key.protocol)) {
                 // SAFETY: as in `find`.
                 unsafe { (*request).flags |= flags::REPLIED };
             }
@@ -125,7 +145,7 @@ fn advance<A: Family>(packet: &Packet<A>, flow: &mut Flow<A>) {
     if flow.flags & flags::REPLIED == 0 {
         return;
     }
-    let reply_key = twin(&packet.key, flow);
+    let reply_key = flow.twin(packet.key.protocol);
     let Some(reply) = A::embryonic(&reply_key) else { return };
     let mut request = *flow;
     request.flags |= flags::ESTABLISHED;
@@ -147,18 +167,43 @@ fn advance<A: Family>(packet: &Packet<A>, flow: &mut Flow<A>) {
     count::event(Event::FlowPromoted);
 }
 
-/// Remembers a new flow, both directions. False when the table refused.
-#[inline(always)]
-pub fn create<A: Family>(key: &FlowKey<A>, request: &Flow<A>, reply: &Flow<A>) -> bool {
-    // The reply entry first: an answer must never find the way back missing.
-    if !A::put_embryonic(&twin(key, request), reply) || !A::put_embryonic(key, request) {
-        return false;
-    }
-    count::event(Event::FlowCreated);
-    true
+/// Whether a new flow could be remembered.
+pub enum Created {
+    Yes,
+    /// Another flow's replies would come with the same tuple.
+    Taken,
+    /// The table refused.
+    Full,
 }
 
-/// Whether an entry of this protocol may carry flows at all.
+/// Remembers a new flow, both directions.
+#[inline(always)]
+pub fn create<A: Family>(key: &FlowKey<A>, pair: &Pair<A>) -> Created {
+    let Pair { request, reply } = pair;
+    let reply_key = request.twin(key.protocol);
+    // The reply entry first: an answer must never find the way back missing.
+    if A::established(&reply_key).is_some() {
+        return Created::Taken;
+    }
+    if !A::reserve_embryonic(&reply_key, reply) {
+        let Some(there) = A::embryonic(&reply_key) else { return Created::Full };
+        // SAFETY: as in `find`.
+        if unsafe { (*there).twin(key.protocol) } != *key {
+            return Created::Taken;
+        }
+        // Left over from this flow's earlier life.
+        if !A::put_embryonic(&reply_key, reply) {
+            return Created::Full;
+        }
+    }
+    if !A::put_embryonic(key, request) {
+        return Created::Full;
+    }
+    count::event(Event::FlowCreated);
+    Created::Yes
+}
+
+/// Whether packets of this protocol belong to flows.
 #[inline(always)]
 pub fn is_tracked(protocol: u8) -> bool {
     protocol == protocol::TCP || protocol == protocol::UDP

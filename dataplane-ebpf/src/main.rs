@@ -12,33 +12,80 @@ mod count;
 mod deliver;
 mod family;
 mod flow;
+mod icmp;
+mod jump;
+mod loose;
 mod maps;
+mod nat;
+mod nd;
 mod packet;
 mod pipeline;
+mod refuse;
 mod rewrite;
 mod service;
+mod slow;
 mod sweep;
 mod trace;
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
+use causeway_schema::{V4, V6};
+use pipeline::Side;
 
 /// Ingress of a container's host-side interface: what the container sends.
 #[classifier]
 pub fn from_container(ctx: TcContext) -> i32 {
-    act::act(&ctx, pipeline::run(&ctx, pipeline::Side::Container))
+    pipeline::enter(&ctx, Side::Container)
 }
 
 /// Ingress of the uplink: what other nodes and the world send.
 #[classifier]
 pub fn from_uplink(ctx: TcContext) -> i32 {
-    act::act(&ctx, pipeline::run(&ctx, pipeline::Side::Uplink))
+    pipeline::enter(&ctx, Side::Uplink)
+}
+
+// Reached by tail call only: `jump`.
+
+#[classifier]
+pub fn container_v6(ctx: TcContext) -> i32 {
+    pipeline::fast_v6(&ctx, Side::Container)
+}
+
+#[classifier]
+pub fn uplink_v6(ctx: TcContext) -> i32 {
+    pipeline::fast_v6(&ctx, Side::Uplink)
+}
+
+#[classifier]
+pub fn slow_container_v4(ctx: TcContext) -> i32 {
+    slow::run::<V4>(&ctx, Side::Container)
+}
+
+#[classifier]
+pub fn slow_container_v6(ctx: TcContext) -> i32 {
+    slow::run::<V6>(&ctx, Side::Container)
+}
+
+#[classifier]
+pub fn slow_uplink_v4(ctx: TcContext) -> i32 {
+    slow::run::<V4>(&ctx, Side::Uplink)
+}
+
+#[classifier]
+pub fn slow_uplink_v6(ctx: TcContext) -> i32 {
+    slow::run::<V6>(&ctx, Side::Uplink)
 }
 
 /// Never attached: the agent runs it with a list of flows that looked idle, so
 /// that the check and the removal happen here, beside the traffic.
 #[classifier]
 pub fn sweep(ctx: TcContext) -> i32 {
-    sweep::run(&ctx);
+    sweep::run::<V4>(&ctx);
+    act::PASS
+}
+
+#[classifier]
+pub fn sweep_v6(ctx: TcContext) -> i32 {
+    sweep::run::<V6>(&ctx);
     act::PASS
 }
 

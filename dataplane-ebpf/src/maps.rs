@@ -3,51 +3,97 @@
 
 use aya_ebpf::{
     Global,
-    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, bpf_redir_neigh},
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray},
 };
 use causeway_schema::{
     Backend, Cell, Endpoint, EndpointKey, Flow, FlowKey, Frontend, FrontendKey, Hop, NodeConfig, Service,
-    TraceRecord, V4, verdict,
+    TraceRecord, V4, V6, verdict,
 };
 
-use crate::cache::{self, Line};
+use crate::{
+    cache::{self, Line},
+    flow::Pair,
+    loose::Loose,
+    jump,
+};
 
+/// The tables of one address family:
+///
+/// - frontends, services, backends, arena: what `causeway_schema::service` draws;
+/// - endpoint keys and endpoints: the containers of this node;
+/// - flows: established ones, never evicted by newcomers. The agent sweeps idle
+///   ones; when it is full, new flows stay in the embryonic table;
+/// - embryonic: flows that have not yet seen an answer and a second packet of
+///   the client: a flood evicts only its like;
+/// - cache: the newest established flows of each CPU, in front of the table;
+/// - pair and loose: what does not fit on the stack.
+macro_rules! tables {
+    ($family:ty, $frontends:ident, $services:ident, $backends:ident, $arena:ident, $endpoint_keys:ident,
+     $endpoints:ident, $flows:ident, $embryonic:ident, $cache:ident, $pair:ident, $loose:ident) => {
+        #[map]
+        pub static $frontends: HashMap<FrontendKey<$family>, Frontend> =
+            HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
+        #[map]
+        pub static $services: Array<Service> = Array::with_max_entries(1024, BPF_F_MMAPABLE);
+        #[map]
+        pub static $backends: Array<Backend<$family>> = Array::with_max_entries(1024, BPF_F_MMAPABLE);
+        #[map]
+        pub static $arena: Array<Cell> = Array::with_max_entries(1024, BPF_F_MMAPABLE);
+        #[map]
+        pub static $endpoint_keys: HashMap<EndpointKey<$family>, Hop> =
+            HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
+        #[map]
+        pub static $endpoints: Array<Endpoint> = Array::with_max_entries(1024, BPF_F_MMAPABLE);
+        #[map]
+        pub static $flows: HashMap<FlowKey<$family>, Flow<$family>> = HashMap::with_max_entries(1024, 0);
+        #[map]
+        pub static $embryonic: LruHashMap<FlowKey<$family>, Flow<$family>> =
+            LruHashMap::with_max_entries(1024, 0);
+        #[map]
+        pub static $cache: PerCpuArray<Line<$family>> = PerCpuArray::with_max_entries(cache::LINES, 0);
+        #[map]
+        pub static $pair: PerCpuArray<Pair<$family>> = PerCpuArray::with_max_entries(1, 0);
+        #[map]
+        pub static $loose: PerCpuArray<Loose<$family>> = PerCpuArray::with_max_entries(1, 0);
+    };
+}
+
+tables!(
+    V4,
+    FRONTENDS_V4,
+    SERVICES_V4,
+    BACKENDS_V4,
+    ARENA_V4,
+    EP_KEYS_V4,
+    ENDPOINTS_V4,
+    FLOWS_V4,
+    EMBRYONIC_V4,
+    CACHE_V4,
+    PAIR_V4,
+    LOOSE_V4
+);
+tables!(
+    V6,
+    FRONTENDS_V6,
+    SERVICES_V6,
+    BACKENDS_V6,
+    ARENA_V6,
+    EP_KEYS_V6,
+    ENDPOINTS_V6,
+    FLOWS_V6,
+    EMBRYONIC_V6,
+    CACHE_V6,
+    PAIR_V6,
+    LOOSE_V6
+);
+
+/// The neighbour that the packet at hand goes to.
 #[map]
-pub static FRONTENDS_V4: HashMap<FrontendKey<V4>, Frontend> =
-    HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
+pub static NEXT_HOP: PerCpuArray<bpf_redir_neigh> = PerCpuArray::with_max_entries(1, 0);
 
-#[map]
-pub static SERVICES_V4: Array<Service> = Array::with_max_entries(1024, BPF_F_MMAPABLE);
-
-#[map]
-pub static BACKENDS_V4: Array<Backend<V4>> = Array::with_max_entries(1024, BPF_F_MMAPABLE);
-
-#[map]
-pub static ARENA_V4: Array<Cell> = Array::with_max_entries(1024, BPF_F_MMAPABLE);
-
-#[map]
-pub static EP_KEYS_V4: HashMap<EndpointKey<V4>, Hop> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
-
-#[map]
-pub static ENDPOINTS_V4: Array<Endpoint> = Array::with_max_entries(1024, BPF_F_MMAPABLE);
-
-/// Established flows: never evicted by newcomers. The agent sweeps idle ones;
-/// when it is full, new flows stay in the embryonic table.
-#[map]
-pub static FLOWS_V4: HashMap<FlowKey<V4>, Flow<V4>> = HashMap::with_max_entries(1024, 0);
-
-/// Flows that have not yet seen an answer and a second packet of the client:
-/// a flood evicts only its like.
-#[map]
-pub static EMBRYONIC_V4: LruHashMap<FlowKey<V4>, Flow<V4>> = LruHashMap::with_max_entries(1024, 0);
-
-/// The newest established flows of each CPU, in front of the table.
-#[map]
-pub static CACHE_V4: PerCpuArray<Line<V4>> = PerCpuArray::with_max_entries(cache::LINES, 0);
-
-/// Raised when an entry leaves the table of established flows: what the caches
+/// Raised when an entry leaves a table of established flows: what the caches
 /// hold of earlier times is void.
 #[map]
 pub static FLOW_EPOCH: Array<u64> = Array::with_max_entries(1, 0);
@@ -60,6 +106,10 @@ pub static CONFIG: Array<NodeConfig> = Array::with_max_entries(1, 0);
 
 #[map]
 pub static TRACE: Array<TraceRecord> = Array::with_max_entries(1, 0);
+
+/// Where the fast programs jump to; see `jump`.
+#[map]
+pub static JUMPS: ProgramArray = ProgramArray::with_max_entries(jump::TARGETS, 0);
 
 /// Kernel ticks (jiffies) per second, set by the agent at load.
 #[unsafe(no_mangle)]

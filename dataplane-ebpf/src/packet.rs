@@ -1,31 +1,29 @@
-//! What is this packet? Parsed once, into a value that everything else reads.
+//! What is this packet? The fast programs ask only whether it is a plain one:
+//! whole TCP or UDP, every header where it usually is. `loose` reads the rest.
 
 use aya_ebpf::programs::TcContext;
-use causeway_schema::{FlowKey, Port, V4, Verdict, protocol};
-use network_types::{arp::ArpHdr, eth::EthHdr, ip::Ipv4Hdr};
+use causeway_schema::{FlowKey, Port, V4, V6, protocol};
+use network_types::{
+    eth::EthHdr,
+    ip::{Ipv4Hdr, Ipv6Hdr},
+};
 
 use crate::family::Family;
 
-/// A packet whose headers are sound.
+/// What every step of the pipeline reads of a packet.
 pub struct Packet<A> {
     /// Addresses, ports and protocol; ports are [`Port::NONE`] when the packet
     /// shows none (other protocols, later fragments).
     pub key: FlowKey<A>,
+    /// TTL or hop limit.
     pub ttl: u8,
     /// Flag byte of the TCP header, 0 for other protocols.
     pub tcp_flags: u8,
-    /// IPv4 options: the L4 header is not at its usual place.
-    pub options: bool,
-    pub fragment: bool,
+    /// Length of the L4 header in bytes, as far as segmentation repeats it.
+    pub l4_header: u8,
 }
 
 impl<A: Family> Packet<A> {
-    /// TCP or UDP with the ports where the fast path expects them.
-    #[inline(always)]
-    pub fn is_plain_l4(&self) -> bool {
-        !self.options && !self.fragment && self.key.src_port.raw() != 0
-    }
-
     #[inline(always)]
     pub fn is_tcp(&self) -> bool {
         self.key.protocol == protocol::TCP
@@ -49,32 +47,45 @@ impl<A: Family> Packet<A> {
     }
 }
 
-const TCP_FIN: u8 = 1;
-const TCP_SYN: u8 = 2;
-const TCP_RST: u8 = 4;
-const TCP_ACK: u8 = 16;
+pub const TCP_FIN: u8 = 1;
+pub const TCP_SYN: u8 = 2;
+pub const TCP_RST: u8 = 4;
+pub const TCP_ACK: u8 = 16;
 
-/// Offset of the flag byte in the TCP header (RFC 9293, section 3.1).
-const TCP_FLAGS: usize = 13;
-const TCP_HEADER: usize = 20;
-const UDP_HEADER: usize = 8;
+/// Offset of the data offset (upper half, in words) and of the flag byte behind
+/// it in the TCP header (RFC 9293, section 3.1).
+pub const TCP_OFFSET_FLAGS: usize = 12;
+pub const TCP_HEADER: usize = 20;
+pub const UDP_HEADER: usize = 8;
+
+/// The UDP header's length as TCP would write its own.
+const UDP_OFFSET: u8 = 0x20;
+
+/// The header's length in bytes by its data offset.
+#[inline(always)]
+pub fn header_length(data_offset: u8) -> u8 {
+    (data_offset >> 4) * 4
+}
 
 /// EtherTypes as they lie in memory.
 const ETHER_IPV4: u16 = 0x0800_u16.to_be();
+const ETHER_IPV6: u16 = 0x86dd_u16.to_be();
 const ETHER_ARP: u16 = 0x0806_u16.to_be();
 const ETHER_VLAN: u16 = 0x8100_u16.to_be();
 const ETHER_QINQ: u16 = 0x88a8_u16.to_be();
 const ETHER_TYPE: usize = 12;
 
 /// Fragment offset and "more fragments", as they lie in memory (RFC 791).
-const FRAGMENT: u16 = 0x3fff_u16.to_be();
-const FRAGMENT_OFFSET: u16 = 0x1fff_u16.to_be();
+pub const FRAGMENT: u16 = 0x3fff_u16.to_be();
 
 /// What the Ethernet header announces.
 pub enum Frame {
     Ipv4,
+    Ipv6,
     Arp,
-    End(Verdict),
+    Vlan,
+    Other,
+    Truncated,
 }
 
 /// A pointer to `length` bytes at `offset` of the linear part of the packet.
@@ -90,7 +101,7 @@ pub fn bytes(ctx: &TcContext, offset: usize, length: usize) -> Option<*mut u8> {
 /// As [`bytes`], but first brings the bytes into the linear part if the packet
 /// has them elsewhere (only packets from raw sockets and taps do).
 #[inline(always)]
-fn pulled(ctx: &TcContext, offset: usize, length: usize) -> Option<*mut u8> {
+pub fn pulled(ctx: &TcContext, offset: usize, length: usize) -> Option<*mut u8> {
     if let Some(bytes) = bytes(ctx, offset, length) {
         return Some(bytes);
     }
@@ -107,9 +118,24 @@ fn pulled(ctx: &TcContext, offset: usize, length: usize) -> Option<*mut u8> {
 /// # Safety
 /// `at` points into checked packet bytes.
 #[inline(always)]
-unsafe fn read<T: Copy>(base: *const u8, at: usize) -> T {
+pub unsafe fn read<T: Copy>(base: *const u8, at: usize) -> T {
     // SAFETY: the caller has checked the bounds.
     unsafe { *base.add(at).cast::<T>() }
+}
+
+/// Writes a hardware address in two stores: the compiler would call a loop
+/// over its bytes.
+///
+/// # Safety
+/// `to` points at six writable bytes.
+#[inline(always)]
+pub unsafe fn write_mac(to: *mut u8, mac: [u8; 6]) {
+    let [a, b, c, d, e, f] = mac;
+    // SAFETY: the caller vouches for the bytes; BPF stores need no alignment.
+    unsafe {
+        *to.cast::<u32>() = u32::from_ne_bytes([a, b, c, d]);
+        *to.add(4).cast::<u16>() = u16::from_ne_bytes([e, f]);
+    }
 }
 
 /// Looks at the Ethernet header.
@@ -117,31 +143,26 @@ unsafe fn read<T: Copy>(base: *const u8, at: usize) -> T {
 pub fn frame(ctx: &TcContext) -> Frame {
     // SAFETY: the context is valid for the whole run of the program.
     if unsafe { (*ctx.skb.skb).vlan_present } != 0 {
-        return Frame::End(Verdict::StackVlan);
+        return Frame::Vlan;
     }
     let Some(eth) = pulled(ctx, 0, EthHdr::LEN) else {
-        return Frame::End(Verdict::DropTruncated);
+        return Frame::Truncated;
     };
     // SAFETY: `pulled` has checked the header's length.
     match unsafe { read::<u16>(eth, ETHER_TYPE) } {
         ETHER_IPV4 => Frame::Ipv4,
+        ETHER_IPV6 => Frame::Ipv6,
         ETHER_ARP => Frame::Arp,
-        ETHER_VLAN | ETHER_QINQ => Frame::End(Verdict::StackVlan),
-        _ => Frame::End(Verdict::StackNotIpv4),
+        ETHER_VLAN | ETHER_QINQ => Frame::Vlan,
+        _ => Frame::Other,
     }
 }
 
-/// The ARP header of an ARP frame.
+/// A plain IPv4 packet; `None` for every other, sound or not.
 #[inline(always)]
-pub fn arp(ctx: &TcContext) -> Option<*mut ArpHdr> {
-    pulled(ctx, EthHdr::LEN, ArpHdr::LEN).map(<*mut u8>::cast)
-}
-
-/// Parses an IPv4 packet as far as the pipeline needs it.
-#[inline(always)]
-pub fn ipv4(ctx: &TcContext) -> Result<Packet<V4>, Verdict> {
-    let ip = pulled(ctx, EthHdr::LEN, Ipv4Hdr::LEN).ok_or(Verdict::DropTruncated)?;
-    // SAFETY (this block and the next): `pulled` has checked the header's length.
+pub fn ipv4(ctx: &TcContext) -> Option<Packet<V4>> {
+    let ip = bytes(ctx, EthHdr::LEN, Ipv4Hdr::LEN)?;
+    // SAFETY: `bytes` has checked the header's length.
     let (version_length, total, fragment, ttl, protocol, src, dst) = unsafe {
         (
             read::<u8>(ip, 0),
@@ -153,69 +174,57 @@ pub fn ipv4(ctx: &TcContext) -> Result<Packet<V4>, Verdict> {
             read::<V4>(ip, core::mem::offset_of!(Ipv4Hdr, dst_addr)),
         )
     };
-    if version_length >> 4 != 4 || version_length & 15 < 5 {
-        return Err(Verdict::DropMalformed);
+    if version_length != 0x45 || fragment & FRAGMENT != 0 {
+        return None;
     }
-    let header = u32::from(version_length & 15) * 4;
-    // Total length 0 is a super-packet above 64 KiB (BIG TCP); its true length
-    // is the buffer's.
-    if total != 0 {
-        if u32::from(total) < header {
-            return Err(Verdict::DropMalformed);
-        }
-        if EthHdr::LEN as u32 + u32::from(total) > ctx.len() {
-            return Err(Verdict::DropTruncated);
-        }
-    } else if unsafe { (*ctx.skb.skb).gso_segs } == 0 {
-        return Err(Verdict::DropMalformed);
-    }
+    let payload = u32::from(total).wrapping_sub(Ipv4Hdr::LEN as u32);
+    plain(ctx, src, dst, protocol, ttl, payload)
+}
 
-    let mut packet = Packet {
-        key: FlowKey { src, dst, src_port: Port::NONE, dst_port: Port::NONE, protocol, pad: [0; 3] },
-        ttl,
-        tcp_flags: 0,
-        options: header != Ipv4Hdr::LEN as u32,
-        fragment: fragment & FRAGMENT != 0,
+/// A plain IPv6 packet; `None` for every other, sound or not.
+#[inline(always)]
+pub fn ipv6(ctx: &TcContext) -> Option<Packet<V6>> {
+    let ip = bytes(ctx, EthHdr::LEN, Ipv6Hdr::LEN)?;
+    // SAFETY: `bytes` has checked the header's length.
+    let (version, payload, next, hops, src, dst) = unsafe {
+        (
+            read::<u8>(ip, 0) >> 4,
+            u16::from_be(read(ip, core::mem::offset_of!(Ipv6Hdr, payload_len))),
+            read::<u8>(ip, core::mem::offset_of!(Ipv6Hdr, next_hdr)),
+            read::<u8>(ip, core::mem::offset_of!(Ipv6Hdr, hop_limit)),
+            read::<V6>(ip, core::mem::offset_of!(Ipv6Hdr, src_addr)),
+            read::<V6>(ip, core::mem::offset_of!(Ipv6Hdr, dst_addr)),
+        )
     };
-    let l4_header = match protocol {
+    if version != 6 {
+        return None;
+    }
+    plain(ctx, src, dst, next, hops, u32::from(payload))
+}
+
+/// `payload`: bytes after the IP header, by the header's own word.
+#[inline(always)]
+fn plain<A: Family>(ctx: &TcContext, src: A, dst: A, protocol: u8, ttl: u8, payload: u32) -> Option<Packet<A>> {
+    let header = match protocol {
         protocol::TCP => TCP_HEADER,
         protocol::UDP => UDP_HEADER,
-        _ => return Ok(packet),
+        _ => return None,
     };
-    if fragment & FRAGMENT_OFFSET != 0 {
-        return Ok(packet);
+    // A payload below the header's length, and one that wrapped below zero.
+    if payload.wrapping_sub(header as u32) > u32::from(u16::MAX) || A::L4 as u32 + payload > ctx.len() {
+        return None;
     }
-    // The L4 header belongs to the datagram, not to the frame's padding.
-    let first_fragment = packet.fragment;
-    if total != 0 && !first_fragment && u32::from(total) < header + l4_header as u32 {
-        return Err(Verdict::DropTruncated);
+    let l4 = bytes(ctx, A::L4, header)?;
+    // SAFETY: `bytes` has checked the header's length.
+    let (src_port, dst_port, [l4_header, tcp_flags]) = unsafe {
+        let tcp = protocol == protocol::TCP;
+        let offset_flags = if tcp { read::<[u8; 2]>(l4, TCP_OFFSET_FLAGS) } else { [UDP_OFFSET, 0] };
+        (read::<Port>(l4, 0), read::<Port>(l4, 2), offset_flags)
+    };
+    // Port 0 in our maps means "no port"; no service and no flow has it.
+    if src_port == Port::NONE || A::is_multicast(dst) {
+        return None;
     }
-    if packet.options {
-        // Off the fast path: two ports at a variable offset, by copy.
-        let ports: [Port; 2] = ctx.load(EthHdr::LEN + header as usize).map_err(|_| Verdict::DropTruncated)?;
-        [packet.key.src_port, packet.key.dst_port] = ports;
-        return Ok(packet);
-    }
-    if packet.fragment {
-        let ports: [Port; 2] = ctx.load(V4::L4).map_err(|_| Verdict::DropTruncated)?;
-        [packet.key.src_port, packet.key.dst_port] = ports;
-        return Ok(packet);
-    }
-    if protocol == protocol::TCP {
-        let tcp = pulled(ctx, V4::L4, TCP_HEADER).ok_or(Verdict::DropTruncated)?;
-        // SAFETY: `pulled` has checked the header's length.
-        unsafe {
-            packet.key.src_port = read(tcp, 0);
-            packet.key.dst_port = read(tcp, 2);
-            packet.tcp_flags = read(tcp, TCP_FLAGS);
-        }
-    } else {
-        let udp = pulled(ctx, V4::L4, UDP_HEADER).ok_or(Verdict::DropTruncated)?;
-        // SAFETY: as above.
-        unsafe {
-            packet.key.src_port = read(udp, 0);
-            packet.key.dst_port = read(udp, 2);
-        }
-    }
-    Ok(packet)
+    let key = FlowKey::new(src, dst, src_port, dst_port, protocol);
+    Some(Packet { key, ttl, tcp_flags, l4_header: header_length(l4_header) })
 }

@@ -1,15 +1,19 @@
-//! What is decided, in which order? Flow, service, container, route.
+//! What is decided, in which order? Flow, service, container, route: for plain
+//! packets, which are nearly all. Whatever needs more goes to `slow`, which
+//! decides in the same order.
 
 use aya_ebpf::programs::TcContext;
-use causeway_schema::{Flow, Frontend, FrontendKey, Hop, Verdict, checksum, flow::flags, hash::flow_hash};
+use causeway_schema::{Flow, Frontend, FrontendKey, Hop, V6, Verdict, hash::flow_hash};
 
 use crate::{
-    act::Decision,
+    act::{self, Decision},
     arp, deliver,
     family::Family,
-    flow,
+    flow::{self, Created, Serving},
+    jump,
     packet::{self, Frame, Packet},
-    service::{self, Choice, Chosen},
+    rewrite::L4,
+    service::{self, Choice},
     trace,
 };
 
@@ -24,144 +28,128 @@ pub enum Side {
 const PACKET_OTHERHOST: u32 = 3;
 
 #[inline(always)]
-pub fn run(ctx: &TcContext, side: Side) -> Decision {
+pub fn enter(ctx: &TcContext, side: Side) -> i32 {
     // SAFETY: the context is valid for the whole run of the program.
     if side == Side::Uplink && unsafe { (*ctx.skb.skb).pkt_type } == PACKET_OTHERHOST {
-        return Decision::end(Verdict::StackForeign);
+        return act::act(ctx, Decision::end(Verdict::StackForeign));
     }
-    match packet::frame(ctx) {
+    let (decision, target) = match packet::frame(ctx) {
         Frame::Ipv4 => match packet::ipv4(ctx) {
-            Ok(packet) if packet.key.dst.0[0] >= 224 => Decision::end(Verdict::StackMulticast),
-            Ok(packet) => ip(ctx, side, &packet),
-            Err(verdict) => Decision::end(verdict),
+            Some(packet) => (ip(ctx, side, &packet), jump::Target::SlowV4),
+            None => (Decision::slow(), jump::Target::SlowV4),
         },
+        Frame::Ipv6 => (Decision::slow(), jump::Target::FastV6),
+        other => (not_ip(ctx, side, other), jump::Target::SlowV4),
+    };
+    finish(ctx, side, decision, target)
+}
+
+#[inline(always)]
+pub fn fast_v6(ctx: &TcContext, side: Side) -> i32 {
+    let decision = match packet::ipv6(ctx) {
+        Some(packet) => ip::<V6>(ctx, side, &packet),
+        None => Decision::slow(),
+    };
+    finish(ctx, side, decision, jump::Target::SlowV6)
+}
+
+#[inline(always)]
+fn finish(ctx: &TcContext, side: Side, decision: Decision, otherwise: jump::Target) -> i32 {
+    if decision.is_slow() {
+        jump::to(ctx, side, otherwise);
+    }
+    act::act(ctx, decision)
+}
+
+#[inline(always)]
+fn not_ip(ctx: &TcContext, side: Side, frame: Frame) -> Decision {
+    match frame {
         Frame::Arp if side == Side::Container => arp::answer(ctx),
-        Frame::Arp => Decision::end(Verdict::StackNotIpv4),
-        Frame::End(verdict) => Decision::end(verdict),
+        Frame::Vlan => Decision::end(Verdict::StackVlan),
+        Frame::Truncated => Decision::end(Verdict::DropTruncated),
+        _ => Decision::end(Verdict::StackNotIp),
     }
 }
 
 #[inline(always)]
 fn ip<A: Family>(ctx: &TcContext, side: Side, packet: &Packet<A>) -> Decision {
     let dry = trace::is_dry(ctx);
-    if flow::is_tracked(packet.key.protocol) && packet.key.src_port.raw() != 0 {
-        if packet.is_plain_l4() {
-            if let Some(entry) = flow::find(packet, dry) {
-                return established(ctx, packet, entry, dry);
-            }
-        } else if let Some(service) = flow::service_of(&packet.key) {
-            return Decision { service, ..Decision::end(unusual(packet)) };
-        }
-        let key = FrontendKey::new(packet.key.dst, packet.key.dst_port, packet.key.protocol);
-        if let Some(frontend) = A::frontend(&key) {
-            let mut decision = first(ctx, side, packet, &frontend, dry);
-            decision.service = frontend.service;
-            return decision;
-        }
+    if let Some(entry) = flow::find(packet, dry) {
+        return established(ctx, packet, entry, dry, L4::Plain);
+    }
+    let key = FrontendKey::new(packet.key.dst, packet.key.dst_port, packet.key.protocol);
+    if let Some(frontend) = A::frontend(&key) {
+        return first(ctx, side, packet, &frontend, dry);
     }
     plain(ctx, side, packet)
 }
 
 /// A packet of a flow we know.
 #[inline(always)]
-fn established<A: Family>(ctx: &TcContext, packet: &Packet<A>, entry: *mut Flow<A>, dry: bool) -> Decision {
+pub fn established<A: Family>(
+    ctx: &TcContext,
+    packet: &Packet<A>,
+    entry: *mut Flow<A>,
+    dry: bool,
+    l4: L4,
+) -> Decision {
     // SAFETY: map values stay readable until the program ends (RCU).
     let flow = unsafe { &mut *entry };
-    let (src, dst) = if flow.flags & flags::REPLY == 0 {
-        (packet.key.src, flow.addr)
-    } else {
-        (flow.addr, packet.key.dst)
-    };
-    let mut decision = match deliver::remembered(flow.hop, dst) {
+    let decision = match deliver::remembered(flow.hop, flow.dst) {
         Some((hop, endpoint)) => {
             if hop != flow.hop && !dry {
                 flow.hop = hop;
             }
-            deliver::local(ctx, packet, &endpoint, Some(flow))
+            deliver::local(ctx, packet, endpoint, Some(flow), l4)
         }
-        None => deliver::remote(ctx, packet, src, dst, Some(flow)),
+        None => deliver::remote(ctx, packet, flow.src, flow.dst, Some(flow), l4),
     };
-    decision.service = flow.service;
-    decision.backend = flow.backend;
-    decision
+    decision.of(flow.service, flow.backend)
 }
 
 /// The first packet of a flow to a service.
 #[inline(always)]
-fn first<A: Family>(
-    ctx: &TcContext,
-    side: Side,
-    packet: &Packet<A>,
-    frontend: &Frontend,
-    dry: bool,
-) -> Decision {
-    if !packet.is_plain_l4() {
-        return Decision::end(unusual(packet));
-    }
-    let Some(service) = service::row(frontend.service) else {
-        return Decision::end(Verdict::DropInconsistent);
-    };
+fn first<A: Family>(ctx: &TcContext, side: Side, packet: &Packet<A>, frontend: &Frontend, dry: bool) -> Decision {
+    let Some(service) = service::row::<A>(frontend.service) else { return Decision::slow() };
     let key = &packet.key;
     let hash = flow_hash(&key.src, key.src_port, &key.dst, key.dst_port, key.protocol);
-    let backend: Chosen<A> = match service::choose(&service, hash) {
-        Choice::Backend(backend) => backend,
-        Choice::None => return Decision::end(Verdict::DropNoBackend),
-        Choice::Broken => return Decision::end(Verdict::DropInconsistent),
-    };
+    let Choice::Backend(backend) = service::choose::<A>(&service, hash) else { return Decision::slow() };
     let destination = deliver::endpoint(backend.addr);
-    if side == Side::Uplink && destination.is_none() {
-        return Decision::end(Verdict::DropRemoteBackend);
+    if backend.addr == key.src || destination.is_none() && side == Side::Uplink {
+        return Decision::slow();
     }
-
-    let last_seen = flow::now();
-    let request = Flow {
-        addr: backend.addr,
-        port: backend.port,
-        flags: 0,
-        service: frontend.service,
-        generation: service.generation,
-        backend: backend.id,
-        hop: destination.map_or(Hop::NONE, |(hop, _)| hop),
-        last_seen,
-        addr_delta: checksum::addr_difference(&key.dst, &backend.addr),
-    };
-    let reply = Flow {
-        addr: key.dst,
-        port: key.dst_port,
-        flags: flags::REPLY,
-        hop: A::endpoint_hop(key.src).unwrap_or(Hop::NONE),
-        addr_delta: checksum::addr_difference(&backend.addr, &key.dst),
-        ..request
-    };
-    if !dry && !flow::create(key, &request, &reply) {
-        return Decision::end(Verdict::DropFlowTable);
+    let hop = destination.as_ref().map_or(Hop::NONE, |(hop, _)| *hop);
+    let mut after = *key;
+    (after.dst, after.dst_port) = (backend.addr, backend.port);
+    let serving = Serving { service: frontend.service, generation: service.generation, backend: backend.id };
+    let Some(pair) = flow::pair(key, &after, &serving, hop) else { return Decision::slow() };
+    if !dry && !matches!(flow::create(key, pair), Created::Yes) {
+        return Decision::slow();
     }
-    let mut decision = match destination {
-        Some((_, endpoint)) => deliver::local(ctx, packet, &endpoint, Some(&request)),
-        None => deliver::remote(ctx, packet, key.src, backend.addr, Some(&request)),
+    let request = Some(&pair.request);
+    let decision = match destination {
+        Some((_, endpoint)) => deliver::local(ctx, packet, endpoint, request, L4::Plain),
+        None => deliver::remote(ctx, packet, key.src, backend.addr, request, L4::Plain),
     };
-    decision.backend = backend.id;
-    decision
-}
-
-/// Why a packet of a service cannot be translated.
-#[inline(always)]
-fn unusual<A: Family>(packet: &Packet<A>) -> Verdict {
-    if packet.options { Verdict::DropOptions } else { Verdict::DropFragment }
+    decision.of(frontend.service, backend.id)
 }
 
 /// A packet to no service: between containers, nodes and the world.
 #[inline(always)]
 fn plain<A: Family>(ctx: &TcContext, side: Side, packet: &Packet<A>) -> Decision {
     let dst = packet.key.dst;
+    // A connection whose answers a flow to some service would take for its own.
+    if packet.opens_connection() && flow::is_known(&packet.key.reversed()) {
+        return Decision::slow();
+    }
     if let Some((_, endpoint)) = deliver::endpoint(dst) {
-        return deliver::local(ctx, packet, &endpoint, None);
+        return deliver::local(ctx, packet, endpoint, None, L4::Plain);
     }
     if A::frontend(&FrontendKey::whole_address(dst)).is_some() {
-        return Decision::end(Verdict::DropNoFrontend);
+        return Decision::slow();
     }
     match side {
-        Side::Container => deliver::remote(ctx, packet, packet.key.src, dst, None),
+        Side::Container => deliver::remote(ctx, packet, packet.key.src, dst, None, L4::Plain),
         Side::Uplink => Decision::end(Verdict::StackForeign),
     }
 }

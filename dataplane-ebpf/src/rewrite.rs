@@ -1,18 +1,28 @@
-//! How does a packet get its new address? By direct writes where the bytes
+//! How does a packet get its new addresses? By direct writes where the bytes
 //! are ours alone, by helper where the kernel keeps a checksum half done.
 
 use aya_ebpf::{
     bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
     programs::TcContext,
 };
-use causeway_schema::{Flow, GATEWAY_MAC, Port, checksum, flow::flags, protocol};
+use causeway_schema::{Flow, GATEWAY_MAC, Port, protocol};
 use network_types::eth::EthHdr;
 
 use crate::{family::Family, packet};
 
 /// Offsets of the checksum in the L4 header.
-const TCP_CHECKSUM: usize = 16;
-const UDP_CHECKSUM: usize = 6;
+const TCP_CHECKSUM: u32 = 16;
+const UDP_CHECKSUM: u32 = 6;
+
+/// Where the L4 header is.
+#[derive(Clone, Copy)]
+pub enum L4 {
+    /// Right behind an IP header without options, in the linear part.
+    Plain,
+    At(u32),
+    /// In another fragment.
+    Absent,
+}
 
 /// One routed hop: L2 addresses of the delivery (when the destination is a
 /// container here) and TTL less one. `flow` adds the translation.
@@ -24,47 +34,70 @@ pub fn forward<A: Family>(
     mac: Option<&[u8; 6]>,
     flow: Option<&Flow<A>>,
     protocol: u8,
+    l4: L4,
 ) -> Option<()> {
     // Ports are the first four bytes of the L4 header.
-    let length = if flow.is_some() { A::L4 + 4 } else { A::L4 };
+    let length = if flow.is_some() && matches!(l4, L4::Plain) { A::L4 + 4 } else { A::L4 };
     let frame = packet::bytes(ctx, 0, length)?;
-    let mut header_difference;
-    let mut old_port = Port::NONE;
     // SAFETY: `bytes` has checked the length for everything below.
     unsafe {
         if let Some(mac) = mac {
-            *frame.cast::<[u8; 6]>() = *mac;
-            *frame.add(6).cast::<[u8; 6]>() = GATEWAY_MAC;
+            packet::write_mac(frame, *mac);
+            packet::write_mac(frame.add(6), GATEWAY_MAC);
         }
-        // TTL is the first byte of its 16-bit word, the protocol the second.
         let ttl = frame.add(A::TTL);
-        let word = ttl.cast::<u16>();
-        let before = u32::from(*word);
+        let before = u32::from(*ttl);
         *ttl -= 1;
-        header_difference = checksum::difference(before, u32::from(*word));
+        let mut difference = A::account_ttl(ctx, before);
         if let Some(flow) = flow {
-            let (addr_at, port_at) = if flow.flags & flags::REPLY == 0 { (A::DST, 2) } else { (A::SRC, 0) };
-            *frame.add(addr_at).cast::<A>() = flow.addr;
-            header_difference += flow.addr_delta;
-            let port = frame.add(A::L4 + port_at).cast::<Port>();
-            old_port = *port;
-            *port = flow.port;
+            *frame.add(A::SRC).cast::<A>() = flow.src;
+            *frame.add(A::DST).cast::<A>() = flow.dst;
+            difference += u32::from(flow.addr_delta);
+            if matches!(l4, L4::Plain) {
+                *frame.add(A::L4).cast::<[Port; 2]>() = [flow.src_port, flow.dst_port];
+            }
         }
-        A::update_header_checksum(frame.add(EthHdr::LEN), header_difference);
+        A::update_header_checksum(frame.add(EthHdr::LEN), difference);
     }
     let Some(flow) = flow else { return Some(()) };
-
-    // The L4 checksum of a locally made packet holds only the pseudo header's
-    // sum (CHECKSUM_PARTIAL), which this program cannot see but the helper can:
-    // addresses belong to that sum, ports do not.
-    let (at, mangled) = match protocol {
-        protocol::TCP => (A::L4 + TCP_CHECKSUM, 0),
-        _ => (A::L4 + UDP_CHECKSUM, u64::from(BPF_F_MARK_MANGLED_0)),
+    let l4 = match l4 {
+        L4::Plain => A::L4 as u32,
+        L4::Absent => return Some(()),
+        L4::At(offset) => {
+            ctx.store(offset as usize, &[flow.src_port, flow.dst_port], 0).ok()?;
+            offset
+        }
     };
-    let pseudo = u64::from(BPF_F_PSEUDO_HDR) | mangled;
-    ctx.l4_csum_replace(at, 0, u64::from(flow.addr_delta), pseudo).ok()?;
-    if old_port != flow.port {
-        ctx.l4_csum_replace(at, u64::from(old_port.raw()), u64::from(flow.port.raw()), mangled | 2).ok()?;
+    l4_checksum::<A>(ctx, l4, protocol, flow.addr_delta, flow.port_delta)
+}
+
+/// Where the checksum of a TCP or UDP header stands.
+#[inline(always)]
+pub fn checksum_at(l4: u32, protocol: u8) -> u32 {
+    l4 + if protocol == protocol::TCP { TCP_CHECKSUM } else { UDP_CHECKSUM }
+}
+
+/// Updates the L4 checksum for what addresses and ports have changed.
+///
+/// That of a locally made packet holds only the pseudo header's sum
+/// (CHECKSUM_PARTIAL), which this program cannot see but the helper can:
+/// addresses belong to that sum, ports do not.
+#[inline(always)]
+pub fn l4_checksum<A: Family>(ctx: &TcContext, l4: u32, protocol: u8, addresses: u16, ports: u16) -> Option<()> {
+    let at = checksum_at(l4, protocol) as usize;
+    let mangled = if protocol == protocol::TCP { 0 } else { u64::from(BPF_F_MARK_MANGLED_0) };
+    if addresses != 0 {
+        let pseudo = u64::from(BPF_F_PSEUDO_HDR) | mangled;
+        let added = ctx.l4_csum_replace(at, 0, u64::from(addresses), pseudo | A::PSEUDO_FLAG);
+        if A::PSEUDO_FLAG == 0 {
+            added.ok()?;
+        } else if added.is_err() {
+            // Kernels before 6.16 do not know the flag.
+            ctx.l4_csum_replace(at, 0, u64::from(addresses), pseudo).ok()?;
+        }
+    }
+    if ports != 0 {
+        ctx.l4_csum_replace(at, 0, u64::from(ports), mangled).ok()?;
     }
     Some(())
 }

@@ -1,23 +1,13 @@
 //! Which backend serves this frontend for this flow?
 
-use causeway_schema::{Algorithm, Arena, Cell, Port, Service, Target, choice};
+use causeway_schema::{Algorithm, Port, Service, Target, choice};
 
-use crate::{family::Family, maps};
-
-/// The table arena as BPF sees it: an inlined array lookup.
-struct MapArena;
-
-impl Arena for MapArena {
-    #[inline(always)]
-    fn cell(&self, index: u32) -> Option<&Cell> {
-        maps::ARENA_V4.get(index)
-    }
-}
+use crate::family::Family;
 
 /// A service's row, its two words read once each.
 #[inline(always)]
-pub fn row(id: u32) -> Option<Service> {
-    let row = maps::SERVICES_V4.get_ptr(id)?;
+pub fn row<A: Family>(id: u32) -> Option<Service> {
+    let row = A::service(id)?;
     // SAFETY: the row lives as long as the map. Userspace writes the target as
     // one word: one volatile load sees either the old or the new.
     unsafe {
@@ -50,7 +40,7 @@ pub fn choose<A: Family>(service: &Service, hash: u64) -> Choice<A> {
     if matches!(service.target.algorithm(), Algorithm::Empty) {
         return Choice::None;
     }
-    let Some(id) = choice::choose(&MapArena, service.target, hash) else {
+    let Some(id) = choice::choose(&A::arena(), service.target, hash) else {
         return Choice::Broken;
     };
     match A::backend(id) {

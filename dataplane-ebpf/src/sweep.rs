@@ -6,21 +6,21 @@
 //! takes the answer: `backend` the clock, `service` the number removed.
 
 use aya_ebpf::programs::TcContext;
-use causeway_schema::{FlowKey, SWEEP_KEYS, TraceRecord, V4};
+use causeway_schema::{FlowKey, SWEEP_KEYS, TraceRecord};
 use network_types::eth::EthHdr;
 
 use crate::{
     cache,
     family::Family,
-    flow::{now, twin},
+    flow::now,
     maps, packet,
 };
 
 const HEADER: usize = EthHdr::LEN + 8;
-const KEY: usize = size_of::<FlowKey<V4>>();
 
 #[inline(always)]
-pub fn run(ctx: &TcContext) {
+pub fn run<A: Family>(ctx: &TcContext) {
+    let length = size_of::<FlowKey<A>>();
     let now = now();
     let Some(answer) = maps::TRACE.get_ptr_mut(0) else { return };
     // SAFETY: the agent runs one trace or sweep at a time.
@@ -32,9 +32,9 @@ pub fn run(ctx: &TcContext) {
         if index as u32 >= count {
             break;
         }
-        let Some(key) = packet::bytes(ctx, HEADER + index * KEY, KEY) else { break };
+        let Some(key) = packet::bytes(ctx, HEADER + index * length, length) else { break };
         // SAFETY: as above; the key is copied to the stack for the lookup.
-        let key = unsafe { key.cast::<FlowKey<V4>>().read_unaligned() };
+        let key = unsafe { key.cast::<FlowKey<A>>().read_unaligned() };
         if remove_idle(&key, timeout, now) {
             // Counted in memory, not in a register that would multiply the
             // verifier's states by the number of keys.
@@ -52,7 +52,7 @@ fn remove_idle<A: Family>(key: &FlowKey<A>, timeout: u32, now: u32) -> bool {
         |flow: *mut causeway_schema::Flow<A>| now.wrapping_sub(unsafe { (*flow).last_seen }) >= timeout;
     let Some(flow) = A::established(key) else { return false };
     // SAFETY: as above.
-    let other = twin(key, unsafe { &*flow });
+    let other = unsafe { (*flow).twin(key.protocol) };
     if !idle(flow) || A::established(&other).is_some_and(|twin| !idle(twin)) {
         return false;
     }

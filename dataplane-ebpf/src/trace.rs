@@ -4,10 +4,7 @@
 use aya_ebpf::programs::TcContext;
 use causeway_schema::TraceRecord;
 
-use crate::{
-    act::{Decision, Exit},
-    maps,
-};
+use crate::{act::Decision, maps};
 
 /// True for a packet that carries the mark of the running trace.
 #[inline(always)]
@@ -20,15 +17,16 @@ pub fn is_dry(ctx: &TcContext) -> bool {
 /// Leaves the decision where the agent reads it.
 #[inline(always)]
 pub fn record(decision: &Decision) {
-    let ifindex = match decision.exit {
-        Exit::Peer { ifindex } | Exit::Interface { ifindex } | Exit::Neighbour { ifindex, .. } => ifindex,
-        Exit::Stack | Exit::Drop => 0,
-    };
     if let Some(row) = maps::TRACE.get_ptr_mut(0) {
         let verdict = decision.verdict as u32;
         // SAFETY: the agent runs one trace at a time.
         unsafe {
-            *row = TraceRecord { verdict, service: decision.service, backend: decision.backend, ifindex }
+            *row = TraceRecord {
+                verdict,
+                service: decision.service,
+                backend: decision.backend,
+                ifindex: decision.ifindex,
+            }
         };
     }
 }

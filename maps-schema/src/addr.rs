@@ -19,6 +19,9 @@ pub trait Addr: Pod + Eq + Ord + core::hash::Hash + core::fmt::Debug {
     const FAMILY: u8;
     /// The unspecified address (all zero bytes).
     const UNSPECIFIED: Self;
+    /// What completes an address and four bytes to whole 8-byte words: rows of
+    /// mapped arrays lie that far apart.
+    type RowPad: Pod + Eq + core::fmt::Debug;
 
     /// The address as network-order bytes.
     fn bytes(&self) -> &[u8];
@@ -61,6 +64,7 @@ impl Addr for V4 {
     const BYTES: usize = 4;
     const FAMILY: u8 = 2;
     const UNSPECIFIED: Self = V4([0; 4]);
+    type RowPad = ();
 
     fn bytes(&self) -> &[u8] {
         &self.0
@@ -82,6 +86,7 @@ impl Addr for V6 {
     const BYTES: usize = 16;
     const FAMILY: u8 = 10;
     const UNSPECIFIED: Self = V6([0; 16]);
+    type RowPad = u32;
 
     fn bytes(&self) -> &[u8] {
         &self.0

@@ -20,6 +20,16 @@ pub fn difference(from: u32, to: u32) -> u32 {
     (!u32::from(fold(from)) & 0xffff) + to
 }
 
+/// A difference folded, with one zero instead of two: adding 0xffff changes
+/// nothing, so it need not be added.
+#[inline(always)]
+pub const fn normal(difference: u32) -> u16 {
+    match fold(difference) {
+        0xffff => 0,
+        folded => folded,
+    }
+}
+
 /// The difference that replacing address `from` by `to` makes.
 #[inline(always)]
 pub fn addr_difference<A: Addr>(from: &A, to: &A) -> u32 {

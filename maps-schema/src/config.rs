@@ -17,7 +17,7 @@ pub struct NodeConfig {
 
 /// Raised with every change of a shared layout; a new agent that finds
 /// another number under its pins must not adopt those maps.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// What a traced packet's way through the program was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -40,3 +40,8 @@ impl TraceRecord {
 /// Keys in one run of the `sweep` program: as many as keep it well under the
 /// verifier's budget.
 pub const SWEEP_KEYS: usize = 16;
+
+/// The programs that the fast ones jump to, by slot: first those of
+/// `from_container`, then those of `from_uplink`.
+pub const JUMPS: [&str; 6] =
+    ["container_v6", "slow_container_v4", "slow_container_v6", "uplink_v6", "slow_uplink_v4", "slow_uplink_v6"];

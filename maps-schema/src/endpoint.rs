@@ -9,6 +9,14 @@ use crate::{Addr, V4, V6};
 /// ARP for it, nothing on the host owns it.
 pub const GATEWAY_V4: V4 = V4([169, 254, 1, 1]);
 
+/// The same for IPv6: the address that neighbour solicitations are answered for.
+pub const GATEWAY_V6: V6 = V6([0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+
+/// Whom a container that calls its own service sees as its client: an address
+/// that leads back through the gateway and that nobody else has.
+pub const HAIRPIN_V4: V4 = V4([169, 254, 1, 2]);
+pub const HAIRPIN_V6: V6 = V6([0xfd, 0xca, 0x05, 0xe0, 0x0a, 0x01, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
+
 /// The gateway's hardware address, on the host side of every container's
 /// interface: locally administered, the same everywhere, so that a container's
 /// neighbour entry stays right when it moves.

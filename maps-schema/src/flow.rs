@@ -4,11 +4,12 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{Addr, Hop, Port, V4, V6};
+use crate::{Addr, Hop, Port, V4, V6, checksum};
 
 /// A direction of a flow, as its packets arrive at the hook.
 ///
-/// Forward: client -> frontend. Reply: backend -> client.
+/// Forward: client -> frontend. Reply: backend -> client (or the address that
+/// the client was translated to).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct FlowKey<A> {
@@ -17,20 +18,34 @@ pub struct FlowKey<A> {
     pub src_port: Port,
     pub dst_port: Port,
     pub protocol: u8,
-    pub pad: [u8; 3],
+    // Two scalars: LLVM copies an array of three bytes one by one.
+    pub pad: u8,
+    pub pad2: u16,
 }
 
-/// What to do with a packet of this direction.
+impl<A: Addr> FlowKey<A> {
+    #[inline(always)]
+    pub fn new(src: A, dst: A, src_port: Port, dst_port: Port, protocol: u8) -> Self {
+        Self { src, dst, src_port, dst_port, protocol, pad: 0, pad2: 0 }
+    }
+
+    /// The tuple of an answer to a packet of this one.
+    #[inline(always)]
+    pub fn reversed(&self) -> Self {
+        Self::new(self.dst, self.src, self.dst_port, self.src_port, self.protocol)
+    }
+}
+
+/// What to do with a packet of this direction: both addresses and both ports
+/// as they are to leave, whether they change or not, so that requests and
+/// replies, with and without translation of the source, are one case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Flow<A> {
-    /// Forward: the backend's address, put in place of the destination.
-    /// Reply: the frontend's address, put in place of the source.
-    pub addr: A,
-    /// The port that goes with `addr`.
-    pub port: Port,
-    /// `flags::*`.
-    pub flags: u16,
+    pub src: A,
+    pub dst: A,
+    pub src_port: Port,
+    pub dst_port: Port,
     /// The service's id, index of its [`Service`](crate::Service) row.
     pub service: u32,
     /// The service's generation when the backend was chosen. A datagram whose
@@ -44,9 +59,54 @@ pub struct Flow<A> {
     /// Kernel ticks (low 32 bits of jiffies) when a packet last passed,
     /// written at most once a second.
     pub last_seen: u32,
-    /// Difference that the address rewrite makes to the L4 checksum, as
-    /// `bpf_l4_csum_replace(from = 0, to = diff)` takes it: computed once per flow.
-    pub addr_delta: u32,
+    /// `flags::*`.
+    pub flags: u16,
+    /// What the rewrite of the addresses adds to a sum of 16-bit words, and
+    /// what that of the ports adds (RFC 1624): computed once per flow.
+    pub addr_delta: u16,
+    pub port_delta: u16,
+    pub pad: u16,
+}
+
+impl<A: Addr> Flow<A> {
+    /// The entry that turns packets of `before` into packets of `after`; the
+    /// caller says to which service and where they go.
+    #[inline(always)]
+    pub fn translating(before: &FlowKey<A>, after: &FlowKey<A>) -> Self {
+        let addresses =
+            checksum::difference(before.src.sum() + before.dst.sum(), after.src.sum() + after.dst.sum());
+        let ports = checksum::difference(
+            u32::from(before.src_port.raw()) + u32::from(before.dst_port.raw()),
+            u32::from(after.src_port.raw()) + u32::from(after.dst_port.raw()),
+        );
+        Self {
+            src: after.src,
+            dst: after.dst,
+            src_port: after.src_port,
+            dst_port: after.dst_port,
+            service: 0,
+            generation: 0,
+            backend: 0,
+            hop: Hop::NONE,
+            last_seen: 0,
+            flags: 0,
+            addr_delta: checksum::normal(addresses),
+            port_delta: checksum::normal(ports),
+            pad: 0,
+        }
+    }
+
+    /// The tuple of packets that have been through this entry.
+    #[inline(always)]
+    pub fn after(&self, protocol: u8) -> FlowKey<A> {
+        FlowKey::new(self.src, self.dst, self.src_port, self.dst_port, protocol)
+    }
+
+    /// The key under which packets of the other direction look the flow up.
+    #[inline(always)]
+    pub fn twin(&self, protocol: u8) -> FlowKey<A> {
+        self.after(protocol).reversed()
+    }
 }
 
 /// Bits of [`Flow::flags`].
@@ -71,7 +131,6 @@ unsafe impl<A: Addr> Pod for Flow<A> {}
 const _: () = {
     assert!(size_of::<FlowKey<V4>>() == 16 && align_of::<FlowKey<V4>>() == 4);
     assert!(size_of::<FlowKey<V6>>() == 40 && align_of::<FlowKey<V6>>() == 4);
-    assert!(size_of::<Flow<V4>>() == 32 && align_of::<Flow<V4>>() == 4);
-    assert!(size_of::<Flow<V6>>() == 44 && align_of::<Flow<V6>>() == 4);
-    assert!(core::mem::offset_of!(Flow<V4>, last_seen) == 24);
+    assert!(size_of::<Flow<V4>>() == 40 && align_of::<Flow<V4>>() == 4);
+    assert!(size_of::<Flow<V6>>() == 64 && align_of::<Flow<V6>>() == 4);
 };

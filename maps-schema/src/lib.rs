@@ -20,8 +20,8 @@ pub mod verdict;
 
 pub use addr::{Addr, Port, V4, V6, protocol};
 pub use arena::{Arena, CELL_BYTES, Cell};
-pub use config::{NodeConfig, SCHEMA_VERSION, SWEEP_KEYS, TraceRecord};
-pub use endpoint::{Endpoint, EndpointKey, GATEWAY_MAC, GATEWAY_V4, Hop};
+pub use config::{JUMPS, NodeConfig, SCHEMA_VERSION, SWEEP_KEYS, TraceRecord};
+pub use endpoint::{Endpoint, EndpointKey, GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, HAIRPIN_V4, HAIRPIN_V6, Hop};
 pub use flow::{Flow, FlowKey};
 pub use service::{Algorithm, Backend, Frontend, FrontendKey, Service, Target};
 pub use verdict::{Event, Verdict};

@@ -131,13 +131,21 @@ impl Target {
 /// A backend's row. Never rewritten while a table names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
-pub struct Backend<A> {
+pub struct Backend<A: Addr> {
     pub addr: A,
     /// [`Port::NONE`]: the port stands in the service's [`Target`], and the
     /// row is shared by every service port on this address.
     pub port: Port,
     /// Reserved for state and zone; zero.
     pub flags: u16,
+    pub pad: A::RowPad,
+}
+
+impl<A: Addr> Backend<A> {
+    #[inline(always)]
+    pub fn new(addr: A, port: Port) -> Self {
+        Self { addr, port, flags: 0, pad: A::RowPad::zeroed() }
+    }
 }
 
 // SAFETY: `repr(C)`, every field is Pod, sizes below leave no padding.
@@ -150,7 +158,7 @@ const _: () = {
     assert!(size_of::<FrontendKey<V4>>() == 8 && size_of::<FrontendKey<V6>>() == 20);
     assert!(size_of::<Frontend>() == 8);
     assert!(size_of::<Service>() == 16 && align_of::<Service>() == 8);
-    assert!(size_of::<Backend<V4>>() == 8 && size_of::<Backend<V6>>() == 20);
+    assert!(size_of::<Backend<V4>>() == 8 && size_of::<Backend<V6>>() == 24);
 };
 
 #[cfg(test)]

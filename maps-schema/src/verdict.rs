@@ -12,72 +12,85 @@ pub enum Verdict {
     Forwarded = 1,
     /// An ARP request for the gateway, turned into its reply.
     GatewayArp = 2,
+    /// A neighbour solicitation for the gateway, turned into the advertisement.
+    GatewayNd = 3,
+    /// An ICMP echo request to a service's address, turned into its reply.
+    EchoReply = 4,
     /// Left to the host stack: the packet is for the host itself.
-    StackHost = 3,
-    /// Left to the host stack: not IPv4 (until IPv6 arrives, that includes it).
-    StackNotIpv4 = 4,
+    StackHost = 5,
+    /// Left to the host stack: neither IPv4 nor IPv6.
+    StackNotIp = 6,
     /// Left to the host stack: a VLAN tag that no configuration names.
-    StackVlan = 5,
+    StackVlan = 7,
     /// Left to the host stack: arrived on the uplink, for nobody we know.
-    StackForeign = 6,
+    StackForeign = 8,
     /// Left to the host stack: multicast or broadcast.
-    StackMulticast = 7,
+    StackMulticast = 9,
     /// Shorter than its headers say.
-    DropTruncated = 8,
-    /// IPv4 version, header length or total length that cannot be.
-    DropMalformed = 9,
-    /// IPv4 options on a packet to a service.
-    DropOptions = 10,
-    /// A fragment addressed to a service.
-    DropFragment = 11,
-    /// TTL used up.
-    DropTtl = 12,
-    /// A service without a backend.
-    DropNoBackend = 13,
-    /// A service address, but a port or protocol nobody serves there.
-    DropNoFrontend = 14,
+    DropTruncated = 10,
+    /// IP version, header length or total length that cannot be.
+    DropMalformed = 11,
+    /// More IPv6 extension headers than we walk.
+    DropExtensions = 12,
+    /// A fragment of a service's packet whose first fragment has not been seen, or
+    /// a first fragment too short for the L4 header.
+    DropFragment = 13,
+    /// TTL or hop limit used up.
+    DropTtl = 14,
+    /// A service without a backend; refused with RST or ICMP.
+    DropNoBackend = 15,
+    /// A service address, but a port or protocol nobody serves there; refused.
+    DropNoFrontend = 16,
     /// The flow tables took no new entry.
-    DropFlowTable = 15,
+    DropFlowTable = 17,
+    /// No source port free for a flow that needs another one.
+    DropNoPort = 18,
     /// The routing table has no way, or forbids it.
-    DropNoRoute = 16,
-    /// Larger than the next link's MTU, with "don't fragment".
-    DropTooBig = 17,
+    DropNoRoute = 19,
+    /// Larger than the next link's MTU, and not to be fragmented; refused with ICMP.
+    DropTooBig = 20,
     /// From the uplink to a backend on another node: the reply would not come
     /// back this way.
-    DropRemoteBackend = 18,
+    DropRemoteBackend = 21,
     /// A helper refused to rewrite the packet.
-    DropRewrite = 19,
+    DropRewrite = 22,
     /// A table named a row that is not there: a bug, or a foreign hand.
-    DropInconsistent = 20,
+    DropInconsistent = 23,
     /// ARP from a container for anything but its gateway.
-    DropArp = 21,
+    DropArp = 24,
+    /// A neighbour solicitation from a container for anything but its gateway.
+    DropNd = 25,
 }
 
 impl Verdict {
     /// Every verdict, in numeric order.
-    pub const ALL: [Verdict; 22] = [
+    pub const ALL: [Verdict; 26] = [
         Verdict::Delivered,
         Verdict::Forwarded,
         Verdict::GatewayArp,
+        Verdict::GatewayNd,
+        Verdict::EchoReply,
         Verdict::StackHost,
-        Verdict::StackNotIpv4,
+        Verdict::StackNotIp,
         Verdict::StackVlan,
         Verdict::StackForeign,
         Verdict::StackMulticast,
         Verdict::DropTruncated,
         Verdict::DropMalformed,
-        Verdict::DropOptions,
+        Verdict::DropExtensions,
         Verdict::DropFragment,
         Verdict::DropTtl,
         Verdict::DropNoBackend,
         Verdict::DropNoFrontend,
         Verdict::DropFlowTable,
+        Verdict::DropNoPort,
         Verdict::DropNoRoute,
         Verdict::DropTooBig,
         Verdict::DropRemoteBackend,
         Verdict::DropRewrite,
         Verdict::DropInconsistent,
         Verdict::DropArp,
+        Verdict::DropNd,
     ];
 
     pub fn from_number(number: u32) -> Option<Self> {
@@ -90,25 +103,29 @@ impl Verdict {
             Verdict::Delivered => "delivered",
             Verdict::Forwarded => "forwarded",
             Verdict::GatewayArp => "gateway_arp",
+            Verdict::GatewayNd => "gateway_nd",
+            Verdict::EchoReply => "echo_reply",
             Verdict::StackHost => "stack_host",
-            Verdict::StackNotIpv4 => "stack_not_ipv4",
+            Verdict::StackNotIp => "stack_not_ip",
             Verdict::StackVlan => "stack_vlan",
             Verdict::StackForeign => "stack_foreign",
             Verdict::StackMulticast => "stack_multicast",
             Verdict::DropTruncated => "drop_truncated",
             Verdict::DropMalformed => "drop_malformed",
-            Verdict::DropOptions => "drop_options",
+            Verdict::DropExtensions => "drop_extensions",
             Verdict::DropFragment => "drop_fragment",
             Verdict::DropTtl => "drop_ttl",
             Verdict::DropNoBackend => "drop_no_backend",
             Verdict::DropNoFrontend => "drop_no_frontend",
             Verdict::DropFlowTable => "drop_flow_table",
+            Verdict::DropNoPort => "drop_no_port",
             Verdict::DropNoRoute => "drop_no_route",
             Verdict::DropTooBig => "drop_too_big",
             Verdict::DropRemoteBackend => "drop_remote_backend",
             Verdict::DropRewrite => "drop_rewrite",
             Verdict::DropInconsistent => "drop_inconsistent",
             Verdict::DropArp => "drop_arp",
+            Verdict::DropNd => "drop_nd",
         }
     }
 
@@ -129,11 +146,24 @@ pub enum Event {
     FlowPromotionFailed = 2,
     /// A flow's service had lost a backend: chosen anew.
     FlowStale = 3,
+    /// A flow got another source: its own would have met another flow's replies.
+    FlowTranslated = 4,
+    /// A drop was told to its sender: TCP RST, or an ICMP error.
+    Refused = 5,
+    /// An ICMP error about a service's packet was translated.
+    IcmpTranslated = 6,
 }
 
 impl Event {
-    pub const ALL: [Event; 4] =
-        [Event::FlowCreated, Event::FlowPromoted, Event::FlowPromotionFailed, Event::FlowStale];
+    pub const ALL: [Event; 7] = [
+        Event::FlowCreated,
+        Event::FlowPromoted,
+        Event::FlowPromotionFailed,
+        Event::FlowStale,
+        Event::FlowTranslated,
+        Event::Refused,
+        Event::IcmpTranslated,
+    ];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -141,6 +171,9 @@ impl Event {
             Event::FlowPromoted => "flow_promoted",
             Event::FlowPromotionFailed => "flow_promotion_failed",
             Event::FlowStale => "flow_stale",
+            Event::FlowTranslated => "flow_translated",
+            Event::Refused => "refused",
+            Event::IcmpTranslated => "icmp_translated",
         }
     }
 

@@ -13,7 +13,7 @@ use aya::{
 use bytemuck::{Pod, bytes_of};
 use causeway_schema::{
     Algorithm, Backend, Cell, Endpoint, EndpointKey, Flow, FlowKey, Frontend, FrontendKey, GATEWAY_MAC, Hop,
-    Port, Service, Target, V4, checksum,
+    Port, Service, Target, V4,
     choice::{Lot, rendezvous},
     flow::flags,
     front::{Front, TEMPLATE_BYTES, flow_address},
@@ -158,7 +158,7 @@ impl Bench {
         self.put::<_, _, 8, 8>("FRONTENDS_V4", &FrontendKey::whole_address(VIP), &marker)?;
         let target = Target::new(0, BACKENDS, Algorithm::Rendezvous, Port::new(8080));
         self.put_row::<_, 16>("SERVICES_V4", SERVICE, &Service { target, generation: 1, flags: 0 })?;
-        let backend = Backend { addr: BACKEND, port: Port::NONE, flags: 0 };
+        let backend = Backend::new(BACKEND, Port::NONE);
         let mut lots = Vec::new();
         for id in 0..BACKENDS {
             self.put_row::<_, 8>("BACKENDS_V4", id, &backend)?;
@@ -176,26 +176,17 @@ impl Bench {
     fn fill(&mut self, case: &Case) -> Result<()> {
         let Some(port) = case.established else { return Ok(()) };
         for index in 0..self.flows {
-            let key = FlowKey {
-                src: V4(flow_address(index)),
-                dst: case.to,
-                src_port: CLIENT_PORT,
-                dst_port: case.port,
-                protocol: case.protocol,
-                pad: [0; 3],
-            };
+            let client = V4(flow_address(index));
+            let key = FlowKey::new(client, case.to, CLIENT_PORT, case.port, case.protocol);
+            let after = FlowKey::new(client, BACKEND, CLIENT_PORT, port, case.protocol);
             let flow = Flow {
-                addr: BACKEND,
-                port,
                 flags: flags::REPLIED | flags::ESTABLISHED,
                 service: SERVICE,
                 generation: 1,
-                backend: 0,
                 hop: HOP,
-                last_seen: 0,
-                addr_delta: checksum::addr_difference(&case.to, &BACKEND),
+                ..Flow::translating(&key, &after)
             };
-            self.put::<_, _, 16, 32>("FLOWS_V4", &key, &flow)?;
+            self.put::<_, _, 16, 40>("FLOWS_V4", &key, &flow)?;
         }
         Ok(())
     }

@@ -26,6 +26,7 @@ pub mod sentinel;
 pub mod server;
 pub mod snapshot;
 pub mod streams;
+pub mod table;
 pub mod topology;
 pub mod wire;
 pub mod world;

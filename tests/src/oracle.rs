@@ -115,7 +115,7 @@ impl Oracle {
             (0x8100 | 0x88a8, _) => return Err(Verdict::StackVlan),
             (0x0806, Side::Container { ifindex }) => return arp(frame, ifindex),
             (0x0800, _) => {}
-            _ => return Err(Verdict::StackNotIpv4),
+            _ => return Err(Verdict::StackNotIp),
         }
         let packet = Parsed::read(frame)?;
         if packet.dst.ip().octets()[0] >= 224 {
@@ -130,7 +130,7 @@ impl Oracle {
             } else if let Some(known) = self.known(&packet) {
                 // Sent on untranslated it would show the wrong address.
                 *service = known;
-                return Err(if packet.options { Verdict::DropOptions } else { Verdict::DropFragment });
+                return Err(if packet.options { Verdict::DropExtensions } else { Verdict::DropFragment });
             }
             if flow.is_none()
                 && let Some(id) = world.frontend(packet.dst, packet.protocol)
@@ -225,7 +225,7 @@ impl Oracle {
     /// A new flow to a service.
     fn begin(&mut self, world: &World, side: Side, packet: &Parsed, id: u32) -> Result<Flow, Verdict> {
         if packet.options {
-            return Err(Verdict::DropOptions);
+            return Err(Verdict::DropExtensions);
         }
         if packet.fragment {
             return Err(Verdict::DropFragment);

@@ -6,20 +6,20 @@ use std::{collections::BTreeMap, path::PathBuf};
 use anyhow::{Context, Result};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, MapData, PerCpuArray},
+    maps::{Array, MapData, PerCpuArray, ProgramArray},
     programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions},
 };
 use bytemuck::{Pod, bytes_of};
-use causeway::plan::Image;
+use causeway::plan::{Family, Image};
 use causeway_schema::{
-    Event, NodeConfig, TraceRecord, V4, Verdict, config::SCHEMA_VERSION, verdict::COUNTERS,
+    Event, JUMPS, NodeConfig, TraceRecord, Verdict, config::SCHEMA_VERSION, verdict::COUNTERS,
 };
 
-use crate::oracle::Side;
+use crate::{oracle::Side, table::Table};
 
 /// Room in the private maps; more than any test fills.
 const ROOM: u32 = 16_384;
-const FLOWS: [&str; 2] = ["FLOWS_V4", "EMBRYONIC_V4"];
+const FLOWS: [[&str; 2]; 2] = [["FLOWS_V4", "FLOWS_V6"], ["EMBRYONIC_V4", "EMBRYONIC_V6"]];
 const TRACE_MARK: u32 = 0x00c0_ffee;
 
 /// What came of a packet.
@@ -43,6 +43,8 @@ impl Outcome {
 /// namespace: that is where interfaces and routes are looked up.
 pub struct Programs {
     bpf: Ebpf,
+    /// Held: an array of programs forgets them with its last holder.
+    _jumps: ProgramArray<MapData>,
 }
 
 impl Programs {
@@ -56,63 +58,66 @@ impl Programs {
         let mut loader = EbpfLoader::new();
         let ticks = ticks_per_second();
         loader.override_global("TICKS_PER_SECOND", &ticks, true);
-        for map in ["FRONTENDS_V4", "SERVICES_V4", "BACKENDS_V4", "ARENA_V4", "EP_KEYS_V4", "ENDPOINTS_V4"] {
-            loader.map_max_entries(map, ROOM);
-        }
-        for map in FLOWS {
-            loader.map_max_entries(map, ROOM);
+        for map in ["FRONTENDS", "SERVICES", "BACKENDS", "ARENA", "EP_KEYS", "ENDPOINTS", "FLOWS", "EMBRYONIC"] {
+            for family in ["V4", "V6"] {
+                loader.map_max_entries(format!("{map}_{family}").leak(), ROOM);
+            }
         }
         for &(map, size) in sizes {
             loader.map_max_entries(map, size);
         }
         let mut bpf = loader.load_file(&path).with_context(|| format!("load {}", path.display()))?;
-        for name in ["from_container", "from_uplink", "sweep"] {
+        for name in ["from_container", "from_uplink"].iter().chain(&JUMPS) {
             let program: &mut SchedClassifier =
                 bpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?;
             program.load().with_context(|| format!("load program {name}"))?;
         }
-        let mut programs = Self { bpf };
+        let mut jumps = ProgramArray::try_from(bpf.take_map("JUMPS").context("no map JUMPS")?)?;
+        for (slot, name) in (0..).zip(JUMPS) {
+            let program: &SchedClassifier =
+                bpf.program(name).with_context(|| format!("no program {name}"))?.try_into()?;
+            jumps.set(slot, program.fd()?, 0)?;
+        }
+        let mut programs = Self { bpf, _jumps: jumps };
         programs.set("CONFIG", 0, &NodeConfig { trace_mark: TRACE_MARK, version: SCHEMA_VERSION });
         Ok(programs)
     }
 
-    /// Makes the maps hold `image` and nothing else; flows stay.
-    pub fn fill(&mut self, image: &Image<V4>) {
+    /// Makes the maps of a family hold `image` and nothing else; flows stay.
+    pub fn fill<A: Family>(&mut self, image: &Image<A>) {
+        let name = |stem: &str| format!("{stem}{}", A::MAP_SUFFIX);
         for (&id, row) in &image.backends {
-            self.set("BACKENDS_V4", id, row);
+            self.set(&name("BACKENDS"), id, row);
         }
         for (&base, cells) in &image.tables {
             for (index, cell) in (base..).zip(cells.iter()) {
-                self.set("ARENA_V4", index, cell);
+                self.set(&name("ARENA"), index, cell);
             }
         }
         for (&id, row) in &image.services {
-            self.set("SERVICES_V4", id, row);
+            self.set(&name("SERVICES"), id, row);
         }
         for (&slot, row) in &image.endpoints {
-            self.set("ENDPOINTS_V4", slot, row);
+            self.set(&name("ENDPOINTS"), slot, row);
         }
-        let frontends = image.frontends.iter().map(|(key, row)| (bytemuck::cast(*key), bytemuck::cast(*row)));
-        self.replace::<8, 8>("FRONTENDS_V4", frontends.collect());
-        let keys = image.endpoint_keys.iter().map(|(key, hop)| (bytemuck::cast(*key), bytemuck::cast(*hop)));
-        self.replace::<4, 4>("EP_KEYS_V4", keys.collect());
+        let frontends = image.frontends.iter().map(|(key, row)| (bytes(key), bytes(row)));
+        self.replace(&name("FRONTENDS"), frontends.collect());
+        let keys = image.endpoint_keys.iter().map(|(key, hop)| (bytes(key), bytes(hop)));
+        self.replace(&name("EP_KEYS"), keys.collect());
     }
 
     pub fn clear_flows(&mut self) {
-        for map in FLOWS {
-            self.replace::<16, 32>(map, BTreeMap::new());
+        for map in FLOWS.into_iter().flatten() {
+            self.replace(map, BTreeMap::new());
         }
         // The programs' caches go by this number; entries left by our hand.
         let epoch: u64 = self.get("FLOW_EPOCH", 0);
         self.set("FLOW_EPOCH", 0, &(epoch + 1));
     }
 
-    /// Entries in the tables of established and of embryonic flows.
+    /// Entries in the tables of established and of embryonic flows, of both families.
     pub fn flows(&self) -> [usize; 2] {
-        FLOWS.map(|name| {
-            let map: HashMap<&MapData, [u8; 16], [u8; 32]> = self.bpf.map(name).unwrap().try_into().unwrap();
-            map.keys().count()
-        })
+        FLOWS.map(|names| names.into_iter().map(|name| Table::of(self.bpf.map(name).unwrap()).keys().len()).sum())
     }
 
     /// Runs a packet for real: flows and counters move.
@@ -163,6 +168,7 @@ impl Programs {
         match bytes_of(row).len() {
             8 => put::<8>(data, index, bytes_of(row)),
             16 => put::<16>(data, index, bytes_of(row)),
+            24 => put::<24>(data, index, bytes_of(row)),
             64 => put::<64>(data, index, bytes_of(row)),
             size => panic!("rows of {size} bytes"),
         }
@@ -177,17 +183,20 @@ impl Programs {
         }
     }
 
-    fn replace<const K: usize, const V: usize>(&mut self, map: &str, wanted: BTreeMap<[u8; K], [u8; V]>) {
-        let data = self.bpf.map_mut(map).unwrap_or_else(|| panic!("no map {map}"));
-        let mut table: HashMap<&mut MapData, [u8; K], [u8; V]> = data.try_into().unwrap();
-        let there: Vec<_> = table.keys().map(Result::unwrap).collect();
+    fn replace(&mut self, map: &str, wanted: BTreeMap<Vec<u8>, Vec<u8>>) {
+        let table = Table::of(self.bpf.map(map).unwrap_or_else(|| panic!("no map {map}")));
+        let there = table.keys();
         for (key, row) in &wanted {
-            table.insert(key, row, 0).unwrap();
+            table.put(key, row);
         }
         for key in there.iter().filter(|key| !wanted.contains_key(*key)) {
-            table.remove(key).unwrap();
+            table.remove(key);
         }
     }
+}
+
+fn bytes<T: Pod>(value: &T) -> Vec<u8> {
+    bytes_of(value).to_vec()
 }
 
 fn put<const N: usize>(map: &mut aya::maps::Map, index: u32, row: &[u8]) {

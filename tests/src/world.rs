@@ -108,7 +108,7 @@ impl World {
         };
         let ids = self.backend_ids();
         for (address, &id) in &ids {
-            let row = Backend { addr: (*address.ip()).into(), port: Port::new(address.port()), flags: 0 };
+            let row = Backend::new((*address.ip()).into(), Port::new(address.port()));
             image.backends.insert(id, row);
         }
         let mut base = 0;

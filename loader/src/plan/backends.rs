@@ -45,7 +45,7 @@ impl<A: Family> Backends<A> {
         let id = self.pool.take().ok_or(Map::Backends)?;
         self.ids.insert((addr, port), id);
         self.idle.push(id);
-        ledger.put_backend(id, Backend { addr, port, flags: 0 });
+        ledger.put_backend(id, Backend::new(addr, port));
         Ok(id)
     }
 

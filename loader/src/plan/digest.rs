@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 use causeway_schema::choice::{maglev, rendezvous};
-use causeway_schema::{Algorithm, Backend, CELL_BYTES, Cell, Frontend, FrontendKey, Service, Target, hash};
+use causeway_schema::{Addr, Algorithm, Backend, CELL_BYTES, Cell, Frontend, FrontendKey, Service, Target, hash};
 
 use super::{Family, Image, ReadError, Rows, tables};
 
@@ -42,7 +42,7 @@ impl fmt::Display for Digest {
 }
 
 /// Where a frontend's way leads through.
-trait Way<A> {
+trait Way<A: Addr> {
     fn service(&self, id: u32) -> Option<Service>;
     fn backend(&self, id: u32) -> Option<Backend<A>>;
     /// The cells from `base` on, at least those of the table there.

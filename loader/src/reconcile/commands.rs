@@ -170,7 +170,7 @@ fn view(
             .map_or_else(|| key.protocol.to_string(), |p| p.to_string()),
         source: socket(key.src, key.src_port),
         destination: socket(key.dst, key.dst_port),
-        rewrite: socket(flow.addr, flow.port),
+        rewrite: if is_reply { socket(flow.src, flow.src_port) } else { socket(flow.dst, flow.dst_port) },
         direction: if is_reply { "reply" } else { "request" }.into(),
         state: state.into(),
         service,

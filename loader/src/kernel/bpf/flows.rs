@@ -131,7 +131,7 @@ impl Flows {
         // By timeout, since a run of the program has one for all its keys.
         let mut idle: BTreeMap<Duration, Vec<FlowKey<V4>>> = BTreeMap::new();
         for (key, flow) in &suspects {
-            let twin: Option<Flow<V4>> = sys::map_lookup(&self.established, &twin(key, flow))?;
+            let twin: Option<Flow<V4>> = sys::map_lookup(&self.established, &flow.twin(key.protocol))?;
             // A flow is judged by its request entry, unless only the reply is left.
             if flow.flags & flags::REPLY != 0 && twin.is_some() {
                 continue;
@@ -204,14 +204,4 @@ fn context(mark: u32, ifindex: u32) -> [u8; 192] {
     context[8..12].copy_from_slice(&mark.to_ne_bytes());
     context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
     context
-}
-
-/// The key of the other direction's entry; the same rule as in the programs.
-pub fn twin(key: &FlowKey<V4>, flow: &Flow<V4>) -> FlowKey<V4> {
-    let (src, src_port, dst, dst_port) = if flow.flags & flags::REPLY == 0 {
-        (flow.addr, flow.port, key.src, key.src_port)
-    } else {
-        (key.dst, key.dst_port, flow.addr, flow.port)
-    };
-    FlowKey { src, dst, src_port, dst_port, protocol: key.protocol, pad: [0; 3] }
 }

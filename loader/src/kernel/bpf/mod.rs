@@ -15,7 +15,7 @@ mod tc;
 
 pub use error::BpfError;
 pub use features::features;
-pub use flows::{Flows, Timeouts, twin};
+pub use flows::{Flows, Timeouts};
 pub use links::{Attachment, Hook, Links};
 pub use object::{FROM_CONTAINER, FROM_UPLINK};
 pub use tables::BpfTables;

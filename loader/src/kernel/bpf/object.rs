@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
 };
 
 use aya::{
@@ -12,7 +12,7 @@ use aya::{
     programs::{Program, ProgramError, SchedClassifier},
 };
 use causeway_schema::{
-    Backend, Cell, Endpoint, EndpointKey, Flow, FlowKey, Frontend, FrontendKey, Hop, NodeConfig, Service,
+    Backend, Cell, Endpoint, EndpointKey, Flow, FlowKey, Frontend, FrontendKey, Hop, JUMPS, NodeConfig, Service,
     TraceRecord, V4, config::SCHEMA_VERSION, verdict,
 };
 
@@ -28,7 +28,10 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ca
 pub const FROM_CONTAINER: &str = "from_container";
 pub const FROM_UPLINK: &str = "from_uplink";
 pub const SWEEP: &str = "sweep";
-const PROGRAMS: [&str; 3] = [FROM_CONTAINER, FROM_UPLINK, SWEEP];
+pub const SWEEP_V6: &str = "sweep_v6";
+/// What is attached or run from here; the others are jumped to.
+const ENTRIES: [&str; 4] = [FROM_CONTAINER, FROM_UPLINK, SWEEP, SWEEP_V6];
+const JUMP_MAP: &str = "JUMPS";
 
 /// What a map must be like to be taken over.
 struct Shape {
@@ -40,6 +43,7 @@ struct Shape {
 const HASH: (u32, u32) = (1, 0);
 const SPARSE_HASH: (u32, u32) = (1, BPF_F_NO_PREALLOC);
 const ARRAY: (u32, u32) = (2, 0);
+const PROGRAM_ARRAY: (u32, u32) = (3, 0);
 const MAPPED_ARRAY: (u32, u32) = (2, BPF_F_MMAPABLE);
 const PERCPU_ARRAY: (u32, u32) = (6, 0);
 const LRU_HASH: (u32, u32) = (9, 0);
@@ -48,7 +52,7 @@ const BPF_F_MMAPABLE: u32 = 1 << 10;
 
 /// Every map that outlives the agent. The caches of the CPUs do not: what they
 /// hold is void without its programs.
-fn shapes(capacity: &Capacity) -> [Shape; 12] {
+fn shapes(capacity: &Capacity) -> [Shape; 13] {
     fn shape<K, V>(name: &'static str, (kind, flags): (u32, u32), max_entries: u32) -> Shape {
         let (key_size, value_size) = (size_of::<K>() as u32, size_of::<V>() as u32);
         Shape { name, info: sys::MapInfo { kind, id: 0, key_size, value_size, max_entries, flags } }
@@ -69,6 +73,8 @@ fn shapes(capacity: &Capacity) -> [Shape; 12] {
         shape::<u32, u64>("COUNTERS", PERCPU_ARRAY, verdict::COUNTERS),
         shape::<u32, NodeConfig>("CONFIG", ARRAY, 1),
         shape::<u32, TraceRecord>("TRACE", ARRAY, 1),
+        // Pinned as well: an array of programs forgets them with its last holder.
+        shape::<u32, u32>(JUMP_MAP, PROGRAM_ARRAY, JUMPS.len() as u32),
     ]
 }
 
@@ -120,7 +126,19 @@ impl Object {
             bpffs::publish(&program, &object.pins.programs().join(name))?;
             object.programs.insert(name, program);
         }
+        object.fill_jumps()?;
         Ok(object)
+    }
+
+    /// Slot by slot, under the programs that run: what an earlier agent has
+    /// attached jumps to the new ones at once.
+    fn fill_jumps(&self) -> Result<(), BpfError> {
+        let jumps = self.map(JUMP_MAP)?;
+        for (slot, name) in (0_u32..).zip(JUMPS) {
+            let target = self.program(name)?.as_raw_fd();
+            sys::map_update(&jumps, &slot, &target).map_err(BpfError::call("write to map", JUMP_MAP))?;
+        }
+        Ok(())
     }
 
     /// A descriptor of a map.
@@ -173,9 +191,9 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<Vec<(&'static str, OwnedFd)>, BpfErr
     let missing = |name: &str| BpfError::Missing { kind: "program", name: name.into() };
     let mut found: Vec<_> = ebpf
         .programs_mut()
-        .filter_map(|(name, program)| Some((*PROGRAMS.iter().find(|wanted| *wanted == &name)?, program)))
+        .filter_map(|(name, program)| Some((programs().find(|wanted| *wanted == name)?, program)))
         .collect();
-    if let Some(name) = PROGRAMS.iter().find(|name| !found.iter().any(|(there, _)| there == *name)) {
+    if let Some(name) = programs().find(|name| !found.iter().any(|(there, _)| there == name)) {
         return Err(missing(name));
     }
     std::thread::scope(|scope| {
@@ -191,6 +209,10 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<Vec<(&'static str, OwnedFd)>, BpfErr
             })
             .collect()
     })
+}
+
+fn programs() -> impl Iterator<Item = &'static str> {
+    ENTRIES.into_iter().chain(JUMPS)
 }
 
 fn load_program(program: &mut Program, name: &'static str) -> Result<OwnedFd, BpfError> {

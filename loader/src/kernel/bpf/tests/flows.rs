@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use causeway_schema::{Flow, FlowKey, Hop, NodeConfig, Port, V4, Verdict, flow::flags, protocol};
+use causeway_schema::{Flow, FlowKey, NodeConfig, Port, V4, Verdict, flow::flags, protocol};
 
 use super::{super::sys, *};
-use crate::kernel::bpf::{Timeouts, features, twin};
+use crate::kernel::bpf::{Timeouts, features};
 
 const CLIENT: V4 = V4([10, 1, 0, 1]);
 const FRONTEND: V4 = V4([10, 96, 0, 1]);
@@ -21,29 +21,18 @@ impl Flows {
     /// A flow of client port `port`, whose requests and replies were last seen
     /// so many seconds ago.
     fn put(&self, protocol: u8, port: u16, request: (u32, u16), reply: (u32, u16)) {
-        let key = FlowKey {
-            src: CLIENT,
-            dst: FRONTEND,
-            src_port: Port::new(port),
-            dst_port: Port::new(80),
-            protocol,
-            pad: [0; 3],
+        let key = FlowKey::new(CLIENT, FRONTEND, Port::new(port), Port::new(80), protocol);
+        let after = FlowKey::new(CLIENT, BACKEND, Port::new(port), Port::new(8080), protocol);
+        let seen = |idle: u32| self.now.wrapping_sub(idle * self.second);
+        let there =
+            Flow { flags: request.1, last_seen: seen(request.0), ..Flow::translating(&key, &after) };
+        let back = Flow {
+            flags: reply.1 | flags::REPLY,
+            last_seen: seen(reply.0),
+            ..Flow::translating(&after.reversed(), &key.reversed())
         };
-        let flow = |addr, port, (idle, flags): (u32, u16)| Flow::<V4> {
-            addr,
-            port: Port::new(port),
-            flags,
-            service: 0,
-            generation: 0,
-            backend: 0,
-            hop: Hop::NONE,
-            last_seen: self.now.wrapping_sub(idle * self.second),
-            addr_delta: 0,
-        };
-        let there = flow(BACKEND, 8080, request);
-        let back_key = twin(&key, &there);
-        let back = flow(FRONTEND, 80, (reply.0, reply.1 | flags::REPLY));
-        assert_eq!(twin(&back_key, &back), key);
+        let back_key = there.twin(protocol);
+        assert_eq!(back.twin(protocol), key);
         sys::map_update(&self.table, &key, &there).unwrap();
         sys::map_update(&self.table, &back_key, &back).unwrap();
     }

@@ -32,7 +32,7 @@ fn a_new_agent_adopts_maps_with_their_rows() {
     let steps = [
         Step::PutBackend {
             id: 31,
-            row: Backend { addr: V4([10, 1, 0, 1]), port: Port::new(8080), flags: 0 },
+            row: Backend::new(V4([10, 1, 0, 1]), Port::new(8080)),
         },
         Step::PutTable { base: 62, cells: vec![Cell([1; 8]), Cell([2; 8])].into() },
         Step::PutService { id: 3, row: service(62) },

@@ -1,0 +1,33 @@
+//! Where do fast programs hand over what they do not do themselves? To slow
+//! programs of the same hook, by tail calls: a jump costs next to nothing, and
+//! each program has a stack and a verifier's budget of its own.
+
+use aya_ebpf::programs::TcContext;
+
+use crate::{maps, pipeline::Side};
+
+/// Number of slots; the agent fills them by [`causeway_schema::JUMPS`].
+pub const TARGETS: u32 = causeway_schema::JUMPS.len() as u32;
+
+/// Slots, in the order of [`causeway_schema::JUMPS`].
+#[derive(Clone, Copy)]
+#[repr(u32)]
+pub enum Target {
+    /// Plain IPv6 packets.
+    FastV6 = 0,
+    /// Everything else of IPv4, and of IPv6.
+    SlowV4 = 1,
+    SlowV6 = 2,
+}
+
+/// Goes to another program; returns only when there is none.
+#[inline(always)]
+pub fn to(ctx: &TcContext, side: Side, target: Target) {
+    let index = match side {
+        Side::Container => target as u32,
+        Side::Uplink => target as u32 + TARGETS / 2,
+    };
+    // An empty slot is told apart from a jump by coming back.
+    // SAFETY: the target is a program for the same kind of context.
+    let _ = unsafe { maps::JUMPS.tail_call(ctx, index) };
+}
