@@ -135,8 +135,8 @@ impl Object {
     fn fill_jumps(&self) -> Result<(), BpfError> {
         let jumps = self.map(JUMP_MAP)?;
         for (slot, name) in (0_u32..).zip(JUMPS) {
-            let target = self.program(name)?.as_raw_fd();
-            sys::map_update(&jumps, &slot, &target).map_err(BpfError::call("write to map", JUMP_MAP))?;
+            let target = self.program(name)?;
+            sys::map_update(&jumps, &slot, &target.as_raw_fd()).map_err(BpfError::call("write to map", JUMP_MAP))?;
         }
         Ok(())
     }
