@@ -47,10 +47,11 @@ impl Decision {
         Self { verdict, exit, ifindex, service: TraceRecord::NONE, backend: TraceRecord::NONE }
     }
 
-    /// A verdict that needs no interface: dropped, or left to the stack.
+    /// A verdict that needs no interface: dropped, held, or left to the stack.
     #[inline(always)]
     pub fn end(verdict: Verdict) -> Self {
-        Self::new(verdict, if verdict.is_drop() { Exit::Drop } else { Exit::Stack }, 0)
+        let gone = verdict.is_drop() || verdict == Verdict::HeldFragment;
+        Self::new(verdict, if gone { Exit::Drop } else { Exit::Stack }, 0)
     }
 
     /// Back out of the interface that it came in by.

@@ -11,13 +11,23 @@ use network_types::{
     ip::{Ipv4Hdr, Ipv6Hdr},
 };
 
-use crate::{cache::Line, flow::Pair, loose::Loose, maps};
+use crate::{
+    cache::Line,
+    flow::Pair,
+    fragment::{Datagram, Queue},
+    jump,
+    loose::Loose,
+    maps,
+};
 
 pub trait Family: Addr {
     /// ICMP or ICMPv6.
     const ICMP: u8;
     /// The EtherType, as it lies in memory.
     const ETHER_TYPE: u16;
+    /// The programs for ICMP, and to let fragments go.
+    const TO_ICMP: jump::Target;
+    const TO_RELEASE: jump::Target;
     /// Whom a container that calls its own service sees as its client.
     const HAIRPIN: Self;
     /// Length of a header without options.
@@ -54,6 +64,12 @@ pub trait Family: Addr {
     fn drop_established(key: &FlowKey<Self>);
     fn drop_embryonic(key: &FlowKey<Self>);
 
+    fn fragment(datagram: &Datagram<Self>) -> Option<*mut Flow<Self>>;
+    fn put_fragment(datagram: &Datagram<Self>, flow: &Flow<Self>);
+    fn queue(datagram: &Datagram<Self>) -> Option<*mut Queue>;
+    fn open_queue(datagram: &Datagram<Self>);
+    fn close_queue(datagram: &Datagram<Self>);
+
     /// Where this CPU makes the entries of a new flow.
     fn pair() -> Option<*mut Pair<Self>>;
 
@@ -73,7 +89,7 @@ pub trait Family: Addr {
 /// What is alike but for the names of the maps.
 macro_rules! tables {
     ($frontends:ident, $services:ident, $backends:ident, $arena:ident, $endpoint_keys:ident,
-     $endpoints:ident, $flows:ident, $embryonic:ident, $cache:ident, $pair:ident, $loose:ident) => {
+     $endpoints:ident, $flows:ident, $embryonic:ident, $cache:ident, $pair:ident, $loose:ident, $fragments:ident, $queues:ident) => {
         #[inline(always)]
         fn frontend(key: &FrontendKey<Self>) -> Option<Frontend> {
             // SAFETY: rows are replaced whole by userspace; a copy is taken at once.
@@ -151,6 +167,32 @@ macro_rules! tables {
         }
 
         #[inline(always)]
+        fn fragment(datagram: &Datagram<Self>) -> Option<*mut Flow<Self>> {
+            maps::$fragments.get_ptr_mut(datagram)
+        }
+
+        #[inline(always)]
+        fn put_fragment(datagram: &Datagram<Self>, flow: &Flow<Self>) {
+            // A table that takes nothing costs the datagram.
+            let _ = maps::$fragments.insert(datagram, flow, 0);
+        }
+
+        #[inline(always)]
+        fn queue(datagram: &Datagram<Self>) -> Option<*mut Queue> {
+            maps::$queues.get_ptr_mut(datagram)
+        }
+
+        #[inline(always)]
+        fn open_queue(datagram: &Datagram<Self>) {
+            let _ = maps::$queues.insert(datagram, &Queue::EMPTY, u64::from(BPF_NOEXIST));
+        }
+
+        #[inline(always)]
+        fn close_queue(datagram: &Datagram<Self>) {
+            let _ = maps::$queues.remove(datagram);
+        }
+
+        #[inline(always)]
         fn pair() -> Option<*mut Pair<Self>> {
             maps::$pair.get_ptr_mut(0)
         }
@@ -170,6 +212,8 @@ macro_rules! tables {
 impl Family for V4 {
     const ICMP: u8 = protocol::ICMP;
     const ETHER_TYPE: u16 = 0x0800_u16.to_be();
+    const TO_ICMP: jump::Target = jump::Target::IcmpV4;
+    const TO_RELEASE: jump::Target = jump::Target::ReleaseV4;
     const HAIRPIN: Self = HAIRPIN_V4;
     const HEADER: usize = Ipv4Hdr::LEN;
     const SRC: usize = EthHdr::LEN + core::mem::offset_of!(Ipv4Hdr, src_addr);
@@ -200,7 +244,9 @@ impl Family for V4 {
         EMBRYONIC_V4,
         CACHE_V4,
         PAIR_V4,
-        LOOSE_V4
+        LOOSE_V4,
+        FRAGMENTS_V4,
+        QUEUES_V4
     );
 
     #[inline(always)]
@@ -216,6 +262,8 @@ impl Family for V4 {
 impl Family for V6 {
     const ICMP: u8 = protocol::ICMPV6;
     const ETHER_TYPE: u16 = 0x86dd_u16.to_be();
+    const TO_ICMP: jump::Target = jump::Target::IcmpV6;
+    const TO_RELEASE: jump::Target = jump::Target::ReleaseV6;
     const HAIRPIN: Self = HAIRPIN_V6;
     const HEADER: usize = Ipv6Hdr::LEN;
     const SRC: usize = EthHdr::LEN + core::mem::offset_of!(Ipv6Hdr, src_addr);
@@ -252,7 +300,9 @@ impl Family for V6 {
         EMBRYONIC_V6,
         CACHE_V6,
         PAIR_V6,
-        LOOSE_V6
+        LOOSE_V6,
+        FRAGMENTS_V6,
+        QUEUES_V6
     );
 
     /// IPv6 leaves checksums to the layers below and above (RFC 8200, section 8.1).

@@ -137,7 +137,7 @@ impl Icmp for V6 {
 
 /// Decides about a message that is not simply a packet on its way.
 #[inline(always)]
-pub fn special<A: Read + Icmp>(ctx: &TcContext, side: Side, loose: &Loose<A>) -> Option<Decision> {
+pub fn special<A: Read + Icmp>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> Option<Decision> {
     let kind: u8 = ctx.load(loose.l4 as usize).ok()?;
     if let Some(decision) = A::neighbour(ctx, side, loose, kind) {
         return Some(decision);
@@ -154,13 +154,14 @@ pub fn special<A: Read + Icmp>(ctx: &TcContext, side: Side, loose: &Loose<A>) ->
 /// An error about a packet that went through one of our flows: its receiver
 /// must see the packet as it had sent it.
 #[inline(always)]
-fn error<A: Read + Icmp>(ctx: &TcContext, loose: &Loose<A>) -> Option<Decision> {
+fn error<A: Read + Icmp>(ctx: &TcContext, loose: &mut Loose<A>) -> Option<Decision> {
     let inner_at = loose.l4 + HEADER;
     let (inner, inner_l4) = A::embedded(ctx, inner_at)?;
     // Answers to the embedded packet belong to the entry that we need.
     let entry = flow::lookup(&inner.reversed())?;
     // SAFETY: map values stay readable until the program ends (RCU).
     let entry = unsafe { &*entry };
+    (loose.service, loose.backend) = (entry.service, entry.backend);
     if loose.packet.ttl <= 1 {
         return Some(Decision::end(Verdict::DropTtl));
     }
@@ -169,7 +170,7 @@ fn error<A: Read + Icmp>(ctx: &TcContext, loose: &Loose<A>) -> Option<Decision> 
             if !trace::is_dry(ctx) {
                 count::event(Event::IcmpTranslated);
             }
-            decision.of(entry.service, entry.backend)
+            decision
         }
         _ => Decision::end(Verdict::DropRewrite),
     })

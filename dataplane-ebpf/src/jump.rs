@@ -18,6 +18,12 @@ pub enum Target {
     /// Everything else of IPv4, and of IPv6.
     SlowV4 = 1,
     SlowV6 = 2,
+    /// ICMP, from the slow programs.
+    IcmpV4 = 5,
+    IcmpV6 = 6,
+    /// First fragments that others wait for.
+    ReleaseV4 = 3,
+    ReleaseV6 = 4,
 }
 
 /// Goes to another program; returns only when there is none.

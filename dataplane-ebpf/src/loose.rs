@@ -2,7 +2,7 @@
 //! fragments, other protocols: read by copies, at offsets that vary.
 
 use aya_ebpf::programs::TcContext;
-use causeway_schema::{FlowKey, Port, V4, V6, Verdict, protocol};
+use causeway_schema::{FlowKey, Port, TraceRecord, V4, V6, Verdict, protocol};
 use network_types::{
     eth::EthHdr,
     ip::{Ipv4Hdr, Ipv6Hdr},
@@ -34,6 +34,9 @@ pub struct Loose<A> {
     pub id: u32,
     /// May not be fragmented on its way: IPv6, or the DF bit.
     pub dont_fragment: bool,
+    /// What the packet turns out to belong to, or [`TraceRecord::NONE`].
+    pub service: u32,
+    pub backend: u32,
 }
 
 impl<A: Family> Loose<A> {
@@ -98,6 +101,8 @@ impl Read for V4 {
             part,
             id: u32::from(id),
             dont_fragment: fragment & DONT_FRAGMENT != 0,
+            service: TraceRecord::NONE,
+            backend: TraceRecord::NONE,
         };
         ports(ctx, loose)
     }
@@ -140,6 +145,8 @@ impl Read for V6 {
             part: Part::Whole,
             id: 0,
             dont_fragment: true,
+            service: TraceRecord::NONE,
+            backend: TraceRecord::NONE,
         };
         for _ in 0..EXTENSIONS {
             let next = loose.packet.key.protocol;

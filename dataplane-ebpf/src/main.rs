@@ -12,6 +12,7 @@ mod count;
 mod deliver;
 mod family;
 mod flow;
+mod fragment;
 mod icmp;
 mod jump;
 mod loose;
@@ -73,6 +74,36 @@ pub fn slow_uplink_v4(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn slow_uplink_v6(ctx: TcContext) -> i32 {
     slow::run::<V6>(&ctx, Side::Uplink)
+}
+
+#[classifier]
+pub fn icmp_container_v4(ctx: TcContext) -> i32 {
+    slow::icmp::<V4>(&ctx, Side::Container)
+}
+
+#[classifier]
+pub fn icmp_container_v6(ctx: TcContext) -> i32 {
+    slow::icmp::<V6>(&ctx, Side::Container)
+}
+
+#[classifier]
+pub fn icmp_uplink_v4(ctx: TcContext) -> i32 {
+    slow::icmp::<V4>(&ctx, Side::Uplink)
+}
+
+#[classifier]
+pub fn icmp_uplink_v6(ctx: TcContext) -> i32 {
+    slow::icmp::<V6>(&ctx, Side::Uplink)
+}
+
+#[classifier]
+pub fn release_v4(ctx: TcContext) -> i32 {
+    slow::release::<V4>(&ctx)
+}
+
+#[classifier]
+pub fn release_v6(ctx: TcContext) -> i32 {
+    slow::release::<V6>(&ctx)
 }
 
 /// Never attached: the agent runs it with a list of flows that looked idle, so

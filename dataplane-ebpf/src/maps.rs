@@ -15,6 +15,7 @@ use causeway_schema::{
 use crate::{
     cache::{self, Line},
     flow::Pair,
+    fragment::{self, Datagram, Held, Queue},
     loose::Loose,
     jump,
 };
@@ -28,10 +29,11 @@ use crate::{
 /// - embryonic: flows that have not yet seen an answer and a second packet of
 ///   the client: a flood evicts only its like;
 /// - cache: the newest established flows of each CPU, in front of the table;
+/// - fragments: where first fragments went; queues: what waits for one;
 /// - pair and loose: what does not fit on the stack.
 macro_rules! tables {
     ($family:ty, $frontends:ident, $services:ident, $backends:ident, $arena:ident, $endpoint_keys:ident,
-     $endpoints:ident, $flows:ident, $embryonic:ident, $cache:ident, $pair:ident, $loose:ident) => {
+     $endpoints:ident, $flows:ident, $embryonic:ident, $cache:ident, $pair:ident, $loose:ident, $fragments:ident, $queues:ident) => {
         #[map]
         pub static $frontends: HashMap<FrontendKey<$family>, Frontend> =
             HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
@@ -57,6 +59,12 @@ macro_rules! tables {
         pub static $pair: PerCpuArray<Pair<$family>> = PerCpuArray::with_max_entries(1, 0);
         #[map]
         pub static $loose: PerCpuArray<Loose<$family>> = PerCpuArray::with_max_entries(1, 0);
+        #[map]
+        pub static $fragments: LruHashMap<Datagram<$family>, Flow<$family>> =
+            LruHashMap::with_max_entries(fragment::DATAGRAMS, 0);
+        #[map]
+        pub static $queues: LruHashMap<Datagram<$family>, Queue> =
+            LruHashMap::with_max_entries(fragment::DATAGRAMS / 4, 0);
     };
 }
 
@@ -72,7 +80,9 @@ tables!(
     EMBRYONIC_V4,
     CACHE_V4,
     PAIR_V4,
-    LOOSE_V4
+    LOOSE_V4,
+    FRAGMENTS_V4,
+    QUEUES_V4
 );
 tables!(
     V6,
@@ -86,8 +96,16 @@ tables!(
     EMBRYONIC_V6,
     CACHE_V6,
     PAIR_V6,
-    LOOSE_V6
+    LOOSE_V6,
+    FRAGMENTS_V6,
+    QUEUES_V6
 );
+
+/// Frames of fragments that wait, and the slot that is next.
+#[map]
+pub static HELD: Array<Held> = Array::with_max_entries(fragment::WAITING, 0);
+#[map]
+pub static HELD_NEXT: Array<u64> = Array::with_max_entries(1, 0);
 
 /// The neighbour that the packet at hand goes to.
 #[map]

@@ -2,24 +2,37 @@
 //! one? The order is that of `pipeline`; here senders are told of refusals,
 //! sources are translated, and headers may be anywhere.
 
-use aya_ebpf::programs::TcContext;
-use causeway_schema::{Event, Flow, FrontendKey, Hop, TraceRecord, Verdict, hash::flow_hash};
+use aya_ebpf::{bindings::TC_ACT_SHOT, programs::TcContext};
+use causeway_schema::{Event, Flow, FlowKey, FrontendKey, Hop, TraceRecord, Verdict, hash::flow_hash};
 
 use crate::{
     act::{self, Decision, Exit},
     count, deliver,
+    family::Family,
     flow::{self, Serving},
-    icmp,
-    loose::{Loose, Part, Read},
+    fragment::{self, Datagram},
+    icmp, jump,
+    loose::{Loose, Part},
     nat::{self, Outcome},
     pipeline::Side,
-    refuse, rewrite,
+    refuse::{self, Refuse},
+    rewrite,
     service::{self, Choice},
     trace,
 };
 
+/// What has to be done with a packet.
+enum Step<A: 'static> {
+    Translate(&'static Flow<A>),
+    /// To no service: between containers, nodes and the world.
+    Plain,
+    /// A first fragment for which others wait.
+    Release,
+    End(Verdict),
+}
+
 #[inline(always)]
-pub fn run<A: refuse::Refuse>(ctx: &TcContext, side: Side) -> i32 {
+pub fn run<A: Refuse>(ctx: &TcContext, side: Side) -> i32 {
     // In memory of the CPU's own: the stack has no room for it.
     let Some(loose) = A::loose() else {
         return act::act(ctx, Decision::end(Verdict::DropInconsistent));
@@ -29,73 +42,115 @@ pub fn run<A: refuse::Refuse>(ctx: &TcContext, side: Side) -> i32 {
     if let Err(verdict) = A::read(ctx, loose) {
         return act::act(ctx, Decision::end(verdict));
     }
-    let mut decision = decide(ctx, side, loose);
+    if loose.packet.key.protocol == A::ICMP && loose.part != Part::Later {
+        jump::to(ctx, side, A::TO_ICMP);
+    }
+    let decision = match decide(ctx, side, loose) {
+        Step::Translate(flow) => translated(ctx, loose, flow),
+        Step::Plain => plain(ctx, side, loose),
+        Step::Release => {
+            // Counted when it comes in again.
+            jump::to(ctx, side, A::TO_RELEASE);
+            Decision::end(Verdict::DropInconsistent)
+        }
+        Step::End(verdict) => Decision::end(verdict),
+    };
+    finish(ctx, side, loose, decision)
+}
+
+/// ICMP, as the slow program has read it.
+#[inline(always)]
+pub fn icmp<A: Refuse>(ctx: &TcContext, side: Side) -> i32 {
+    let Some(loose) = A::loose() else {
+        return act::act(ctx, Decision::end(Verdict::DropInconsistent));
+    };
+    // SAFETY: as in `flow::pair`.
+    let loose = unsafe { &mut *loose };
+    let decision = match icmp::special(ctx, side, loose) {
+        Some(decision) => decision,
+        None if A::is_multicast(loose.packet.key.dst) => Decision::end(Verdict::StackMulticast),
+        None => plain(ctx, side, loose),
+    };
+    finish(ctx, side, loose, decision)
+}
+
+/// Tells the sender of a drop, counts, acts.
+#[inline(always)]
+fn finish<A: Refuse>(ctx: &TcContext, side: Side, loose: &Loose<A>, decision: Decision) -> i32 {
     if decision.verdict.is_drop() && refuse::tell(ctx, side, loose, decision.verdict) {
         if !trace::is_dry(ctx) {
             count::event(Event::Refused);
         }
-        decision = Decision { verdict: decision.verdict, ..Decision::back(ctx, Verdict::Forwarded) }
-            .of(decision.service, decision.backend);
+        let back = Decision { verdict: decision.verdict, ..Decision::back(ctx, Verdict::Forwarded) };
+        return act::act(ctx, back.of(loose.service, loose.backend));
     }
-    act::act(ctx, decision)
+    act::act(ctx, decision.of(loose.service, loose.backend))
 }
 
 #[inline(always)]
-fn decide<A: refuse::Refuse>(ctx: &TcContext, side: Side, loose: &Loose<A>) -> Decision {
-    let packet = &loose.packet;
-    if packet.key.protocol == A::ICMP && loose.part != Part::Later {
-        if let Some(decision) = icmp::special(ctx, side, loose) {
-            return decision;
-        }
+fn decide<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> Step<A> {
+    if A::is_multicast(loose.packet.key.dst) {
+        return Step::End(Verdict::StackMulticast);
     }
-    if A::is_multicast(packet.key.dst) {
-        return Decision::end(Verdict::StackMulticast);
+    let dry = trace::is_dry(ctx);
+    if loose.part == Part::Later && flow::is_tracked(loose.packet.key.protocol) {
+        return later(ctx, loose, dry);
     }
-    if loose.has_ports() {
-        let dry = trace::is_dry(ctx);
-        if let Some(entry) = flow::find(packet, dry) {
-            // SAFETY: map values stay readable until the program ends (RCU).
-            let flow = unsafe { &*entry };
-            return translated(ctx, loose, flow);
-        }
-        let key = FrontendKey::new(packet.key.dst, packet.key.dst_port, packet.key.protocol);
-        if let Some(frontend) = A::frontend(&key) {
-            let decision = first(ctx, side, loose, frontend.service, dry);
-            return decision.of(frontend.service, decision.backend);
-        }
-        if packet.opens_connection() && flow::is_known(&packet.key.reversed()) {
-            return beside(ctx, loose, dry);
-        }
+    if !dry && fragment::is_awaited(loose) {
+        return Step::Release;
     }
-    plain(ctx, side, loose)
+    if !loose.has_ports() {
+        return Step::Plain;
+    }
+    let key = &loose.packet.key;
+    if let Some(entry) = flow::find(&loose.packet, dry) {
+        // SAFETY: map values stay readable until the program ends (RCU).
+        return Step::Translate(unsafe { &*entry });
+    }
+    if let Some(frontend) = A::frontend(&FrontendKey::new(key.dst, key.dst_port, key.protocol)) {
+        loose.service = frontend.service;
+        return first(side, loose, dry);
+    }
+    if loose.packet.opens_connection() && flow::is_known(&key.reversed()) {
+        // To a container's own address, but its answers would be taken for a
+        // flow's to some service: it gets another source port.
+        let hop = A::endpoint_hop(key.dst).unwrap_or(Hop::NONE);
+        let serving = Serving { service: TraceRecord::NONE, generation: 0, backend: TraceRecord::NONE };
+        return begin(loose, *key, &serving, hop, dry);
+    }
+    Step::Plain
 }
 
-/// A packet of a known flow, or the first of a new one.
+/// A fragment without ports.
 #[inline(always)]
-fn translated<A: Read>(ctx: &TcContext, loose: &Loose<A>, flow: &Flow<A>) -> Decision {
-    let decision = match deliver::remembered(flow.hop, flow.dst) {
-        Some((_, endpoint)) => deliver::local(ctx, &loose.packet, endpoint, Some(flow), loose.l4()),
-        None => deliver::remote(ctx, &loose.packet, flow.src, flow.dst, Some(flow), loose.l4()),
-    };
-    too_far_or_big(ctx, loose, Some(flow), decision).of(flow.service, flow.backend)
+fn later<A: Refuse>(ctx: &TcContext, loose: &Loose<A>, dry: bool) -> Step<A> {
+    if let Some(flow) = A::fragment(&Datagram::of(loose)) {
+        // SAFETY: map values stay readable until the program ends (RCU).
+        return Step::Translate(unsafe { &*flow });
+    }
+    if A::frontend(&FrontendKey::whole_address(loose.packet.key.dst)).is_none() {
+        return Step::Plain;
+    }
+    Step::End(fragment::hold(ctx, loose, dry))
 }
 
 /// The first packet of a flow to a service.
 #[inline(always)]
-fn first<A: Read>(ctx: &TcContext, side: Side, loose: &Loose<A>, service: u32, dry: bool) -> Decision {
+fn first<A: Refuse>(side: Side, loose: &mut Loose<A>, dry: bool) -> Step<A> {
     let key = &loose.packet.key;
-    let Some(row) = service::row::<A>(service) else {
-        return Decision::end(Verdict::DropInconsistent);
+    let Some(row) = service::row::<A>(loose.service) else {
+        return Step::End(Verdict::DropInconsistent);
     };
     let hash = flow_hash(&key.src, key.src_port, &key.dst, key.dst_port, key.protocol);
     let backend = match service::choose::<A>(&row, hash) {
         Choice::Backend(backend) => backend,
-        Choice::None => return Decision::end(Verdict::DropNoBackend),
-        Choice::Broken => return Decision::end(Verdict::DropInconsistent),
+        Choice::None => return Step::End(Verdict::DropNoBackend),
+        Choice::Broken => return Step::End(Verdict::DropInconsistent),
     };
+    loose.backend = backend.id;
     let hop = A::endpoint_hop(backend.addr).unwrap_or(Hop::NONE);
     if side == Side::Uplink && hop == Hop::NONE {
-        return Decision::end(Verdict::DropRemoteBackend);
+        return Step::End(Verdict::DropRemoteBackend);
     }
     let mut after = *key;
     (after.dst, after.dst_port) = (backend.addr, backend.port);
@@ -104,40 +159,51 @@ fn first<A: Read>(ctx: &TcContext, side: Side, loose: &Loose<A>, service: u32, d
         // somebody whose answers come out through the gateway.
         after.src = A::HAIRPIN;
     }
-    let serving = Serving { service, generation: row.generation, backend: backend.id };
-    let decision = match nat::create(key, after, &serving, hop, dry) {
-        Outcome::Created(flow) => translated(ctx, loose, flow),
-        Outcome::NoPort => Decision::end(Verdict::DropNoPort),
-        Outcome::Full => Decision::end(Verdict::DropFlowTable),
-    };
-    decision.of(service, backend.id)
+    let serving = Serving { service: loose.service, generation: row.generation, backend: backend.id };
+    begin(loose, after, &serving, hop, dry)
 }
 
-/// A connection to a container's own address whose answers a flow of some
-/// service would take for its own: it gets another source port.
+/// A new flow, with another source if it needs one.
 #[inline(always)]
-fn beside<A: Read>(ctx: &TcContext, loose: &Loose<A>, dry: bool) -> Decision {
-    let key = &loose.packet.key;
-    let hop = A::endpoint_hop(key.dst).unwrap_or(Hop::NONE);
-    let serving = Serving { service: TraceRecord::NONE, generation: 0, backend: TraceRecord::NONE };
-    match nat::create(key, *key, &serving, hop, dry) {
-        Outcome::Created(flow) => translated(ctx, loose, flow),
-        Outcome::NoPort => Decision::end(Verdict::DropNoPort),
-        Outcome::Full => Decision::end(Verdict::DropFlowTable),
+fn begin<A: Refuse>(
+    loose: &Loose<A>,
+    after: FlowKey<A>,
+    serving: &Serving,
+    hop: Hop,
+    dry: bool,
+) -> Step<A> {
+    match nat::create(&loose.packet.key, after, serving, hop, dry) {
+        Outcome::Created(flow) => Step::Translate(flow),
+        Outcome::NoPort => Step::End(Verdict::DropNoPort),
+        Outcome::Full => Step::End(Verdict::DropFlowTable),
     }
 }
 
-/// A packet to no service: between containers, nodes and the world.
+/// A packet of a known flow, or the first of a new one.
 #[inline(always)]
-fn plain<A: Read>(ctx: &TcContext, side: Side, loose: &Loose<A>) -> Decision {
+fn translated<A: Refuse>(ctx: &TcContext, loose: &mut Loose<A>, flow: &Flow<A>) -> Decision {
+    (loose.service, loose.backend) = (flow.service, flow.backend);
+    let decision = match deliver::remembered(flow.hop, flow.dst) {
+        Some((_, endpoint)) => deliver::local(ctx, &loose.packet, endpoint, Some(flow), loose.l4()),
+        None => deliver::remote(ctx, &loose.packet, flow.src, flow.dst, Some(flow), loose.l4()),
+    };
+    let decision = too_far_or_big(ctx, loose, Some(flow), decision);
+    if !decision.verdict.is_drop() && !trace::is_dry(ctx) {
+        fragment::remember(loose, flow);
+    }
+    decision
+}
+
+/// A packet to no service.
+#[inline(always)]
+fn plain<A: Refuse>(ctx: &TcContext, side: Side, loose: &Loose<A>) -> Decision {
     let dst = loose.packet.key.dst;
     if let Some((_, endpoint)) = deliver::endpoint(dst) {
         let decision = deliver::local(ctx, &loose.packet, endpoint, None, loose.l4());
         return too_far_or_big(ctx, loose, None, decision);
     }
     if A::frontend(&FrontendKey::whole_address(dst)).is_some() {
-        let verdict = if loose.part == Part::Later { Verdict::DropFragment } else { Verdict::DropNoFrontend };
-        return Decision::end(verdict);
+        return Decision::end(Verdict::DropNoFrontend);
     }
     if side == Side::Uplink {
         return Decision::end(Verdict::StackForeign);
@@ -150,7 +216,7 @@ fn plain<A: Read>(ctx: &TcContext, side: Side, loose: &Loose<A>) -> Decision {
 /// way. One that may be fragmented goes to the stack, which does that, with its
 /// new addresses.
 #[inline(always)]
-fn too_far_or_big<A: Read>(
+fn too_far_or_big<A: Refuse>(
     ctx: &TcContext,
     loose: &Loose<A>,
     flow: Option<&Flow<A>>,
@@ -169,4 +235,15 @@ fn too_far_or_big<A: Read>(
         return Decision::end(Verdict::DropRewrite);
     }
     Decision::new(Verdict::Forwarded, Exit::Stack, 0)
+}
+
+/// Sends a first fragment and those that waited for it in anew.
+#[inline(always)]
+pub fn release<A: Family>(ctx: &TcContext) -> i32 {
+    // What the slow program has read of the packet.
+    if let Some(loose) = A::loose() {
+        // SAFETY: as in `flow::pair`.
+        fragment::release(ctx, unsafe { &*loose });
+    }
+    TC_ACT_SHOT
 }

@@ -43,5 +43,19 @@ pub const SWEEP_KEYS: usize = 16;
 
 /// The programs that the fast ones jump to, by slot: first those of
 /// `from_container`, then those of `from_uplink`.
-pub const JUMPS: [&str; 6] =
-    ["container_v6", "slow_container_v4", "slow_container_v6", "uplink_v6", "slow_uplink_v4", "slow_uplink_v6"];
+pub const JUMPS: [&str; 14] = [
+    "container_v6",
+    "slow_container_v4",
+    "slow_container_v6",
+    "release_v4",
+    "release_v6",
+    "icmp_container_v4",
+    "icmp_container_v6",
+    "uplink_v6",
+    "slow_uplink_v4",
+    "slow_uplink_v6",
+    "release_v4",
+    "release_v6",
+    "icmp_uplink_v4",
+    "icmp_uplink_v6",
+];

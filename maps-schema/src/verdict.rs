@@ -16,60 +16,64 @@ pub enum Verdict {
     GatewayNd = 3,
     /// An ICMP echo request to a service's address, turned into its reply.
     EchoReply = 4,
+    /// A fragment that waits for the first of its datagram; counted again when
+    /// that has come.
+    HeldFragment = 5,
     /// Left to the host stack: the packet is for the host itself.
-    StackHost = 5,
+    StackHost = 6,
     /// Left to the host stack: neither IPv4 nor IPv6.
-    StackNotIp = 6,
+    StackNotIp = 7,
     /// Left to the host stack: a VLAN tag that no configuration names.
-    StackVlan = 7,
+    StackVlan = 8,
     /// Left to the host stack: arrived on the uplink, for nobody we know.
-    StackForeign = 8,
+    StackForeign = 9,
     /// Left to the host stack: multicast or broadcast.
-    StackMulticast = 9,
+    StackMulticast = 10,
     /// Shorter than its headers say.
-    DropTruncated = 10,
+    DropTruncated = 11,
     /// IP version, header length or total length that cannot be.
-    DropMalformed = 11,
+    DropMalformed = 12,
     /// More IPv6 extension headers than we walk.
-    DropExtensions = 12,
-    /// A fragment of a service's packet whose first fragment has not been seen, or
-    /// a first fragment too short for the L4 header.
-    DropFragment = 13,
+    DropExtensions = 13,
+    /// A fragment of a service's packet that cannot wait for its first one, or a
+    /// first one too short for the L4 header.
+    DropFragment = 14,
     /// TTL or hop limit used up.
-    DropTtl = 14,
+    DropTtl = 15,
     /// A service without a backend; refused with RST or ICMP.
-    DropNoBackend = 15,
+    DropNoBackend = 16,
     /// A service address, but a port or protocol nobody serves there; refused.
-    DropNoFrontend = 16,
+    DropNoFrontend = 17,
     /// The flow tables took no new entry.
-    DropFlowTable = 17,
+    DropFlowTable = 18,
     /// No source port free for a flow that needs another one.
-    DropNoPort = 18,
+    DropNoPort = 19,
     /// The routing table has no way, or forbids it.
-    DropNoRoute = 19,
+    DropNoRoute = 20,
     /// Larger than the next link's MTU, and not to be fragmented; refused with ICMP.
-    DropTooBig = 20,
+    DropTooBig = 21,
     /// From the uplink to a backend on another node: the reply would not come
     /// back this way.
-    DropRemoteBackend = 21,
+    DropRemoteBackend = 22,
     /// A helper refused to rewrite the packet.
-    DropRewrite = 22,
+    DropRewrite = 23,
     /// A table named a row that is not there: a bug, or a foreign hand.
-    DropInconsistent = 23,
+    DropInconsistent = 24,
     /// ARP from a container for anything but its gateway.
-    DropArp = 24,
+    DropArp = 25,
     /// A neighbour solicitation from a container for anything but its gateway.
-    DropNd = 25,
+    DropNd = 26,
 }
 
 impl Verdict {
     /// Every verdict, in numeric order.
-    pub const ALL: [Verdict; 26] = [
+    pub const ALL: [Verdict; 27] = [
         Verdict::Delivered,
         Verdict::Forwarded,
         Verdict::GatewayArp,
         Verdict::GatewayNd,
         Verdict::EchoReply,
+        Verdict::HeldFragment,
         Verdict::StackHost,
         Verdict::StackNotIp,
         Verdict::StackVlan,
@@ -105,6 +109,7 @@ impl Verdict {
             Verdict::GatewayArp => "gateway_arp",
             Verdict::GatewayNd => "gateway_nd",
             Verdict::EchoReply => "echo_reply",
+            Verdict::HeldFragment => "held_fragment",
             Verdict::StackHost => "stack_host",
             Verdict::StackNotIp => "stack_not_ip",
             Verdict::StackVlan => "stack_vlan",
