@@ -64,7 +64,13 @@ impl Decision {
     /// A plain program does not decide about this packet.
     #[inline(always)]
     pub fn slow() -> Self {
-        Self::new(Verdict::DropInconsistent, Exit::Slow, 0)
+        Self::refused(Verdict::DropInconsistent)
+    }
+
+    /// A drop that the sender has to be told of, which slow programs do.
+    #[inline(always)]
+    pub fn refused(verdict: Verdict) -> Self {
+        Self::new(verdict, Exit::Slow, 0)
     }
 
     #[inline(always)]

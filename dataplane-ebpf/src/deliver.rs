@@ -53,7 +53,7 @@ pub fn remembered<A: Family>(hop: Hop, address: A) -> Option<(Hop, &'static Endp
     }
 }
 
-/// To a container of this node; a spent TTL is left to a slow program.
+/// To a container of this node.
 #[inline(always)]
 pub fn local<A: Family>(
     ctx: &TcContext,
@@ -63,7 +63,7 @@ pub fn local<A: Family>(
     l4: L4,
 ) -> Decision {
     if packet.ttl <= 1 {
-        return Decision::slow();
+        return Decision::refused(Verdict::DropTtl);
     }
     if rewrite::forward(ctx, Some(&endpoint.mac), flow, packet.key.protocol, l4).is_none() {
         return Decision::end(Verdict::DropRewrite);
@@ -74,7 +74,8 @@ pub fn local<A: Family>(
 
 /// What the routing table says: a way, or how the packet ends.
 pub enum Way {
-    Out(FibLookup),
+    /// Out of this interface, to the neighbour in [`maps::NEXT_HOP`].
+    Out(u32),
     /// The host's own address, or no route at all.
     Host,
     NoRoute,
@@ -113,7 +114,18 @@ pub fn way<A: Family>(ctx: &TcContext, packet: &Packet<A>, src: A, dst: A) -> Wa
     };
     match code {
         // `redirect_neigh` resolves a neighbour that is not there yet.
-        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => Way::Out(fib),
+        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => {
+            if let Some(next_hop) = maps::NEXT_HOP.get_ptr_mut(0) {
+                // SAFETY: the row belongs to this CPU; a lookup leaves the next
+                // hop where the destination was.
+                unsafe {
+                    (*next_hop).nh_family = u32::from(A::FAMILY);
+                    *(&raw mut (*next_hop).__bindgen_anon_1).cast::<A>() =
+                        *(&raw const fib.__bindgen_anon_4).cast::<A>();
+                }
+            }
+            Way::Out(fib.ifindex)
+        }
         BPF_FIB_LKUP_RET_NOT_FWDED => Way::Host,
         // SAFETY: this answer comes with an MTU.
         BPF_FIB_LKUP_RET_FRAG_NEEDED => Way::TooBig(unsafe { fib.__bindgen_anon_1.mtu_result }),
@@ -121,8 +133,7 @@ pub fn way<A: Family>(ctx: &TcContext, packet: &Packet<A>, src: A, dst: A) -> Wa
     }
 }
 
-/// Out of this node; left to a slow program when its sender has to be told
-/// something.
+/// Out of this node.
 #[inline(always)]
 pub fn remote<A: Family>(
     ctx: &TcContext,
@@ -132,26 +143,28 @@ pub fn remote<A: Family>(
     flow: Option<&Flow<A>>,
     l4: L4,
 ) -> Decision {
-    let fib = match way(ctx, packet, src, dst) {
-        Way::Out(fib) => fib,
-        Way::Host if flow.is_none() => return Decision::end(Verdict::StackHost),
-        Way::Host | Way::NoRoute => return Decision::end(Verdict::DropNoRoute),
-        Way::TooBig(_) => return Decision::slow(),
-    };
+    match way(ctx, packet, src, dst) {
+        Way::Out(ifindex) => out(ctx, packet, ifindex, flow, l4),
+        Way::Host if flow.is_none() => Decision::end(Verdict::StackHost),
+        Way::Host | Way::NoRoute => Decision::refused(Verdict::DropNoRoute),
+        Way::TooBig(_) => Decision::refused(Verdict::DropTooBig),
+    }
+}
+
+/// The way that [`way`] has found last.
+#[inline(always)]
+pub fn out<A: Family>(
+    ctx: &TcContext,
+    packet: &Packet<A>,
+    ifindex: u32,
+    flow: Option<&Flow<A>>,
+    l4: L4,
+) -> Decision {
     if packet.ttl <= 1 {
-        return Decision::slow();
+        return Decision::refused(Verdict::DropTtl);
     }
     if rewrite::forward(ctx, None, flow, packet.key.protocol, l4).is_none() {
         return Decision::end(Verdict::DropRewrite);
     }
-    if let Some(next_hop) = maps::NEXT_HOP.get_ptr_mut(0) {
-        // SAFETY: the row belongs to this CPU; a lookup leaves the next hop
-        // where the destination was.
-        unsafe {
-            (*next_hop).nh_family = u32::from(A::FAMILY);
-            *(&raw mut (*next_hop).__bindgen_anon_1).cast::<A>() =
-                *(&raw const fib.__bindgen_anon_4).cast::<A>();
-        }
-    }
-    Decision::new(Verdict::Forwarded, Exit::Neighbour, fib.ifindex)
+    Decision::new(Verdict::Forwarded, Exit::Neighbour, ifindex)
 }

@@ -166,13 +166,15 @@ fn error<A: Read + Icmp>(ctx: &TcContext, loose: &mut Loose<A>) -> Option<Decisi
         return Some(Decision::end(Verdict::DropTtl));
     }
     Some(match translate(ctx, loose, entry, &inner, inner_at, inner_l4) {
-        Some(decision) if !decision.is_slow() => {
+        // No error about an error (RFC 1122, section 3.2.2).
+        Some(decision) if decision.is_slow() => Decision::end(decision.verdict),
+        Some(decision) => {
             if !trace::is_dry(ctx) {
                 count::event(Event::IcmpTranslated);
             }
             decision
         }
-        _ => Decision::end(Verdict::DropRewrite),
+        None => Decision::end(Verdict::DropRewrite),
     })
 }
 

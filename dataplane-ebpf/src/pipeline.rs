@@ -7,7 +7,8 @@ use causeway_schema::{Flow, Frontend, FrontendKey, Hop, V6, Verdict, hash::flow_
 
 use crate::{
     act::{self, Decision},
-    arp, deliver,
+    arp,
+    deliver::{self, Way},
     family::Family,
     flow::{self, Created, Serving},
     jump,
@@ -115,8 +116,16 @@ fn first<A: Family>(ctx: &TcContext, side: Side, packet: &Packet<A>, frontend: &
     let hash = flow_hash(&key.src, key.src_port, &key.dst, key.dst_port, key.protocol);
     let Choice::Backend(backend) = service::choose::<A>(&service, hash) else { return Decision::slow() };
     let destination = deliver::endpoint(backend.addr);
-    if backend.addr == key.src || destination.is_none() && side == Side::Uplink {
+    if backend.addr == key.src || packet.ttl <= 1 || destination.is_none() && side == Side::Uplink {
         return Decision::slow();
+    }
+    // The flow is to begin only when its way is known.
+    let mut ifindex = 0;
+    if destination.is_none() {
+        let Way::Out(found) = deliver::way(ctx, packet, key.src, backend.addr) else {
+            return Decision::slow();
+        };
+        ifindex = found;
     }
     let hop = destination.as_ref().map_or(Hop::NONE, |(hop, _)| *hop);
     let mut after = *key;
@@ -129,7 +138,7 @@ fn first<A: Family>(ctx: &TcContext, side: Side, packet: &Packet<A>, frontend: &
     let request = Some(&pair.request);
     let decision = match destination {
         Some((_, endpoint)) => deliver::local(ctx, packet, endpoint, request, L4::Plain),
-        None => deliver::remote(ctx, packet, key.src, backend.addr, request, L4::Plain),
+        None => deliver::out(ctx, packet, ifindex, request, L4::Plain),
     };
     decision.of(frontend.service, backend.id)
 }

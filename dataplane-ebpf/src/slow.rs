@@ -187,7 +187,7 @@ fn translated<A: Refuse>(ctx: &TcContext, loose: &mut Loose<A>, flow: &Flow<A>) 
         Some((_, endpoint)) => deliver::local(ctx, &loose.packet, endpoint, Some(flow), loose.l4()),
         None => deliver::remote(ctx, &loose.packet, flow.src, flow.dst, Some(flow), loose.l4()),
     };
-    let decision = too_far_or_big(ctx, loose, Some(flow), decision);
+    let decision = or_fragmented(ctx, loose, Some(flow), decision);
     if !decision.verdict.is_drop() && !trace::is_dry(ctx) {
         fragment::remember(loose, flow);
     }
@@ -200,7 +200,7 @@ fn plain<A: Refuse>(ctx: &TcContext, side: Side, loose: &Loose<A>) -> Decision {
     let dst = loose.packet.key.dst;
     if let Some((_, endpoint)) = deliver::endpoint(dst) {
         let decision = deliver::local(ctx, &loose.packet, endpoint, None, loose.l4());
-        return too_far_or_big(ctx, loose, None, decision);
+        return or_fragmented(ctx, loose, None, decision);
     }
     if A::frontend(&FrontendKey::whole_address(dst)).is_some() {
         return Decision::end(Verdict::DropNoFrontend);
@@ -209,14 +209,13 @@ fn plain<A: Refuse>(ctx: &TcContext, side: Side, loose: &Loose<A>) -> Decision {
         return Decision::end(Verdict::StackForeign);
     }
     let decision = deliver::remote(ctx, &loose.packet, loose.packet.key.src, dst, None, loose.l4());
-    too_far_or_big(ctx, loose, None, decision)
+    or_fragmented(ctx, loose, None, decision)
 }
 
-/// What the plain path leaves open: a spent TTL, and a packet too long for its
-/// way. One that may be fragmented goes to the stack, which does that, with its
-/// new addresses.
+/// A packet too long for its way that may be fragmented goes to the stack,
+/// which does that, with its new addresses; other refusals stand.
 #[inline(always)]
-fn too_far_or_big<A: Refuse>(
+fn or_fragmented<A: Refuse>(
     ctx: &TcContext,
     loose: &Loose<A>,
     flow: Option<&Flow<A>>,
@@ -225,11 +224,8 @@ fn too_far_or_big<A: Refuse>(
     if !decision.is_slow() {
         return decision;
     }
-    if loose.packet.ttl <= 1 {
-        return Decision::end(Verdict::DropTtl);
-    }
-    if loose.dont_fragment {
-        return Decision::end(Verdict::DropTooBig);
+    if decision.verdict != Verdict::DropTooBig || loose.dont_fragment || loose.packet.ttl <= 1 {
+        return Decision::end(decision.verdict);
     }
     if flow.is_some() && rewrite::forward(ctx, None, flow, loose.packet.key.protocol, loose.l4()).is_none() {
         return Decision::end(Verdict::DropRewrite);

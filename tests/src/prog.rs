@@ -70,7 +70,10 @@ impl Programs {
         for name in ["from_container", "from_uplink"].iter().chain(&JUMPS) {
             let program: &mut SchedClassifier =
                 bpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?;
-            program.load().with_context(|| format!("load program {name}"))?;
+            // Some are jumped to from both hooks.
+            if program.fd().is_err() {
+                program.load().with_context(|| format!("load program {name}"))?;
+            }
         }
         let mut jumps = ProgramArray::try_from(bpf.take_map("JUMPS").context("no map JUMPS")?)?;
         for (slot, name) in (0..).zip(JUMPS) {

@@ -149,7 +149,7 @@ fn packets_to_no_service_are_routed_as_they_are() {
             (&format!("{NEIGHBOUR}:9"), REDIRECT, "forwarded"),
             (&format!("{OWN}:9"), PASS, "stack_host"),
             (&format!("{NOWHERE}:9"), PASS, "stack_host"),
-            (&format!("{FORBIDDEN}:9"), SHOT, "drop_no_route"),
+            (&format!("{FORBIDDEN}:9"), REDIRECT, "drop_no_route"),
             ("224.0.0.251:9", PASS, "stack_multicast"),
             ("255.255.255.255:9", PASS, "stack_multicast"),
         ];
@@ -157,7 +157,8 @@ fn packets_to_no_service_are_routed_as_they_are() {
             for proto in [protocol::TCP, protocol::UDP, protocol::ICMP] {
                 let packet = Packet::new(proto, end("10.244.0.1:4000"), end(to));
                 let frame = packet.bytes();
-                let out = check(programs, rig.client(), &frame, action, &[verdict]);
+                let events: &[&str] = if verdict == "drop_no_route" { &["refused"] } else { &[] };
+                let out = check(programs, rig.client(), &frame, action, &[&[verdict], events].concat());
                 match verdict {
                     "delivered" => leaves(&frame, &out, &delivered_to(2, &packet).bytes()),
                     "forwarded" => leaves(&frame, &out, &Packet { ttl: 63, ..packet }.bytes()),
@@ -174,7 +175,7 @@ fn packets_to_no_service_are_routed_as_they_are() {
 }
 
 #[test]
-fn what_a_service_cannot_take_is_dropped_by_name() {
+fn what_a_service_cannot_take_is_refused_by_name() {
     Rig::new().run(|rig, programs| {
         let to = |address: &str| Packet::tcp("10.244.0.1:4000", address);
         let rows = [
@@ -182,16 +183,16 @@ fn what_a_service_cannot_take_is_dropped_by_name() {
             (to("10.96.0.1:81"), "drop_no_frontend"),
             (Packet::udp("10.244.0.1:4000", "10.96.0.1:80"), "drop_no_frontend"),
             (Packet::new(protocol::ICMP, end("10.244.0.1:0"), end("10.96.0.1:0")), "drop_no_frontend"),
-            (to("10.96.0.1:80").options(&[1; 4]), "drop_options"),
-            (to("10.96.0.1:80").options(&[1; 40]), "drop_options"),
-            (to("10.96.0.1:80").fragment(0, true), "drop_fragment"),
         ];
         for (packet, verdict) in rows {
-            check(programs, rig.client(), &packet.bytes(), SHOT, &[verdict]);
+            check(programs, rig.client(), &packet.bytes(), REDIRECT, &[verdict, "refused"]);
         }
+        let reset = to("10.96.0.4:80").flags(tcp::RST).bytes();
+        check(programs, rig.client(), &reset, SHOT, &["drop_no_backend"]);
         assert_eq!(programs.flows(), [0, 0], "a refused packet began a flow");
         // The flow stands when the way is found missing, and that is all.
-        check(programs, rig.client(), &to("10.96.0.5:80").bytes(), SHOT, &["drop_no_route", "flow_created"]);
+        let nowhere = to("10.96.0.5:80").bytes();
+        check(programs, rig.client(), &nowhere, REDIRECT, &["drop_no_route", "flow_created", "refused"]);
     });
 }
 
@@ -218,9 +219,11 @@ fn a_packet_whose_time_is_up_is_dropped() {
         for ttl in [0, 1] {
             for to in ["10.244.0.2:9", "10.244.1.1:9"] {
                 let frame = Packet::tcp("10.244.0.1:4000", to).ttl(ttl).bytes();
-                check(programs, rig.client(), &frame, SHOT, &["drop_ttl"]);
+                check(programs, rig.client(), &frame, REDIRECT, &["drop_ttl", "refused"]);
             }
         }
+        let inward = Packet::tcp("192.168.77.11:4000", "10.244.0.2:9").to_mac(UPLINK_MAC).ttl(1).bytes();
+        check(programs, rig.bed.from_uplink(), &inward, SHOT, &["drop_ttl"]);
         // For the host itself there is no further hop.
         let frame = Packet::tcp("10.244.0.1:4000", &format!("{OWN}:22")).ttl(1).bytes();
         check(programs, rig.client(), &frame, PASS, &["stack_host"]);
@@ -258,13 +261,13 @@ fn headers_that_cannot_be_are_named() {
 #[test]
 fn other_protocols_are_left_to_the_stack() {
     Rig::new().run(|rig, programs| {
-        let mut ipv6 = Packet::tcp("10.244.0.1:4000", "10.96.0.1:80").payload(&[0; 60]).bytes();
-        ipv6[12..14].copy_from_slice(&[0x86, 0xdd]);
-        check(programs, rig.client(), &ipv6, PASS, &["stack_not_ipv4"]);
+        let mut mpls = Packet::tcp("10.244.0.1:4000", "10.96.0.1:80").payload(&[0; 60]).bytes();
+        mpls[12..14].copy_from_slice(&[0x88, 0x47]);
+        check(programs, rig.client(), &mpls, PASS, &["stack_not_ip"]);
         let tagged = Packet::tcp("10.244.0.1:4000", "10.96.0.1:80").vlan(7).bytes();
         check(programs, rig.client(), &tagged, PASS, &["stack_vlan"]);
         let asked = Arp::request(NEIGHBOUR, OWN).bytes_to(UPLINK_MAC);
-        check(programs, rig.bed.from_uplink(), &asked, PASS, &["stack_not_ipv4"]);
+        check(programs, rig.bed.from_uplink(), &asked, PASS, &["stack_not_ip"]);
     });
 }
 
