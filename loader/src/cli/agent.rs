@@ -8,7 +8,7 @@ use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::Subscriber
 use crate::{
     attach::Netns,
     config::{AgentConfig, LogFormat, Settings, Size},
-    reconcile,
+    heap, reconcile,
 };
 
 #[derive(clap::Args, Debug)]
@@ -62,6 +62,7 @@ pub struct Arguments {
 /// # Errors
 /// Names the setting, or the step that failed.
 pub fn run(arguments: Arguments, socket: Option<PathBuf>) -> anyhow::Result<bool> {
+    heap::keep_small();
     let config = resolve(arguments, socket)?;
     anyhow::ensure!(
         nix::unistd::geteuid().is_root(),
