@@ -241,8 +241,8 @@ async fn the_desired_state_is_told_at_one_revision() {
             };
             let frontend = Frontend { address: [10, 96, 0, 1].into(), port: 80, protocol: Protocol::Tcp };
             let service = Service { frontends: vec![frontend], backends: vec![backend], origin };
-            let id = ServiceId { namespace: "default".into(), name: "web".into(), port: "http".into() };
-            let services = BTreeMap::from([(id, Arc::new(service))]);
+            let id = ServiceId::new("default".into(), "web".into(), "http".into());
+            let services = BTreeMap::from([(id, service)]);
             let desired = DesiredState { revision: 5, services, ..DesiredState::default() };
             let _ = reply.send(Ok(Arc::new(desired)));
         }

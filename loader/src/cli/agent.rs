@@ -3,12 +3,12 @@
 use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::Context;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
     attach::Netns,
     config::{AgentConfig, LogFormat, Settings, Size},
-    reconcile,
+    heap, reconcile,
 };
 
 #[derive(clap::Args, Debug)]
@@ -62,6 +62,7 @@ pub struct Arguments {
 /// # Errors
 /// Names the setting, or the step that failed.
 pub fn run(arguments: Arguments, socket: Option<PathBuf>) -> anyhow::Result<bool> {
+    heap::keep_small();
     let config = resolve(arguments, socket)?;
     anyhow::ensure!(
         nix::unistd::geteuid().is_root(),
@@ -79,7 +80,7 @@ pub fn run(arguments: Arguments, socket: Option<PathBuf>) -> anyhow::Result<bool
 }
 
 fn log(config: &AgentConfig) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.log).with_context(|| {
+    let filter: Targets = config.log.parse().with_context(|| {
         format!("log: {:?} is no filter: use e.g. info or info,causeway::plan=debug", config.log)
     })?;
     let json = match config.log_format {
@@ -87,11 +88,12 @@ fn log(config: &AgentConfig) -> anyhow::Result<()> {
         LogFormat::Text => false,
         LogFormat::Json => true,
     };
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let filtered = tracing_subscriber::registry().with(filter);
     if json {
-        subscriber.json().init();
+        filtered.with(lines.json()).init();
     } else {
-        subscriber.with_ansi(std::io::stderr().is_terminal()).init();
+        filtered.with(lines.with_ansi(std::io::stderr().is_terminal())).init();
     }
     Ok(())
 }

@@ -48,7 +48,7 @@ pub async fn run(directory: &Path, socket: &Path, output: Output) -> anyhow::Res
     let mut model = Model::new(&[manifests::SOURCE.into()]);
     model.apply(scanned);
     let stands: DesiredView = get(socket, "/v1/desired").await?;
-    let wanted = view::desired(model.desired());
+    let wanted = view::desired(&model.desired());
     let mut changes = services(&stands.services, &wanted.services);
     changes.extend(compare_nodes(&stands.nodes, &wanted.nodes));
     let plan = Plan { changes, problems: model.problems().map(ProblemView::from).collect() };

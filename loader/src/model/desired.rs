@@ -8,13 +8,31 @@ use serde::Serialize;
 
 use crate::event::{Origin, Protocol};
 
-/// One port of a service object: the unit that has a set of backends.
+/// One port of a service object: the unit that has a set of backends. Shared,
+/// because many lists name it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-pub struct ServiceId {
+pub struct ServiceId(Arc<ServicePort>);
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct ServicePort {
     pub namespace: Arc<str>,
     pub name: Arc<str>,
     /// The port's name, or empty.
     pub port: Arc<str>,
+}
+
+impl ServiceId {
+    pub fn new(namespace: Arc<str>, name: Arc<str>, port: Arc<str>) -> Self {
+        Self(Arc::new(ServicePort { namespace, name, port }))
+    }
+}
+
+impl std::ops::Deref for ServiceId {
+    type Target = ServicePort;
+
+    fn deref(&self) -> &ServicePort {
+        &self.0
+    }
 }
 
 impl fmt::Display for ServiceId {
@@ -86,11 +104,11 @@ pub struct Endpoint {
     pub mac: [u8; 6],
 }
 
-/// The whole of it. Cheap to copy: the services are shared.
+/// The whole of it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DesiredState {
     /// Raised by each batch that changed something; starts at 0, empty.
     pub revision: u64,
-    pub services: BTreeMap<ServiceId, Arc<Service>>,
+    pub services: BTreeMap<ServiceId, Service>,
     pub nodes: BTreeMap<Arc<str>, Node>,
 }

@@ -1,68 +1,60 @@
 //! How do the words of several objects, and of several sources, become one
 //! service or one node?
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, net::IpAddr};
 
-use super::ServiceName;
 use super::desired::{Backend, Frontend, Node, Service, ServiceId};
-use crate::event::{NodeObject, Object, ObjectKey, Origin, PodObject};
+use super::{Said, ServiceName};
+use crate::event::{NodeObject, Object, ObjectKey, PodObject, ServiceObject};
 
-type Said = (Arc<Object>, Arc<Origin>);
+/// The services of a service object: one for each port.
+pub fn ids((namespace, name): &ServiceName, object: Option<&Said>) -> Vec<ServiceId> {
+    let ports = object.and_then(served).map_or(&[][..], |object| &object.ports);
+    ports.iter().map(|port| ServiceId::new(namespace.clone(), name.clone(), port.name.clone())).collect()
+}
 
-/// The services (one for each port) of a service object and the slices that
-/// name it. Ports are matched by name and protocol, as the API has it.
-pub fn service(
-    (namespace, name): &ServiceName,
-    object: Option<&Said>,
-    slices: &[&Said],
-) -> BTreeMap<ServiceId, Service> {
-    let mut merged = BTreeMap::new();
-    let Some((object, origin)) = object else { return merged };
-    let Object::Service(object) = &**object else { return merged };
-    if object.addresses.is_empty() {
-        return merged;
+/// One port of a service object and of the slices that name it. Ports are
+/// matched by name and protocol, as the API has it.
+pub fn service(id: &ServiceId, said: &Said, slices: &[&Said]) -> Option<Service> {
+    let object = served(said)?;
+    let port = object.ports.iter().find(|port| port.name == id.port)?;
+    let mut frontends: Vec<Frontend> = object
+        .addresses
+        .iter()
+        .map(|&address| Frontend { address, port: port.port, protocol: port.protocol })
+        .collect();
+    frontends.sort_unstable();
+
+    let mut backends: Vec<Backend> = Vec::new();
+    for (slice, origin) in slices {
+        let Object::Slice(slice) = &**slice else { continue };
+        let same =
+            |other: &&crate::event::SlicePort| (&other.name, other.protocol) == (&port.name, port.protocol);
+        let Some(target) = slice.ports.iter().find(same).filter(|_| slice.weight > 0) else { continue };
+        backends.extend(slice.endpoints.iter().filter(|endpoint| endpoint.ready).map(|endpoint| Backend {
+            address: endpoint.address,
+            port: target.port,
+            weight: slice.weight,
+            node: endpoint.node.clone(),
+            origin: origin.clone(),
+        }));
     }
-    for port in &object.ports {
-        let id = ServiceId { namespace: namespace.clone(), name: name.clone(), port: port.name.clone() };
-        let mut frontends: Vec<Frontend> = object
-            .addresses
-            .iter()
-            .map(|&address| Frontend { address, port: port.port, protocol: port.protocol })
-            .collect();
-        frontends.sort_unstable();
+    // One backend named twice counts once, with its larger weight; the order
+    // of the slices decides nothing.
+    let rank = |backend: &Backend| {
+        (backend.address, backend.port, std::cmp::Reverse(backend.weight), backend.origin.clone())
+    };
+    backends.sort_by_cached_key(rank);
+    backends.dedup_by_key(|backend| (backend.address, backend.port));
+    Some(Service { frontends, backends, origin: said.1.clone() })
+}
 
-        let mut backends: Vec<Backend> = Vec::new();
-        for (slice, origin) in slices {
-            let Object::Slice(slice) = &**slice else { continue };
-            let same = |other: &&crate::event::SlicePort| {
-                (&other.name, other.protocol) == (&port.name, port.protocol)
-            };
-            let Some(target) = slice.ports.iter().find(same).filter(|_| slice.weight > 0) else { continue };
-            backends.extend(slice.endpoints.iter().filter(|endpoint| endpoint.ready).map(|endpoint| {
-                Backend {
-                    address: endpoint.address,
-                    port: target.port,
-                    weight: slice.weight,
-                    node: endpoint.node.clone(),
-                    origin: origin.clone(),
-                }
-            }));
-        }
-        // One backend named twice counts once, with its larger weight; the
-        // order of the slices decides nothing.
-        let rank = |backend: &Backend| {
-            (backend.address, backend.port, std::cmp::Reverse(backend.weight), backend.origin.clone())
-        };
-        backends.sort_by_cached_key(rank);
-        backends.dedup_by_key(|backend| (backend.address, backend.port));
-        backends.shrink_to_fit();
-        merged.insert(id, Service { frontends, backends, origin: origin.clone() });
+/// A headless service is none that we serve.
+fn served((object, _): &Said) -> Option<&ServiceObject> {
+    match &**object {
+        Object::Service(object) if !object.addresses.is_empty() => Some(object),
+        _ => None,
     }
-    merged
 }
 
 /// A node, and those of its pods that live outside its pod networks.

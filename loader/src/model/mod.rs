@@ -1,17 +1,23 @@
 //! What do we know, and from whom? One slot per source; the desired state is
 //! what they say together, and every part of it can name its origin.
+//!
+//! Services are put together when they are asked for: kept, they would take as
+//! much memory as all that the sources say.
 
 pub mod desired;
 mod merge;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
 use crate::event::{Batch, Kind, Object, ObjectKey, Origin, PodObject, Problem};
 
-use desired::{DesiredState, ServiceId};
+use desired::{DesiredState, Node, Service, ServiceId};
+
+/// An object, and who said it.
+type Said = (Arc<Object>, Arc<Origin>);
 
 /// Namespace and name of a service object.
 type ServiceName = (Arc<str>, Arc<str>);
@@ -21,7 +27,7 @@ type ServiceName = (Arc<str>, Arc<str>);
 struct Slot {
     source: Arc<str>,
     synced: bool,
-    objects: BTreeMap<ObjectKey, (Arc<Object>, Arc<Origin>)>,
+    objects: BTreeMap<ObjectKey, Said>,
     problems: Vec<Problem>,
 }
 
@@ -52,12 +58,15 @@ pub struct Model {
     slices: Index<ServiceName>,
     /// The pods of each node, likewise.
     pods: Index<Arc<str>>,
-    desired: DesiredState,
+    /// See [`DesiredState`].
+    revision: u64,
+    services: usize,
+    nodes: BTreeMap<Arc<str>, Node>,
 }
 
-/// Objects by what they belong to; each by slot and key, sorted. Most lists
-/// have one member: a tree for each would cost more than all objects.
-type Index<K> = HashMap<K, Vec<(usize, ObjectKey)>>;
+/// Objects by what they belong to; each by slot and key. One flat set: most
+/// owners have one member, and a list for each would cost more than all of it.
+type Index<K> = BTreeSet<(K, usize, ObjectKey)>;
 
 /// A batch of so many events leaves maps with as much room as rows.
 const LARGE: usize = 1000;
@@ -79,11 +88,37 @@ impl Model {
             problems: Vec::new(),
         };
         let slots = sources.iter().map(slot).collect();
-        Self { slots, slices: HashMap::new(), pods: HashMap::new(), desired: DesiredState::default() }
+        Self {
+            slots,
+            slices: BTreeSet::new(),
+            pods: BTreeSet::new(),
+            revision: 0,
+            services: 0,
+            nodes: BTreeMap::new(),
+        }
     }
 
-    pub fn desired(&self) -> &DesiredState {
-        &self.desired
+    /// Everything, put together now.
+    pub fn desired(&self) -> DesiredState {
+        let objects = self.slots.iter().flat_map(|slot| slot.objects.keys());
+        let named = objects.filter(|key| key.kind == Kind::Service);
+        let names: BTreeSet<ServiceName> =
+            named.map(|key| (key.namespace.clone(), key.name.clone())).collect();
+        DesiredState { revision: self.revision, services: self.merged(&names), nodes: self.nodes.clone() }
+    }
+
+    /// Raised by each batch that changed something.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// How many services there are.
+    pub fn services(&self) -> usize {
+        self.services
+    }
+
+    pub fn nodes(&self) -> &BTreeMap<Arc<str>, Node> {
+        &self.nodes
     }
 
     /// Every source has said all it knows at least once.
@@ -102,8 +137,8 @@ impl Model {
 
     /// The pods that sources place on a node.
     pub fn pods_on(&self, node: &str) -> impl Iterator<Item = (&ObjectKey, &PodObject)> {
-        self.pods.get(node).into_iter().flatten().filter_map(|(index, key)| {
-            match &*self.slots.get(*index)?.objects.get(key)?.0 {
+        members(&self.pods, node.into()).filter_map(|(index, key)| {
+            match &*self.slots.get(index)?.objects.get(key)?.0 {
                 Object::Pod(pod) => Some((key, pod)),
                 _ => None,
             }
@@ -118,67 +153,54 @@ impl Model {
         };
         let mut affected = Affected::default();
         let large = batch.events.len() >= LARGE;
+        for event in &batch.events {
+            let known = self.slots[index].objects.get(&event.key);
+            for (object, _) in known.into_iter().chain(&event.object) {
+                affected.by(&event.key, object);
+            }
+        }
+        let before = self.merged(&affected.services);
         for event in batch.events {
-            self.take(index, event.key, event.object, &mut affected);
+            self.take(index, event.key, event.object);
         }
         let slot = &mut self.slots[index];
         slot.problems = batch.problems;
         slot.synced |= batch.synced;
 
-        let mut touched = Touched::default();
-        for name in &affected.services {
-            self.merge_service(name, &mut touched);
-        }
+        let mut touched = Touched { services: self.compare(&affected.services, before), nodes: false };
         for name in affected.nodes {
             self.merge_node(name, &mut touched);
         }
         if !touched.is_empty() {
-            self.desired.revision += 1;
+            self.revision += 1;
         }
         if large {
             // Collected anew, a map fills its nodes.
             pack(&mut self.slots[index].objects);
-            pack(&mut self.desired.services);
+            self.slices = std::mem::take(&mut self.slices).into_iter().collect();
+            self.pods = std::mem::take(&mut self.pods).into_iter().collect();
         }
         touched
     }
 
-    /// Puts one object into its slot, and notes what it bears on.
-    fn take(
-        &mut self,
-        index: usize,
-        key: ObjectKey,
-        object: Option<(Arc<Object>, Arc<Origin>)>,
-        affected: &mut Affected,
-    ) {
-        let place = (index, key);
-        let slot = &mut self.slots[index];
+    /// Puts one object into its slot.
+    fn take(&mut self, index: usize, key: ObjectKey, object: Option<Said>) {
+        let objects = &mut self.slots[index].objects;
         let new = object.as_ref().map(|(object, _)| object.clone());
         let old = match object {
-            Some(object) => slot.objects.insert(place.1.clone(), object),
-            None => slot.objects.remove(&place.1),
+            Some(object) => objects.insert(key.clone(), object),
+            None => objects.remove(&key),
         };
         for (object, stays) in [(old.map(|(object, _)| object), false), (new, true)] {
-            let Some(object) = object else { continue };
-            let key = &place.1;
-            match &*object {
-                Object::Service(_) => {
-                    affected.services.insert((key.namespace.clone(), key.name.clone()));
+            match object.as_deref() {
+                Some(Object::Slice(slice)) => {
+                    let service = (key.namespace.clone(), slice.service.clone());
+                    put(&mut self.slices, (service, index, key.clone()), stays);
                 }
-                Object::Slice(slice) => {
-                    let name = (key.namespace.clone(), slice.service.clone());
-                    put(&mut self.slices, &name, &place, stays);
-                    affected.services.insert(name);
+                Some(Object::Pod(PodObject { node: Some(node), .. })) => {
+                    put(&mut self.pods, (node.clone(), index, key.clone()), stays);
                 }
-                Object::Node(_) => {
-                    affected.nodes.insert(key.name.clone());
-                }
-                Object::Pod(pod) => {
-                    if let Some(node) = &pod.node {
-                        put(&mut self.pods, node, &place, stays);
-                        affected.nodes.insert(node.clone());
-                    }
-                }
+                _ => {}
             }
         }
     }
@@ -188,45 +210,76 @@ impl Model {
         let key = ObjectKey { kind: Kind::Node, namespace: "".into(), name: name.clone() };
         let object = self.slots.iter().find_map(|slot| slot.objects.get(&key));
         let merged = object.and_then(|(object, _)| merge::node(object, self.pods_on(&name)));
-        if merged.as_ref() == self.desired.nodes.get(&name) {
+        if merged.as_ref() == self.nodes.get(&name) {
             return;
         }
         touched.nodes = true;
         match merged {
-            Some(node) => drop(self.desired.nodes.insert(name, node)),
-            None => drop(self.desired.nodes.remove(&name)),
+            Some(node) => drop(self.nodes.insert(name, node)),
+            None => drop(self.nodes.remove(&name)),
         }
     }
 
-    /// Puts together what all sources say of one service object.
-    fn merge_service(&mut self, name: &ServiceName, touched: &mut Touched) {
-        let (namespace, service) = name;
-        let key = ObjectKey { kind: Kind::Service, namespace: namespace.clone(), name: service.clone() };
-        let object = self.slots.iter().find_map(|slot| slot.objects.get(&key));
-        let slices = self.slices.get(name).into_iter().flatten();
-        let slices: Vec<_> =
-            slices.filter_map(|(index, key)| self.slots.get(*index)?.objects.get(key)).collect();
-        let merged = merge::service(name, object, &slices);
+    /// What all sources say of one service now.
+    pub fn service(&self, id: &ServiceId) -> Option<Service> {
+        let object = self.service_object(&id.namespace, &id.name)?;
+        let slices: Vec<_> = members(&self.slices, (id.namespace.clone(), id.name.clone()))
+            .filter_map(|(index, key)| self.slots.get(index)?.objects.get(key))
+            .collect();
+        merge::service(id, object, &slices)
+    }
 
-        let first = ServiceId { namespace: namespace.clone(), name: service.clone(), port: "".into() };
-        let known = self.desired.services.range(first..);
-        let known = known.take_while(|(id, _)| (&id.namespace, &id.name) == (namespace, service));
-        let gone: Vec<ServiceId> =
-            known.map(|(id, _)| id).filter(|id| !merged.contains_key(*id)).cloned().collect();
-        for id in gone {
-            self.desired.services.remove(&id);
-            touched.services.insert(id);
-        }
-        for (id, service) in merged {
-            let known = self.desired.services.get(&id);
-            if known.is_some_and(|known| **known == service) {
-                continue;
-            }
+    /// The word of the first source that has a service object.
+    fn service_object(&self, namespace: &Arc<str>, name: &Arc<str>) -> Option<&Said> {
+        let key = ObjectKey { kind: Kind::Service, namespace: namespace.clone(), name: name.clone() };
+        self.slots.iter().find_map(|slot| slot.objects.get(&key))
+    }
+
+    fn ids(&self, names: &BTreeSet<ServiceName>) -> impl Iterator<Item = ServiceId> {
+        names.iter().flat_map(|name| merge::ids(name, self.service_object(&name.0, &name.1)))
+    }
+
+    fn merged(&self, names: &BTreeSet<ServiceName>) -> BTreeMap<ServiceId, Service> {
+        self.ids(names).filter_map(|id| self.service(&id).map(|service| (id, service))).collect()
+    }
+
+    /// The services of these objects that are not as they were.
+    fn compare(
+        &mut self,
+        names: &BTreeSet<ServiceName>,
+        mut before: BTreeMap<ServiceId, Service>,
+    ) -> BTreeSet<ServiceId> {
+        let mut changed = BTreeSet::new();
+        let mut new = 0;
+        for id in self.ids(names) {
+            let known = before.remove(&id);
+            new += usize::from(known.is_none());
             // That an object moved within its file is no change of what it says.
-            if known.is_none_or(|known| !known.serves_alike(&service)) {
-                touched.services.insert(id.clone());
+            let alike = |known: Service| self.service(&id).is_some_and(|now| known.serves_alike(&now));
+            if !known.is_some_and(alike) {
+                changed.insert(id);
             }
-            self.desired.services.insert(id, Arc::new(service));
+        }
+        self.services = self.services + new - before.len();
+        changed.extend(before.into_keys());
+        changed
+    }
+}
+
+impl Affected {
+    /// Notes what an object bears on.
+    fn by(&mut self, key: &ObjectKey, object: &Object) {
+        match object {
+            Object::Service(_) => {
+                self.services.insert((key.namespace.clone(), key.name.clone()));
+            }
+            Object::Slice(slice) => {
+                self.services.insert((key.namespace.clone(), slice.service.clone()));
+            }
+            Object::Node(_) => {
+                self.nodes.insert(key.name.clone());
+            }
+            Object::Pod(pod) => self.nodes.extend(pod.node.clone()),
         }
     }
 }
@@ -235,24 +288,19 @@ fn pack<K: Ord, V>(map: &mut BTreeMap<K, V>) {
     *map = std::mem::take(map).into_iter().collect();
 }
 
-fn put<K: Clone + Eq + std::hash::Hash>(
-    index: &mut Index<K>,
-    owner: &K,
-    place: &(usize, ObjectKey),
-    stays: bool,
-) {
-    let places = index.entry(owner.clone()).or_default();
-    match (places.binary_search(place), stays) {
-        (Err(at), true) => {
-            places.reserve_exact(1);
-            places.insert(at, place.clone());
-        }
-        (Ok(at), false) => drop(places.remove(at)),
-        _ => {}
+fn put<K: Ord>(index: &mut Index<K>, member: (K, usize, ObjectKey), stays: bool) {
+    if stays {
+        index.insert(member);
+    } else {
+        index.remove(&member);
     }
-    if places.is_empty() {
-        index.remove(owner);
-    }
+}
+
+/// What belongs to an owner, by slot and key.
+fn members<K: Ord + Clone>(index: &Index<K>, owner: K) -> impl Iterator<Item = (usize, &ObjectKey)> {
+    let least = ObjectKey { kind: Kind::Service, namespace: Arc::default(), name: Arc::default() };
+    let from = index.range((owner.clone(), 0, least)..);
+    from.take_while(move |(of, ..)| *of == owner).map(|(_, slot, key)| (*slot, key))
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ fn slice(name: &str, service: &str, port: u16, weight: u32, backends: &[(u8, boo
 }
 
 fn backends(model: &Model, port: &str) -> Vec<(String, u32)> {
-    let id = ServiceId { namespace: "default".into(), name: "web".into(), port: port.into() };
+    let id = ServiceId::new("default".into(), "web".into(), port.into());
     let service = &model.desired().services[&id];
     service.backends.iter().map(|b| (format!("{}:{}", b.address, b.port), b.weight)).collect()
 }
@@ -99,7 +99,8 @@ fn two_sources_add_their_backends_and_the_first_gives_the_frontend() {
     model.apply(batch("a", vec![service("web", 1, &[80]), slice("s", "web", 80, 1, &[(1, true)])]));
     assert!(model.synced());
     assert_eq!(backends(&model, "80").len(), 2);
-    let service = model.desired().services.values().next().unwrap();
+    let desired = model.desired();
+    let service = desired.services.values().next().unwrap();
     assert_eq!(service.frontends[0].address, std::net::IpAddr::from([10, 96, 0, 1]));
 }
 

@@ -142,7 +142,7 @@ fn keep_apart<A: Family>(targets: BTreeMap<(u32, u32), Adopted>, arena: &[Cell],
         let keep = |row: &Service| {
             row.target.is_empty() || !dropped.contains(&(row.target.base(), row.target.len()))
         };
-        found.image.services.retain(|_, row| keep(row));
+        found.image.services.retain(keep);
     }
 }
 

@@ -5,7 +5,7 @@ use std::hash::Hash;
 
 use causeway_schema::{Endpoint, Service, Target};
 
-use super::{Family, Image, ReadError, Rows, Step};
+use super::{Family, Image, ReadError, Rows, Step, by_id::ById};
 
 /// A row that is not as it should be, and the step that mends it.
 #[derive(Clone, Debug, PartialEq)]
@@ -116,30 +116,25 @@ fn audit_tables<A: Family>(image: &Image<A>, rows: &impl Rows<A>, repairs: &mut 
 
 /// Compares an array. `mend` gets the row found and the row wanted, if any.
 fn compare_rows<A: Family, V: Copy + PartialEq + bytemuck::Pod>(
-    image: &HashMap<u32, V>,
+    image: &ById<V>,
     rows: &[V],
     repairs: &mut Vec<Repair<A>>,
     mend: impl Fn(u32, &V, Option<&V>) -> Option<Step<A>>,
 ) {
-    let mut used = vec![false; rows.len()];
-    let mut bad = Vec::new();
-    for (&id, row) in image {
-        let found = rows.get(id as usize);
-        if let Some(used) = used.get_mut(id as usize) {
-            *used = true;
-        }
-        if found != Some(row) {
-            let fault = if found.is_none_or(is_zero) { Fault::Missing } else { Fault::Altered };
-            bad.push((id, fault));
-        }
+    for (id, found) in (0..).zip(rows) {
+        let wanted = image.get(&id);
+        let fault = match wanted {
+            Some(row) if row == found => continue,
+            Some(_) if is_zero(found) => Fault::Missing,
+            Some(_) => Fault::Altered,
+            None if is_zero(found) => continue,
+            None => Fault::Unknown,
+        };
+        repairs.extend(mend(id, found, wanted).map(|step| Repair { step, fault }));
     }
-    let strays = (0..).zip(rows).zip(used).filter(|((_, row), used)| !used && !is_zero(*row));
-    bad.extend(strays.map(|((id, _), _)| (id, Fault::Unknown)));
-    bad.sort_unstable_by_key(|&(id, _)| id);
-    for (id, fault) in bad {
-        let found = rows.get(id as usize).copied().unwrap_or(V::zeroed());
-        repairs.extend(mend(id, &found, image.get(&id)).map(|step| Repair { step, fault }));
-    }
+    let beyond = image.iter().skip_while(|(id, _)| (*id as usize) < rows.len());
+    let missing = |(id, row)| mend(id, &V::zeroed(), Some(row));
+    repairs.extend(beyond.filter_map(missing).map(|step| Repair { step, fault: Fault::Missing }));
 }
 
 /// Compares a hash map. `mend` gets the row wanted, if any.
@@ -175,5 +170,5 @@ fn run(base: u32, cells: usize) -> std::ops::Range<usize> {
 }
 
 fn is_zero<V: bytemuck::Pod>(row: &V) -> bool {
-    bytemuck::bytes_of(row).iter().all(|&byte| byte == 0)
+    bytemuck::bytes_of(row) == bytemuck::bytes_of(&V::zeroed())
 }

@@ -28,11 +28,11 @@ impl<A: Family> Backends<A> {
     pub fn new(ledger: &Ledger<A>, capacity: u32, stray: Vec<u32>) -> Self {
         let rows = &ledger.image().backends;
         Self {
-            ids: rows.iter().map(|(&id, row)| ((row.addr, row.port), id)).collect(),
+            ids: rows.iter().map(|(id, row)| ((row.addr, row.port), id)).collect(),
             tables: Vec::new(),
-            pool: IdPool::adopt(0..capacity, rows.keys().copied(), stray),
+            pool: IdPool::adopt(0..capacity, rows.keys(), stray),
             idle: Vec::new(),
-            adopted: rows.keys().copied().collect(),
+            adopted: rows.keys().collect(),
         }
     }
 

@@ -34,7 +34,7 @@ impl<A: Family> Endpoints<A> {
     /// Takes over the image's slots. `stray` slots have rows that are not to
     /// be trusted.
     pub fn new(ledger: &Ledger<A>, capacity: &Capacity, stray: Vec<u32>) -> Self {
-        let used = ledger.image().endpoints.keys().copied();
+        let used = ledger.image().endpoints.keys();
         // Slot 0 means "not here", and a hop has 16 bits for the slot.
         let slots = 1..capacity.endpoints.saturating_add(1).min(1 << 16);
         Self {

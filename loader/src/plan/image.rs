@@ -5,31 +5,31 @@ use std::sync::Arc;
 
 use causeway_schema::{Addr, Backend, Cell, Endpoint, EndpointKey, Frontend, FrontendKey, Hop, Service};
 
-use super::Map;
+use super::{Map, by_id::ById};
 
 /// Only rows that are in use stand here; every other row of an array is zero,
 /// except that a freed service or endpoint row keeps its generation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Image<A: Addr> {
     pub frontends: HashMap<FrontendKey<A>, Frontend>,
-    pub services: HashMap<u32, Service>,
-    pub backends: HashMap<u32, Backend<A>>,
+    pub services: ById<Service>,
+    pub backends: ById<Backend<A>>,
     /// By index of the first cell.
     pub tables: HashMap<u32, Arc<[Cell]>>,
     pub endpoint_keys: HashMap<EndpointKey<A>, Hop>,
     /// By slot.
-    pub endpoints: HashMap<u32, Endpoint>,
+    pub endpoints: ById<Endpoint>,
 }
 
 impl<A: Addr> Default for Image<A> {
     fn default() -> Self {
         Self {
             frontends: HashMap::new(),
-            services: HashMap::new(),
-            backends: HashMap::new(),
+            services: ById::default(),
+            backends: ById::default(),
             tables: HashMap::new(),
             endpoint_keys: HashMap::new(),
-            endpoints: HashMap::new(),
+            endpoints: ById::default(),
         }
     }
 }

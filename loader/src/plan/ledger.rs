@@ -2,8 +2,7 @@
 //! before its first change, and in the end writes the steps from the rows that
 //! differ: a row changed twice is one step, a row changed back is none.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::hash::Hash;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use causeway_schema::{Backend, Cell, Endpoint, EndpointKey, Frontend, FrontendKey, Hop, Service, Target};
@@ -24,26 +23,27 @@ pub struct Ledger<A: Family> {
     before: Before<A>,
 }
 
-/// The values that changed rows had when the plan began.
+/// The values that changed rows had when the plan began. Hash tables, because a
+/// large plan would leave the nodes of a tree as holes between what stays.
 #[derive(Debug)]
 struct Before<A: Family> {
-    frontends: BTreeMap<FrontendKey<A>, Option<Frontend>>,
-    services: BTreeMap<u32, Option<Service>>,
-    backends: BTreeMap<u32, Option<Backend<A>>>,
-    tables: BTreeMap<u32, Option<Arc<[Cell]>>>,
-    endpoint_keys: BTreeMap<EndpointKey<A>, Option<Hop>>,
-    endpoints: BTreeMap<u32, Option<Endpoint>>,
+    frontends: HashMap<FrontendKey<A>, Option<Frontend>>,
+    services: HashMap<u32, Option<Service>>,
+    backends: HashMap<u32, Option<Backend<A>>>,
+    tables: HashMap<u32, Option<Arc<[Cell]>>>,
+    endpoint_keys: HashMap<EndpointKey<A>, Option<Hop>>,
+    endpoints: HashMap<u32, Option<Endpoint>>,
 }
 
 impl<A: Family> Default for Before<A> {
     fn default() -> Self {
         Self {
-            frontends: BTreeMap::new(),
-            services: BTreeMap::new(),
-            backends: BTreeMap::new(),
-            tables: BTreeMap::new(),
-            endpoint_keys: BTreeMap::new(),
-            endpoints: BTreeMap::new(),
+            frontends: HashMap::new(),
+            services: HashMap::new(),
+            backends: HashMap::new(),
+            tables: HashMap::new(),
+            endpoint_keys: HashMap::new(),
+            endpoints: HashMap::new(),
         }
     }
 }
@@ -246,26 +246,42 @@ impl<A: Family> Ledger<A> {
             std::mem::take(&mut self.before);
         let image = &self.image;
         let mut steps = Vec::new();
-        steps.extend(put(&backends, &image.backends).map(|(id, &row)| Step::PutBackend { id, row }));
         steps.extend(
-            put(&tables, &image.tables).map(|(base, cells)| Step::PutTable { base, cells: cells.clone() }),
+            put(&backends, |key| image.backends.get(key)).map(|(id, &row)| Step::PutBackend { id, row }),
         );
-        steps.extend(put(&services, &image.services).map(|(id, &row)| Step::PutService { id, row }));
-        steps.extend(put(&endpoints, &image.endpoints).map(|(slot, &row)| Step::PutEndpoint { slot, row }));
         steps.extend(
-            put(&endpoint_keys, &image.endpoint_keys).map(|(key, &hop)| Step::PutEndpointKey { key, hop }),
+            put(&tables, |key| image.tables.get(key))
+                .map(|(base, cells)| Step::PutTable { base, cells: cells.clone() }),
         );
-        steps.extend(put(&frontends, &image.frontends).map(|(key, &row)| Step::PutFrontend { key, row }));
-        steps.extend(gone(&frontends, &image.frontends).map(|key| Step::DeleteFrontend { key }));
-        steps.extend(gone(&endpoint_keys, &image.endpoint_keys).map(|key| Step::DeleteEndpointKey { key }));
         steps.extend(
-            gone(&endpoints, &image.endpoints)
+            put(&services, |key| image.services.get(key)).map(|(id, &row)| Step::PutService { id, row }),
+        );
+        steps.extend(
+            put(&endpoints, |key| image.endpoints.get(key))
+                .map(|(slot, &row)| Step::PutEndpoint { slot, row }),
+        );
+        steps.extend(
+            put(&endpoint_keys, |key| image.endpoint_keys.get(key))
+                .map(|(key, &hop)| Step::PutEndpointKey { key, hop }),
+        );
+        steps.extend(
+            put(&frontends, |key| image.frontends.get(key)).map(|(key, &row)| Step::PutFrontend { key, row }),
+        );
+        steps
+            .extend(gone(&frontends, |key| image.frontends.get(key)).map(|key| Step::DeleteFrontend { key }));
+        steps.extend(
+            gone(&endpoint_keys, |key| image.endpoint_keys.get(key))
+                .map(|key| Step::DeleteEndpointKey { key }),
+        );
+        steps.extend(
+            gone(&endpoints, |key| image.endpoints.get(key))
                 .map(|slot| Step::ClearEndpoint { slot, row: self.freed_endpoint(slot) }),
         );
         steps.extend(
-            gone(&services, &image.services).map(|id| Step::ClearService { id, row: self.freed_service(id) }),
+            gone(&services, |key| image.services.get(key))
+                .map(|id| Step::ClearService { id, row: self.freed_service(id) }),
         );
-        steps.extend(gone(&backends, &image.backends).map(|id| Step::ClearBackend { id }));
+        steps.extend(gone(&backends, |key| image.backends.get(key)).map(|id| Step::ClearBackend { id }));
         steps
     }
 
@@ -280,21 +296,26 @@ impl<A: Family> Ledger<A> {
     }
 }
 
-/// Rows that are new or another value than before.
-fn put<'a, K: Copy + Ord + Hash, V: PartialEq>(
-    before: &'a BTreeMap<K, Option<V>>,
-    now: &'a HashMap<K, V>,
+/// Rows that are new or another value than before, in order.
+fn put<'a, K: Copy + Ord, V: PartialEq + 'a>(
+    before: &HashMap<K, Option<V>>,
+    now: impl Fn(&K) -> Option<&'a V>,
 ) -> impl Iterator<Item = (K, &'a V)> {
-    before.iter().filter_map(|(&key, before)| {
-        let row = now.get(&key)?;
-        (before.as_ref() != Some(row)).then_some((key, row))
-    })
+    let row = |(&key, before): (&K, &Option<V>)| {
+        Some((key, now(&key).filter(|row| before.as_ref() != Some(*row))?))
+    };
+    let mut rows: Vec<(K, &V)> = before.iter().filter_map(row).collect();
+    rows.sort_unstable_by_key(|(key, _)| *key);
+    rows.into_iter()
 }
 
-/// Rows that were there and are not.
-fn gone<'a, K: Copy + Ord + Hash, V>(
-    before: &'a BTreeMap<K, Option<V>>,
-    now: &'a HashMap<K, V>,
+/// Rows that were there and are not, in order.
+fn gone<'a, K: Copy + Ord, V: 'a>(
+    before: &HashMap<K, Option<V>>,
+    now: impl Fn(&K) -> Option<&'a V>,
 ) -> impl Iterator<Item = K> {
-    before.iter().filter(|(key, before)| before.is_some() && !now.contains_key(key)).map(|(&key, _)| key)
+    let there = before.iter().filter(|(_, before)| before.is_some()).map(|(&key, _)| key);
+    let mut keys: Vec<K> = there.filter(|key| now(key).is_none()).collect();
+    keys.sort_unstable();
+    keys.into_iter()
 }

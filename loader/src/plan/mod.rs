@@ -7,6 +7,7 @@
 mod adopt;
 pub mod audit;
 mod backends;
+pub mod by_id;
 pub mod describe;
 pub mod digest;
 mod endpoints;

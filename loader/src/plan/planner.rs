@@ -10,12 +10,14 @@ mod settle;
 
 pub(super) use settle::full_message;
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use causeway_schema::{FrontendKey, Port};
 
 use super::backends::Backends;
+use super::by_id::ById;
 use super::endpoints::Endpoints;
 use super::ids::IdPool;
 use super::ledger::Ledger;
@@ -29,9 +31,10 @@ use crate::model::desired::{Endpoint, Service, ServiceId};
 pub struct Planner<A: Family> {
     capacity: Capacity,
     ledger: Ledger<A>,
-    services: HashMap<ServiceId, Entry<A>>,
+    /// Boxed, because a hash table holds room for up to twice its entries.
+    services: HashMap<ServiceId, Box<Entry<A>>>,
     /// By service id, for services that have one.
-    names: HashMap<u32, ServiceId>,
+    names: ById<ServiceId>,
     ids: IdPool,
     /// Services of an earlier agent that no desired service has claimed.
     adopted: HashSet<u32>,
@@ -55,7 +58,7 @@ struct Entry<A> {
     wanted: Wanted<A>,
     place: Option<Place<A>>,
     /// Frontends that a smaller service has.
-    lost: Vec<FrontendKey<A>>,
+    lost: Box<[FrontendKey<A>]>,
 }
 
 struct Place<A> {
@@ -63,7 +66,7 @@ struct Place<A> {
     /// First cell of its table; none without backends.
     table: Option<u32>,
     /// Sorted. A rival may have taken some since.
-    frontends: Vec<FrontendKey<A>>,
+    frontends: Box<[FrontendKey<A>]>,
 }
 
 impl<A: Family> Planner<A> {
@@ -83,14 +86,14 @@ impl<A: Family> Planner<A> {
         let ledger = Ledger::new(found.image, found.parked_services, found.parked_endpoints);
         let mut backends = Backends::new(&ledger, capacity.backends, found.stray_backends);
         let tables = TableStore::new(&ledger, &mut backends, capacity.arena, found.tables);
-        let adopted: HashSet<u32> = ledger.image().services.keys().copied().collect();
+        let adopted: HashSet<u32> = ledger.image().services.keys().collect();
         let markers = |key: &FrontendKey<A>| *key == FrontendKey::whole_address(key.addr);
         let orphans = ledger.image().frontends.keys().copied().filter(|key| !markers(key)).collect();
         Self {
             ids: IdPool::adopt(0..capacity.services, adopted.iter().copied(), found.stray_services),
             endpoints: Endpoints::new(&ledger, &capacity, found.stray_slots),
             services: HashMap::new(),
-            names: HashMap::new(),
+            names: ById::default(),
             rivals: Rivals::default(),
             problems: BTreeMap::new(),
             waiting: BTreeSet::new(),
@@ -106,20 +109,22 @@ impl<A: Family> Planner<A> {
     }
 
     /// Plans services that are new, changed (`Some`) or gone (`None`).
-    pub fn update<'a>(
+    pub fn update<'a, S: Borrow<Service>>(
         &mut self,
-        changed: impl IntoIterator<Item = (&'a ServiceId, Option<&'a Service>)>,
+        changed: impl IntoIterator<Item = (&'a ServiceId, Option<S>)>,
     ) -> Vec<Step<A>> {
         let mut queue = BTreeSet::new();
         for (name, service) in changed {
-            let wanted = service.map(Wanted::new).filter(|wanted| !wanted.frontends.is_empty());
+            let wanted = service
+                .map(|service| Wanted::new(service.borrow()))
+                .filter(|wanted| !wanted.frontends.is_empty());
             match wanted {
                 Some(wanted) => {
                     match self.services.get_mut(name) {
                         Some(entry) => entry.wanted = wanted,
                         None => {
-                            let entry = Entry { wanted, place: None, lost: Vec::new() };
-                            self.services.insert(name.clone(), entry);
+                            let entry = Entry { wanted, place: None, lost: Box::default() };
+                            self.services.insert(name.clone(), Box::new(entry));
                         }
                     }
                     queue.insert(name.clone());

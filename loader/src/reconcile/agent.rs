@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
@@ -55,6 +55,8 @@ pub(super) struct Agent {
     pub applied_revision: u64,
     pub digest: Digest,
     pub kernel_digest: Option<Digest>,
+    /// Something was written since the digests were made.
+    pub undigested: bool,
     pub start_micros: u64,
     pub last_apply: Duration,
     /// Writes and reads that failed and have not succeeded since, by what they
@@ -69,8 +71,8 @@ pub(super) struct Agent {
     /// Fences that wait for their source's word, by number.
     pub fences: BTreeMap<u64, Reply<u64>>,
     pub next_fence: u64,
-    /// A copy for readers, made when one asks.
-    pub desired: Option<Arc<DesiredState>>,
+    /// What readers hold of it, if any does: it is large.
+    pub desired: Weak<DesiredState>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     changed: watch::Sender<u64>,
 }
@@ -105,6 +107,7 @@ impl Agent {
             applied_revision: 0,
             digest: Digest::default(),
             kernel_digest: None,
+            undigested: true,
             start_micros: 0,
             last_apply: Duration::ZERO,
             failures: BTreeMap::new(),
@@ -114,7 +117,7 @@ impl Agent {
             repairs: VecDeque::new(),
             fences: BTreeMap::new(),
             next_fence: 1,
-            desired: None,
+            desired: Weak::new(),
             snapshot: Arc::default(),
             changed: watch::channel(0).0,
             config,

@@ -1,12 +1,16 @@
 //! From a batch of events to rows that were read back.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Weak,
+    time::{Duration, Instant},
+};
 
 use causeway_schema::V4;
 
 use super::agent::Agent;
 use crate::{
     event::Batch,
+    heap,
     kernel::{Tables, routes},
     model::Touched,
     plan::{Step, confirm},
@@ -32,12 +36,10 @@ impl Agent {
             touched.extend(self.model.apply(batch));
         }
         if !touched.is_empty() {
-            self.desired = None;
+            self.desired = Weak::new();
         }
         if !touched.services.is_empty() {
-            let services = &self.model.desired().services;
-            let changed = touched.services.iter().map(|id| (id, services.get(id).map(|service| &**service)));
-            let steps = self.planner.update(changed);
+            let steps = self.planner.update(touched.services.iter().map(|id| (id, self.model.service(id))));
             self.write(&steps);
             self.last_apply = start.elapsed();
         }
@@ -61,7 +63,7 @@ impl Agent {
         self.answer_fences(fence, unread);
         self.publish();
         if events >= MANY {
-            give_back_memory();
+            heap::give_back();
         }
     }
 
@@ -71,6 +73,7 @@ impl Agent {
         if steps.is_empty() {
             return;
         }
+        self.undigested = true;
         let failed = dataplane.tables.apply(steps);
         let confirmed = confirm(steps, &dataplane.tables);
         let written = match failed.into_iter().next() {
@@ -91,7 +94,7 @@ impl Agent {
     pub async fn keep_routes(&mut self) {
         let endpoints = self.store.iter().map(|(_, stored)| &stored.endpoint);
         let uplink = (self.uplink.ifindex, self.uplink.addresses.as_slice());
-        let nodes = &self.model.desired().nodes;
+        let nodes = self.model.nodes();
         let (mut wanted, mut problems) = routes::wanted(nodes, &self.config.node, uplink, endpoints);
         if !self.model.synced() {
             // Until the sources have spoken, an earlier agent's routes stay.
@@ -123,19 +126,11 @@ impl Agent {
         let later = self.fences.split_off(&(fence + 1));
         for (_, reply) in std::mem::replace(&mut self.fences, later) {
             let answer = match unread {
-                false => Ok(self.model.desired().revision),
+                false => Ok(self.model.revision()),
                 true => Err("the manifests cannot be read now: `causeway status` says why".to_owned()),
             };
             // Nobody waits any more when the client has gone.
             let _ = reply.send(answer);
         }
     }
-}
-
-/// Returns what a large batch needed on its way: documents and their parsed
-/// forms take several times the room of what is kept of them, and the
-/// allocator would hold on to it for the life of the agent.
-fn give_back_memory() {
-    // SAFETY: glibc's own function, safe to call from any thread at any time.
-    unsafe { libc::malloc_trim(0) };
 }

@@ -1,6 +1,6 @@
 //! What do the edges ask for, and what do they get?
 
-use std::ops::ControlFlow;
+use std::{ops::ControlFlow, sync::Arc};
 
 use causeway_schema::{Event, Flow, FlowKey, Port, V4, Verdict, flow::flags};
 
@@ -24,8 +24,9 @@ impl Agent {
                 self.manifests.fence(fence);
             }
             Command::Desired(reply) => {
-                let desired = self.desired.get_or_insert_with(|| self.model.desired().clone().into());
-                let _ = reply.send(Ok(desired.clone()));
+                let desired = self.desired.upgrade().unwrap_or_else(|| self.model.desired().into());
+                self.desired = Arc::downgrade(&desired);
+                let _ = reply.send(Ok(desired));
             }
             Command::Attach(request, reply) => {
                 let _ = reply.send(self.attach_endpoint(request).await);

@@ -9,13 +9,13 @@ pub(super) const READ: &str = "read the maps back";
 
 impl Agent {
     pub fn status(&self) -> Status {
-        let desired = self.model.desired();
+        let revision = self.model.revision();
         let maps = self.map_use();
-        let reasons = self.reasons(desired.revision);
+        let reasons = self.reasons(revision);
         Status {
             node: self.config.node.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
-            revision: desired.revision,
+            revision,
             applied_revision: self.applied_revision,
             digest: self.digest.to_string(),
             kernel_digest: self.kernel_digest.map(|digest| digest.to_string()).unwrap_or_default(),
@@ -41,9 +41,9 @@ impl Agent {
                 .as_ref()
                 .map(|dataplane| dataplane.hook().name().to_owned())
                 .unwrap_or_default(),
-            services: desired.services.len(),
+            services: self.model.services(),
             endpoints: self.store.iter().count(),
-            nodes: desired.nodes.len(),
+            nodes: self.model.nodes().len(),
             last_apply_micros: self.last_apply.as_micros() as u64,
             start_micros: self.start_micros,
         }

@@ -103,9 +103,8 @@ impl<A: Family> Planner<A> {
         entry: &mut Entry<A>,
         problems: &mut Vec<Problem>,
     ) -> Vec<FrontendKey<A>> {
-        for key in std::mem::take(&mut entry.lost) {
-            self.rivals.remove(&key, name);
-        }
+        entry.lost.iter().for_each(|key| self.rivals.remove(key, name));
+        let mut lost = Vec::new();
         let mut frontends = Vec::with_capacity(entry.wanted.frontends.len());
         for &key in &entry.wanted.frontends {
             match self.owner(&key) {
@@ -116,11 +115,12 @@ impl<A: Family> Planner<A> {
                     );
                     problems.push(entry.wanted.problem(name, "spec.clusterIP", message));
                     self.rivals.add(key, name);
-                    entry.lost.push(key);
+                    lost.push(key);
                 }
                 _ => frontends.push(key),
             }
         }
+        entry.lost = lost.into();
         frontends
     }
 
@@ -149,7 +149,7 @@ impl<A: Family> Planner<A> {
             };
             self.ledger.put_service(id, self.target(table, &entry.wanted), false);
             entry.place =
-                Some(self.move_in(name, Place { id, table, frontends: Vec::new() }, frontends, queue));
+                Some(self.move_in(name, Place { id, table, frontends: Box::default() }, frontends, queue));
             return Ok(());
         };
         let table = match table {
@@ -185,8 +185,10 @@ impl<A: Family> Planner<A> {
         for key in place.frontends.iter().filter(|key| frontends.binary_search(key).is_err()) {
             self.give_up(*key, place.id, queue);
         }
-        self.names.entry(place.id).or_insert_with(|| name.clone());
-        Place { frontends, ..place }
+        if !self.names.contains_key(&place.id) {
+            self.names.insert(place.id, name.clone());
+        }
+        Place { frontends: frontends.into(), ..place }
     }
 
     /// The id that an earlier agent gave to a service with one of `frontends`.
@@ -195,7 +197,7 @@ impl<A: Family> Planner<A> {
         let ids = frontends.iter().filter_map(|key| Some(rows.get(key)?.service));
         let id = ids.into_iter().find(|id| self.adopted.contains(id))?;
         self.adopted.remove(&id);
-        Some(Place { id, table: self.table_of(id), frontends: Vec::new() })
+        Some(Place { id, table: self.table_of(id), frontends: Box::default() })
     }
 
     fn unplace(&mut self, entry: &mut Entry<A>, queue: &mut BTreeSet<ServiceId>) {

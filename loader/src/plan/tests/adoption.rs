@@ -132,7 +132,7 @@ fn a_damaged_service_is_left_out_with_all_that_leads_to_it() {
         let mut tables = node.tables.clone();
         damage(tables.edit());
         let planner = Planner::adopt(small(), &tables).unwrap();
-        let services: Vec<u32> = planner.image().services.keys().copied().collect();
+        let services: Vec<u32> = planner.image().services.keys().collect();
         assert_eq!((services, planner.image().frontends.len()), (vec![1], 2));
     }
 }

@@ -7,7 +7,7 @@ use crate::plan::Step;
 
 fn generation(node: &Node, name: &str) -> u32 {
     let id = node.planner.service_id(&id(name)).unwrap();
-    node.planner.image().services[&id].generation
+    node.planner.image().services.get(&id).unwrap().generation
 }
 
 #[test]
@@ -124,5 +124,5 @@ fn the_other_family_is_left_out() {
     node.change(&[(id("web"), Some(mixed))]);
     assert_eq!(node.planner.image().frontends.len(), 2);
     assert_eq!(node.planner.image().backends.len(), 1);
-    assert_eq!(node.planner.image().services[&0].target.port(), Port::new(80));
+    assert_eq!(node.planner.image().services.get(&0).unwrap().target.port(), Port::new(80));
 }

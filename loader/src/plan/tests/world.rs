@@ -18,7 +18,7 @@ use crate::plan::{Capacity, GRACE, Planner, Step, audit, confirm};
 pub type Services = BTreeMap<ServiceId, Service>;
 
 pub fn id(name: &str) -> ServiceId {
-    ServiceId { namespace: "default".into(), name: name.into(), port: "".into() }
+    ServiceId::new("default".into(), name.into(), "".into())
 }
 
 /// A service from `(VIP's last byte, port)` and `(backend's number, port, weight)`.

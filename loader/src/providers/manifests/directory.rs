@@ -26,6 +26,8 @@ const PATIENCE: Duration = Duration::from_millis(200);
 const MAX_FILE: u64 = 256 << 20;
 /// This much text is held in memory at a time (or one file, if it is larger).
 const AT_ONCE: usize = 1 << 20;
+/// So many changes leave maps with as much room as rows.
+const LARGE: usize = 1000;
 
 /// What to look at.
 #[derive(Debug, Default)]
@@ -100,6 +102,9 @@ impl Directory {
             self.read(found, now, &mut changed);
         }
         self.parser.forget();
+        if changed.len() >= LARGE {
+            self.owners.pack();
+        }
         changed.sort_unstable();
         changed.dedup();
         Look {

@@ -2,7 +2,7 @@
 //! lose, and take over when it goes.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -10,7 +10,7 @@ use crate::event::ObjectKey;
 
 #[derive(Debug, Default)]
 pub struct Owners {
-    owners: HashMap<ObjectKey, Arc<str>>,
+    owners: BTreeMap<ObjectKey, Arc<str>>,
     losers: BTreeMap<ObjectKey, BTreeSet<Arc<str>>>,
 }
 
@@ -40,6 +40,11 @@ impl Owners {
                 self.losers.entry(key.clone()).or_default().insert(loser);
             }
         }
+    }
+
+    /// Gives back the room that many new objects have left in the nodes.
+    pub fn pack(&mut self) {
+        self.owners = std::mem::take(&mut self.owners).into_iter().collect();
     }
 
     /// `file` no longer has the object.
