@@ -109,7 +109,7 @@ pub fn release_v6(ctx: TcContext) -> i32 {
 /// Never attached: the agent runs it with a list of flows that looked idle, so
 /// that the check and the removal happen here, beside the traffic.
 #[classifier]
-pub fn sweep(ctx: TcContext) -> i32 {
+pub fn sweep_v4(ctx: TcContext) -> i32 {
     sweep::run::<V4>(&ctx);
     act::PASS
 }

@@ -1,7 +1,7 @@
 //! What does a packet look like that we make ourselves, to ask the loaded
-//! program about? Ethernet, IPv4, TCP or UDP, with right checksums.
+//! program about? Ethernet, IPv4 or IPv6, TCP or UDP, with right checksums.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use causeway_schema::{GATEWAY_MAC, checksum::fold};
 
@@ -15,40 +15,63 @@ pub const ACK: u8 = 16;
 const SOURCE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const ETHERNET: usize = 14;
 const IPV4: usize = 20;
+const IPV6: usize = 40;
+const ETHER_IPV4: [u8; 2] = 0x0800_u16.to_be_bytes();
+const ETHER_IPV6: [u8; 2] = 0x86dd_u16.to_be_bytes();
 
 /// A frame from one socket to another, without payload, addressed to the
-/// gateway as a container's is. `tcp_flags` count for TCP only.
+/// gateway as a container's is. `tcp_flags` count for TCP only. `None` when the
+/// sockets are of different families.
 pub fn between(
-    source: SocketAddrV4,
-    destination: SocketAddrV4,
+    source: SocketAddr,
+    destination: SocketAddr,
     protocol: Protocol,
     tcp_flags: u8,
-) -> Vec<u8> {
+) -> Option<Vec<u8>> {
     let l4 = match protocol {
         Protocol::Tcp => tcp(source.port(), destination.port(), tcp_flags),
         Protocol::Udp => udp(source.port(), destination.port()),
     };
-    let mut frame = Vec::with_capacity(ETHERNET + IPV4 + l4.len());
+    let length = (l4.len() as u16).to_be_bytes();
+    let mut frame = Vec::with_capacity(ETHERNET + IPV6 + l4.len());
     frame.extend(GATEWAY_MAC);
     frame.extend(SOURCE_MAC);
-    frame.extend(0x0800_u16.to_be_bytes());
-    frame.extend([0x45, 0]);
-    frame.extend(((IPV4 + l4.len()) as u16).to_be_bytes());
-    // No identification; "don't fragment"; TTL 64.
-    frame.extend([0, 0, 0x40, 0, 64, protocol.number(), 0, 0]);
-    frame.extend(source.ip().octets());
-    frame.extend(destination.ip().octets());
-    frame.extend(l4);
-
-    let header = sum(&frame[ETHERNET..ETHERNET + IPV4]);
-    frame[ETHERNET + 10..ETHERNET + 12].copy_from_slice(&(!fold(header)).to_be_bytes());
-    let pseudo = sum(&frame[ETHERNET + 12..ETHERNET + IPV4])
+    match (source.ip(), destination.ip()) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            frame.extend(ETHER_IPV4);
+            frame.extend([0x45, 0]);
+            frame.extend(((IPV4 + l4.len()) as u16).to_be_bytes());
+            // No identification; "don't fragment"; TTL 64.
+            frame.extend([0, 0, 0x40, 0, 64, protocol.number(), 0, 0]);
+            frame.extend(source.octets());
+            frame.extend(destination.octets());
+            let header = sum(&frame[ETHERNET..]);
+            frame[ETHERNET + 10..ETHERNET + 12].copy_from_slice(&(!fold(header)).to_be_bytes());
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            frame.extend(ETHER_IPV6);
+            frame.extend([0x60, 0, 0, 0]);
+            frame.extend(length);
+            frame.extend([protocol.number(), 64]);
+            frame.extend(source.octets());
+            frame.extend(destination.octets());
+        }
+        _ => return None,
+    }
+    let addresses = if source.is_ipv4() { 8 } else { 32 };
+    let pseudo = sum(&frame[frame.len() - addresses..])
         + u32::from(protocol.number())
-        + (frame.len() - ETHERNET - IPV4) as u32;
-    let check = !fold(pseudo + sum(&frame[ETHERNET + IPV4..]));
-    let at = ETHERNET + IPV4 + if protocol == Protocol::Tcp { 16 } else { 6 };
+        + u32::from(u16::from_be_bytes(length));
+    let check = !fold(pseudo + sum(&l4));
+    let at = frame.len() + if protocol == Protocol::Tcp { 16 } else { 6 };
+    frame.extend(l4);
     frame[at..at + 2].copy_from_slice(&check.to_be_bytes());
-    frame
+    Some(frame)
+}
+
+/// Whether a frame announces IPv6.
+pub fn is_ipv6(frame: &[u8]) -> bool {
+    frame.get(12..14) == Some(&ETHER_IPV6)
 }
 
 /// The address that containers know as their gateway, as text.
@@ -110,14 +133,21 @@ mod tests {
 
     #[test]
     fn checksums_add_up() {
-        let source = SocketAddrV4::new([10, 0, 0, 1].into(), 40_000);
-        let destination = SocketAddrV4::new([10, 96, 0, 1].into(), 80);
-        for (protocol, length) in [(Protocol::Tcp, 54), (Protocol::Udp, 42)] {
-            let frame = between(source, destination, protocol, SYN);
-            assert_eq!(frame.len(), length);
-            assert_eq!(fold(sum(&frame[14..34])), 0xffff);
-            let pseudo = sum(&frame[26..34]) + u32::from(protocol.number()) + (length - 34) as u32;
-            assert_eq!(fold(pseudo + sum(&frame[34..])), 0xffff);
+        let pairs = [("10.0.0.1:40000", "10.96.0.1:80", 20), ("[fd00::1]:40000", "[fd00:96::1]:80", 40)];
+        for (source, destination, header) in pairs {
+            let (source, destination) = (source.parse().unwrap(), destination.parse().unwrap());
+            for (protocol, length) in [(Protocol::Tcp, 20), (Protocol::Udp, 8)] {
+                let frame = between(source, destination, protocol, SYN).unwrap();
+                let l4 = 14 + header;
+                assert_eq!(frame.len(), l4 + length);
+                assert_eq!(is_ipv6(&frame), header == 40);
+                assert!(header == 40 || fold(sum(&frame[14..34])) == 0xffff);
+                let addresses = if header == 40 { &frame[22..54] } else { &frame[26..34] };
+                let pseudo = sum(addresses) + u32::from(protocol.number()) + length as u32;
+                assert_eq!(fold(pseudo + sum(&frame[l4..])), 0xffff);
+            }
         }
+        let (v4, v6) = ("10.0.0.1:1".parse().unwrap(), "[fd00::1]:1".parse().unwrap());
+        assert!(between(v4, v6, Protocol::Udp, 0).is_none());
     }
 }

@@ -1,12 +1,16 @@
 //! How do we talk to rtnetlink? Links, addresses and routes by a few verbs;
 //! adding what is there and deleting what is not are no errors.
 
-use std::{io, net::IpAddr};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use netlink_packet_route::{
-    address::AddressAttribute,
+    AddressFamily,
+    address::{AddressAttribute, AddressFlags},
     link::{LinkAttribute, LinkMessage},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
@@ -101,7 +105,11 @@ impl Netlink {
 
     pub async fn add_address(&self, ifindex: u32, address: IpAddr) -> io::Result<()> {
         let prefix = if address.is_ipv4() { 32 } else { 128 };
-        let request = self.0.address().add(ifindex, address, prefix);
+        let mut request = self.0.address().add(ifindex, address, prefix);
+        if address.is_ipv6() {
+            // Ours to give: nobody else on the link has it, and it is needed now.
+            request.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        }
         present_is_fine(request.execute().await.map_err(to_io))
     }
 
@@ -135,12 +143,22 @@ impl Netlink {
         }
     }
 
-    /// IPv4 routes of the main table with this protocol number; all of them
-    /// with `None`.
+    /// Routes of the main table with this protocol number, of both families;
+    /// all of them with `None`.
     pub async fn routes(&self, protocol: Option<u8>) -> io::Result<Vec<Route>> {
-        let every = RouteMessageBuilder::<std::net::Ipv4Addr>::new().build();
-        let messages: Vec<RouteMessage> =
-            self.0.route().get(every).execute().try_collect().await.map_err(to_io)?;
+        let every = [
+            RouteMessageBuilder::<Ipv4Addr>::new().build(),
+            RouteMessageBuilder::<Ipv6Addr>::new().build(),
+        ];
+        let mut messages: Vec<RouteMessage> = Vec::new();
+        for request in every {
+            let found = self.0.route().get(request).execute().try_collect::<Vec<_>>().await;
+            // A kernel without IPv6 has no such routes.
+            messages.extend(found.map_err(to_io).or_else(|error| match error.raw_os_error() {
+                Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP) => Ok(Vec::new()),
+                _ => Err(error),
+            })?);
+        }
         let ours = |message: &RouteMessage| {
             protocol.is_none_or(|number| message.header.protocol == RouteProtocol::from(number))
                 && message.header.table == libc::RT_TABLE_MAIN
@@ -182,14 +200,20 @@ fn route(message: &RouteMessage) -> Option<Route> {
     let (mut destination, mut via, mut ifindex) = (None, None, 0);
     for attribute in &message.attributes {
         match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = Some(*address),
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = Some((*address).into()),
+            RouteAttribute::Destination(RouteAddress::Inet6(address)) => destination = Some((*address).into()),
             RouteAttribute::Gateway(RouteAddress::Inet(address)) => via = Some((*address).into()),
+            RouteAttribute::Gateway(RouteAddress::Inet6(address)) => via = Some((*address).into()),
             RouteAttribute::Oif(index) => ifindex = *index,
             _ => {}
         }
     }
-    let address = destination.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED);
-    let destination = IpNet::new(address.into(), message.header.destination_prefix_length).ok()?;
+    let everything: IpAddr = match message.header.address_family {
+        AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
+        _ => Ipv4Addr::UNSPECIFIED.into(),
+    };
+    let address = destination.unwrap_or(everything);
+    let destination = IpNet::new(address, message.header.destination_prefix_length).ok()?;
     Some(Route { destination, via, ifindex })
 }
 

@@ -89,7 +89,7 @@ impl Programs {
     /// Makes the maps of a family hold `image` and nothing else; flows stay.
     pub fn fill<A: Family>(&mut self, image: &Image<A>) {
         let name = |stem: &str| format!("{stem}{}", A::MAP_SUFFIX);
-        for (&id, row) in &image.backends {
+        for (id, row) in image.backends.iter() {
             self.set(&name("BACKENDS"), id, row);
         }
         for (&base, cells) in &image.tables {
@@ -97,10 +97,10 @@ impl Programs {
                 self.set(&name("ARENA"), index, cell);
             }
         }
-        for (&id, row) in &image.services {
+        for (id, row) in image.services.iter() {
             self.set(&name("SERVICES"), id, row);
         }
-        for (&slot, row) in &image.endpoints {
+        for (slot, row) in image.endpoints.iter() {
             self.set(&name("ENDPOINTS"), slot, row);
         }
         let frontends = image.frontends.iter().map(|(key, row)| (bytes(key), bytes(row)));

@@ -6,7 +6,7 @@ use std::{
     net::{Ipv4Addr, SocketAddrV4},
 };
 
-use causeway::plan::Image;
+use causeway::plan::{ById, Image};
 use causeway_schema::{
     Algorithm, Backend, Cell, Endpoint, EndpointKey, Frontend, FrontendKey, Hop, Port, Service, Target, V4,
     choice::{Lot, RENDEZVOUS_MAX, maglev, rendezvous},
@@ -100,11 +100,11 @@ impl World {
     pub fn image(&self) -> Image<V4> {
         let mut image = Image {
             frontends: HashMap::new(),
-            services: HashMap::new(),
-            backends: HashMap::new(),
+            services: ById::default(),
+            backends: ById::default(),
             tables: HashMap::new(),
             endpoint_keys: HashMap::new(),
-            endpoints: HashMap::new(),
+            endpoints: ById::default(),
         };
         let ids = self.backend_ids();
         for (address, &id) in &ids {

@@ -16,11 +16,13 @@ pub use uplink::{Uplink, uplink};
 
 use std::{fs, io, net::IpAddr, path::Path};
 
-use causeway_schema::{GATEWAY_MAC, GATEWAY_V4, hash};
+use causeway_schema::{GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, hash};
+use ipnet::IpNet;
 
 use crate::{
     model::desired::Endpoint,
     netlink::{Netlink, Route},
+    plan::Family,
     snapshot::AttachRequest,
 };
 
@@ -54,10 +56,11 @@ pub fn validate(request: &AttachRequest) -> Result<(), AttachError> {
         return invalid("addresses", "an endpoint needs at least one address".into());
     }
     for (index, address) in request.addresses.iter().enumerate() {
-        if address.is_ipv6() {
-            return invalid("addresses", format!("{address}: IPv6 is not served yet"));
-        }
-        if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
+        let link_local = match address {
+            IpAddr::V4(v4) => v4.is_link_local(),
+            IpAddr::V6(v6) => v6.is_unicast_link_local(),
+        };
+        if address.is_unspecified() || address.is_loopback() || address.is_multicast() || link_local {
             return invalid("addresses", format!("{address} is no unicast address"));
         }
         if request.addresses[..index].contains(address) {
@@ -194,7 +197,7 @@ async fn make(
     let outside = outside
         .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
         .map_err(step("find the host side"))?;
-    own_sysctls(host).map_err(step("set the host side's own switches"))?;
+    own_sysctls(host, request.addresses.iter().any(IpAddr::is_ipv6)).map_err(step("set the host side's own switches"))?;
     let change = |link: rtnetlink::LinkMessageBuilder<_>| link.address(GATEWAY_MAC.to_vec()).mtu(mtu).up();
     netlink.set_link(outside.index, change).await.map_err(step("bring the host side up"))?;
 
@@ -219,13 +222,30 @@ async fn make(
 }
 
 /// Switches of the interface that is ours alone. `bpf_fib_lookup` answers only
-/// for interfaces that forward; IPv6 is not carried yet, so the host must not
-/// speak it there.
-fn own_sysctls(interface: &str) -> io::Result<()> {
-    let base = Path::new("/proc/sys/net");
-    fs::write(base.join("ipv4/conf").join(interface).join("forwarding"), "1")?;
-    let ipv6 = base.join("ipv6/conf").join(interface).join("disable_ipv6");
-    if ipv6.exists() { fs::write(ipv6, "1") } else { Ok(()) }
+/// for interfaces that forward; where the endpoint has no IPv6 address, the
+/// host must not speak it there either.
+fn own_sysctls(interface: &str, ipv6: bool) -> io::Result<()> {
+    let set = |family: &str, key: &str, value: &str| {
+        fs::write(Path::new("/proc/sys/net").join(family).join("conf").join(interface).join(key), value)
+    };
+    set("ipv4", "forwarding", "1")?;
+    if !Path::new("/proc/sys/net/ipv6").exists() {
+        return Ok(());
+    }
+    // Before the interface speaks: what a container says of routes is not for us.
+    set("ipv6", "accept_ra", "0")?;
+    set("ipv6", "accept_dad", "0")?;
+    set("ipv6", "disable_ipv6", if ipv6 { "0" } else { "1" })?;
+    set("ipv6", "forwarding", "1")
+}
+
+/// The same for the side inside: it takes its address from us alone.
+fn inside_sysctls(interface: &str) -> io::Result<()> {
+    let base = Path::new("/proc/sys/net/ipv6/conf").join(interface);
+    for (key, value) in [("accept_ra", "0"), ("accept_dad", "0"), ("disable_ipv6", "0")] {
+        fs::write(base.join(key), value)?;
+    }
+    Ok(())
 }
 
 async fn configure(netlink: &Netlink, inside: &str, addresses: &[IpAddr]) -> io::Result<()> {
@@ -236,15 +256,25 @@ async fn configure(netlink: &Netlink, inside: &str, addresses: &[IpAddr]) -> io:
             netlink.delete_address(link.index, there.addr()).await?;
         }
     }
+    if addresses.iter().any(IpAddr::is_ipv6) {
+        inside_sysctls(inside)?;
+    }
     for address in addresses {
         netlink.add_address(link.index, *address).await?;
     }
     netlink.set_link(link.index, rtnetlink::LinkMessageBuilder::up).await?;
-    let gateway = IpAddr::V4(GATEWAY_V4.into());
-    let to_gateway = Route { destination: gateway.into(), via: None, ifindex: link.index };
-    let everything = ipnet::Ipv4Net::default().into();
-    let default = Route { destination: everything, via: Some(gateway), ifindex: link.index };
-    for route in [to_gateway, default] {
+    let everything: [(IpAddr, IpNet); 2] = [
+        (GATEWAY_V4.to_ip(), ipnet::Ipv4Net::default().into()),
+        (GATEWAY_V6.to_ip(), ipnet::Ipv6Net::default().into()),
+    ];
+    let mut routes = Vec::new();
+    for (gateway, everything) in everything {
+        if addresses.iter().any(|address| address.is_ipv4() == gateway.is_ipv4()) {
+            routes.push(Route { destination: gateway.into(), via: None, ifindex: link.index });
+            routes.push(Route { destination: everything, via: Some(gateway), ifindex: link.index });
+        }
+    }
+    for route in routes {
         match netlink.add_route(&route, libc::RTPROT_STATIC).await {
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
             other => other?,

@@ -1,7 +1,7 @@
 //! `causeway trace`: which packet, and what the program makes of it.
 
 use std::{
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -77,8 +77,8 @@ fn packets(arguments: &Arguments) -> anyhow::Result<Vec<Vec<u8>>> {
     }
     let flags = arguments.flags.iter().fold(0, |bits, &flag| bits | flag as u8);
     let given = arguments.packet.iter().map(|Frame(bytes)| bytes.clone());
-    let tcp = arguments.tcp.iter().map(|&Sockets(from, to)| frame::between(from, to, Protocol::Tcp, flags));
-    let udp = arguments.udp.iter().map(|&Sockets(from, to)| frame::between(from, to, Protocol::Udp, 0));
+    let tcp = arguments.tcp.iter().filter_map(|&Sockets(a, b)| frame::between(a, b, Protocol::Tcp, flags));
+    let udp = arguments.udp.iter().filter_map(|&Sockets(a, b)| frame::between(a, b, Protocol::Udp, 0));
     let arp = arguments.arp.iter().map(|&address| frame::who_has(address));
     Ok(given.chain(tcp).chain(udp).chain(arp).collect())
 }
@@ -125,15 +125,23 @@ impl FromStr for Frame {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Sockets(SocketAddrV4, SocketAddrV4);
+struct Sockets(SocketAddr, SocketAddr);
 
 impl FromStr for Sockets {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || "use SRC:PORT-DST:PORT, e.g. 10.244.0.2:40000-10.96.0.1:80".to_owned();
+        let wrong = || {
+            "use SRC:PORT-DST:PORT, e.g. 10.244.0.2:40000-10.96.0.1:80 or [fd00::2]:40000-[fd00:96::1]:80"
+                .to_owned()
+        };
         let (source, destination) = text.split_once('-').ok_or_else(wrong)?;
-        Ok(Self(source.parse().map_err(|_| wrong())?, destination.parse().map_err(|_| wrong())?))
+        let source: SocketAddr = source.parse().map_err(|_| wrong())?;
+        let destination: SocketAddr = destination.parse().map_err(|_| wrong())?;
+        if source.is_ipv4() != destination.is_ipv4() {
+            return Err(format!("{source} and {destination} are of different families"));
+        }
+        Ok(Self(source, destination))
     }
 }
 
@@ -168,6 +176,7 @@ mod tests {
         assert_eq!((tcp.len(), tcp[23], tcp[47]), (54, 6, 2), "a SYN unless said otherwise");
         assert_eq!(one("--tcp 10.0.0.1:1-10.0.0.2:2 --flags syn,ack")[47], 18);
         assert_eq!(one("--udp 10.0.0.1:1-10.0.0.2:2")[23], 17);
+        assert_eq!(one("--udp [fd00::1]:1-[fd00::2]:2")[20], 17);
         assert_eq!(one("--arp")[38..], [169, 254, 1, 1]);
         assert_eq!(one("--arp 10.0.0.9")[38..], [10, 0, 0, 9]);
     }
@@ -181,6 +190,7 @@ mod tests {
             ("--packet 0102", "14 or more"),
             ("--tcp 10.0.0.1:1", "SRC:PORT-DST:PORT"),
             ("--tcp 10.0.0.1:1-10.0.0.2:99999", "SRC:PORT-DST:PORT"),
+            ("--tcp 10.0.0.1:1-[fd00::1]:2", "different families"),
             ("--tcp 10.0.0.1:1-10.0.0.2:2 --arp", "cannot be used with"),
             ("--udp 10.0.0.1:1-10.0.0.2:2 --flags ack", "cannot be used with"),
         ];

@@ -104,7 +104,7 @@ pub fn wanted<'a>(
     let mut routes: BTreeMap<IpNet, Route> = BTreeMap::new();
     let mut owners: BTreeMap<IpNet, &str> = BTreeMap::new();
     for endpoint in endpoints {
-        for address in endpoint.addresses.iter().filter(|address| address.is_ipv4()) {
+        for address in &endpoint.addresses {
             let destination = IpNet::from(*address);
             routes.insert(destination, Route { destination, via: None, ifindex: endpoint.ifindex });
         }
@@ -112,11 +112,7 @@ pub fn wanted<'a>(
     for (name, node) in nodes.iter().filter(|(name, _)| &***name != this_node) {
         let stray = node.stray_pods.iter().map(|&address| IpNet::from(address));
         let networks_behind: Vec<IpNet> = node.pod_cidrs.iter().copied().chain(stray).collect();
-        let networks_behind = networks_behind.into_iter().filter(|net| matches!(net, IpNet::V4(_)));
-        let on_link = |address: &&IpAddr| {
-            address.is_ipv4() && networks.iter().any(|network| network.contains(*address))
-        };
-        let via = node.addresses.iter().find(on_link).copied();
+        let on_link = |address: &IpAddr| networks.iter().any(|network| network.contains(address));
         for destination in networks_behind {
             let problem = |message: String| Problem {
                 origin: None,
@@ -124,6 +120,8 @@ pub fn wanted<'a>(
                 field: "spec.podCIDRs".into(),
                 message,
             };
+            let v4 = matches!(destination, IpNet::V4(_));
+            let via = node.addresses.iter().find(|address| address.is_ipv4() == v4 && on_link(address)).copied();
             let Some(via) = via else {
                 let message = "no address of the node is on the uplink's network: its pods need another way";
                 problems.push(problem(format!("{destination}: {message}")));

@@ -7,6 +7,9 @@ use causeway_schema::{Addr, V4, V6};
 pub trait Family: Addr + Send + Sync {
     /// Ends the name of each map of the family in the BPF object.
     const MAP_SUFFIX: &'static str;
+    /// The maps of the family that are pinned: frontends, services, backends,
+    /// arena, endpoint keys, endpoints, established flows, embryonic flows.
+    const MAPS: [&'static str; 8];
 
     /// `None` when the address is of the other family.
     fn from_ip(address: IpAddr) -> Option<Self>;
@@ -15,6 +18,16 @@ pub trait Family: Addr + Send + Sync {
 
 impl Family for V4 {
     const MAP_SUFFIX: &'static str = "_V4";
+    const MAPS: [&'static str; 8] = [
+        "FRONTENDS_V4",
+        "SERVICES_V4",
+        "BACKENDS_V4",
+        "ARENA_V4",
+        "EP_KEYS_V4",
+        "ENDPOINTS_V4",
+        "FLOWS_V4",
+        "EMBRYONIC_V4",
+    ];
 
     fn from_ip(address: IpAddr) -> Option<Self> {
         match address {
@@ -30,6 +43,16 @@ impl Family for V4 {
 
 impl Family for V6 {
     const MAP_SUFFIX: &'static str = "_V6";
+    const MAPS: [&'static str; 8] = [
+        "FRONTENDS_V6",
+        "SERVICES_V6",
+        "BACKENDS_V6",
+        "ARENA_V6",
+        "EP_KEYS_V6",
+        "ENDPOINTS_V6",
+        "FLOWS_V6",
+        "EMBRYONIC_V6",
+    ];
 
     fn from_ip(address: IpAddr) -> Option<Self> {
         match address {

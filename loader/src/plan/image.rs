@@ -34,7 +34,7 @@ impl<A: Addr> Default for Image<A> {
     }
 }
 
-/// How many rows each map has room for, fixed when it is created.
+/// How many rows each map of a family has room for, fixed when it is created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Capacity {
@@ -68,8 +68,8 @@ impl Default for Capacity {
         Self {
             frontends: 131_072,
             services: 65_536,
-            backends: 262_144,
-            arena: 131_072,
+            backends: 131_072,
+            arena: 65_536,
             endpoints: 4_096,
             flows: 131_072,
             embryonic: 32_768,

@@ -7,7 +7,7 @@
 mod adopt;
 pub mod audit;
 mod backends;
-pub mod by_id;
+mod by_id;
 pub mod describe;
 pub mod digest;
 mod endpoints;
@@ -28,6 +28,7 @@ mod wanted;
 mod tests;
 
 pub use audit::{Fault, Repair, audit, confirm};
+pub use by_id::ById;
 pub use digest::Digest;
 pub use family::Family;
 pub use image::{Capacity, Image};

@@ -8,9 +8,10 @@ use std::{
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
-use causeway_schema::V4;
+use causeway_schema::{V4, V6};
 use tokio::sync::{mpsc, watch};
 
+use super::plane::Plane;
 use crate::{
     attach::{self, EndpointStore, Uplink},
     config::AgentConfig,
@@ -21,7 +22,7 @@ use crate::{
     },
     model::{Model, desired::DesiredState},
     netlink::Netlink,
-    plan::{Digest, Planner},
+    plan::Digest,
     providers::manifests::{self, Manifests},
     snapshot::{Command, Handle, Reply, Snapshot},
 };
@@ -32,7 +33,8 @@ const REMEMBERED: usize = 20;
 pub(super) struct Agent {
     pub config: AgentConfig,
     pub model: Model,
-    pub planner: Planner<V4>,
+    pub v4: Plane<V4>,
+    pub v6: Plane<V6>,
     /// `None` only after it was uninstalled.
     pub dataplane: Option<Dataplane>,
     pub netlink: Netlink,
@@ -46,17 +48,8 @@ pub(super) struct Agent {
     pub pruned: bool,
     pub audit_due: Instant,
     pub last_audit: Duration,
-    pub flows_due: Instant,
-    /// Probes sent so far: which frontend is next.
-    pub probes: usize,
-    /// Entries in the table of established flows, when last counted.
-    pub flow_entries: u64,
 
     pub applied_revision: u64,
-    pub digest: Digest,
-    pub kernel_digest: Option<Digest>,
-    /// Something was written since the digests were made.
-    pub undigested: bool,
     pub start_micros: u64,
     pub last_apply: Duration,
     /// Writes and reads that failed and have not succeeded since, by what they
@@ -86,11 +79,13 @@ impl Agent {
             .with_context(|| format!("use the state directory {}", config.state_dir.display()))?;
         let options = Options { recreate: config.recreate_maps, force_clsact: config.force_clsact };
         let dataplane = Dataplane::open(&config.bpffs, config.capacity, options)?;
-        let planner = Planner::adopt(config.capacity, &dataplane.tables).context("read the maps")?;
+        let v4 = Plane::adopt(&dataplane, config.capacity)?;
+        let v6 = Plane::adopt(&dataplane, config.capacity)?;
         let now = Instant::now();
         let mut agent = Self {
             model: Model::new(&[manifests::SOURCE.into()]),
-            planner,
+            v4,
+            v6,
             dataplane: Some(dataplane),
             netlink,
             routes: RouteTable::default(),
@@ -101,13 +96,7 @@ impl Agent {
             pruned: false,
             audit_due: now,
             last_audit: Duration::ZERO,
-            flows_due: now,
-            flow_entries: 0,
-            probes: 0,
             applied_revision: 0,
-            digest: Digest::default(),
-            kernel_digest: None,
-            undigested: true,
             start_micros: 0,
             last_apply: Duration::ZERO,
             failures: BTreeMap::new(),
@@ -126,6 +115,16 @@ impl Agent {
         agent.attach_all();
         agent.publish();
         Ok(agent)
+    }
+
+    /// The digest of both families' maps, as wanted.
+    pub fn digest(&self) -> Digest {
+        self.v4.digest.with(self.v6.digest)
+    }
+
+    /// The same as read back; `None` while that is not known.
+    pub fn kernel_digest(&self) -> Option<Digest> {
+        Some(self.v4.kernel_digest?.with(self.v6.kernel_digest?))
     }
 
     pub fn handle(&self, commands: mpsc::Sender<Command>) -> Handle {

@@ -5,15 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use causeway_schema::V4;
-
-use super::agent::Agent;
+use super::{agent::Agent, plane::Change, status::WRITE};
 use crate::{
     event::Batch,
     heap,
-    kernel::{Tables, routes},
+    kernel::routes,
     model::Touched,
-    plan::{Step, confirm},
 };
 
 /// After a change everything is read back this soon: the change's own rows
@@ -39,16 +36,18 @@ impl Agent {
             self.desired = Weak::new();
         }
         if !touched.services.is_empty() {
-            let steps = self.planner.update(touched.services.iter().map(|id| (id, self.model.service(id))));
-            self.write(&steps);
+            let changes: Vec<Change> =
+                touched.services.iter().map(|id| (id.clone(), self.model.service(id))).collect();
+            let written = (self.v4.update(&changes), self.v6.update(&changes));
+            self.note_written(written);
             self.last_apply = start.elapsed();
         }
         if touched.nodes {
             self.keep_routes().await;
         }
         if !self.pruned && self.model.synced() {
-            let steps = self.planner.prune();
-            self.write(&steps);
+            let written = (self.v4.prune(), self.v6.prune());
+            self.note_written(written);
             if let Some(dataplane) = &mut self.dataplane {
                 let pruned = dataplane.prune_links();
                 self.note("remove an earlier agent's links", pruned);
@@ -67,27 +66,10 @@ impl Agent {
         }
     }
 
-    /// Writes steps and reads their rows back.
-    pub fn write(&mut self, steps: &[Step<V4>]) {
-        let Some(dataplane) = &mut self.dataplane else { return };
-        if steps.is_empty() {
-            return;
-        }
-        self.undigested = true;
-        let failed = dataplane.tables.apply(steps);
-        let confirmed = confirm(steps, &dataplane.tables);
-        let written = match failed.into_iter().next() {
-            Some((_, error)) => Err(error.to_string()),
-            None => match confirmed {
-                Err(error) => Err(error.to_string()),
-                Ok(wrong) => match wrong.first().and_then(|index| steps.get(*index)) {
-                    Some(step) => Err(format!("{} does not read back as written", step.map())),
-                    None => Ok(()),
-                },
-            },
-        };
-        // What failed is found again by the next audit, and tried again.
-        self.note(super::status::WRITE, written);
+    /// Notes how writes to both families' maps went. What failed is found
+    /// again by the next audit, and tried again.
+    pub fn note_written(&mut self, (v4, v6): (Result<(), String>, Result<(), String>)) {
+        self.note(WRITE, v4.and(v6));
     }
 
     /// Keeps the kernel's routes in step with nodes and endpoints.

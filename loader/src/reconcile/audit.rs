@@ -1,23 +1,12 @@
 //! Is everything as it should be? Maps, links, routes and interfaces are read
 //! again, and what is not as wanted is put right and told.
 
-use std::time::{Duration, Instant};
-
-use causeway_schema::V4;
+use std::time::Instant;
 
 use super::{
     agent::Agent,
     status::{READ, WRITE},
 };
-use crate::{
-    kernel::{Tables, bpf::Timeouts},
-    plan::{Digest, Repair, Step, audit},
-};
-
-/// How often idle flows are looked for: more often when the table fills.
-const FLOWS: Duration = Duration::from_secs(2);
-const FLOWS_WHEN_FULL: Duration = Duration::from_secs(1);
-
 impl Agent {
     /// One look at everything.
     pub async fn audit(&mut self) {
@@ -42,25 +31,20 @@ impl Agent {
     /// Reads all maps back. A revision counts as applied when nothing had to
     /// be repaired, or when it reads right after the repair.
     fn audit_maps(&mut self) {
-        let Some(dataplane) = &self.dataplane else { return };
-        let found = audit(self.planner.image(), &dataplane.tables);
-        let Some(repairs) = self.note(READ, found) else {
-            self.kernel_digest = None;
-            return;
-        };
-        if !repairs.is_empty() && !self.repair(&repairs) {
-            return;
+        // Rows of a write that failed are no foreign hand's work.
+        let ours = self.failures.contains_key(WRITE);
+        let found = [self.v4.audit(ours), self.v6.audit(ours)];
+        for kind in [WRITE, READ] {
+            let failed = found.iter().filter_map(|audit| audit.failed.as_ref()).find(|(what, _)| *what == kind);
+            if let Some((_, error)) = failed {
+                self.note(kind, Err::<(), _>(error));
+            } else if found.iter().any(|audit| audit.worked.contains(&kind)) {
+                self.note(kind, Ok::<(), String>(()));
+            }
         }
-        let Some(dataplane) = &self.dataplane else { return };
-        // Rows that stand as the image says, and an image that has not changed,
-        // have the digests they had.
-        if self.undigested || !repairs.is_empty() || self.kernel_digest.is_none() {
-            let digest = Digest::of_rows(&dataplane.tables);
-            self.kernel_digest = self.note(READ, digest);
-            self.digest = Digest::of_image(self.planner.image());
-            self.undigested = self.kernel_digest != Some(self.digest);
-        }
-        if self.kernel_digest != Some(self.digest) {
+        let failed = found.iter().any(|audit| audit.failed.is_some());
+        found.into_iter().flat_map(|audit| audit.repaired).for_each(|repair| self.remember_repair(repair));
+        if failed || self.kernel_digest() != Some(self.digest()) {
             return;
         }
         let probed = self.probe();
@@ -72,47 +56,18 @@ impl Agent {
             self.start_micros = self.started.elapsed().as_micros() as u64;
         }
         // What was freed may be used again, now that nothing names it.
-        let steps = self.planner.release(self.started.elapsed());
-        if !steps.is_empty() {
-            self.write(&steps);
+        let now = self.started.elapsed();
+        let (v4, v6) = (self.v4.release(now), self.v6.release(now));
+        if v4 == Ok(true) || v6 == Ok(true) {
             self.audit_soon();
         }
-    }
-
-    /// Mends what the audit found; true when the maps then read right.
-    fn repair(&mut self, repairs: &[Repair<V4>]) -> bool {
-        // Rows of a write that failed are no foreign hand's work.
-        let ours = self.failures.contains_key(WRITE);
-        let steps: Vec<Step<V4>> = repairs.iter().map(|repair| repair.step.clone()).collect();
-        let Some(dataplane) = &mut self.dataplane else { return false };
-        let failed = dataplane.tables.apply(&steps);
-        if let Some((_, error)) = failed.into_iter().next() {
-            self.note(WRITE, Err::<(), _>(error));
-            return false;
+        if v4 != Ok(false) || v6 != Ok(false) {
+            self.note_written((v4.map(drop), v6.map(drop)));
         }
-        let left = audit(self.planner.image(), &dataplane.tables);
-        let Some(left) = self.note(READ, left) else { return false };
-        if let Some(repair) = left.first() {
-            self.note(WRITE, Err::<(), _>(format!("{repair}, but it does not read back")));
-            return false;
-        }
-        self.note(WRITE, Ok::<(), String>(()));
-        if !ours {
-            repairs.iter().for_each(|repair| self.remember_repair(repair.to_string()));
-        }
-        true
     }
 
     fn expire_flows(&mut self) {
-        if Instant::now() < self.flows_due {
-            return;
-        }
-        let Some(dataplane) = &mut self.dataplane else { return };
-        let expired = dataplane.flows.expire(&Timeouts::default());
-        if let Some((_, left)) = self.note("expire flows", expired) {
-            self.flow_entries = left;
-        }
-        let crowded = self.flow_entries > u64::from(self.config.capacity.flows) * 3 / 2;
-        self.flows_due = Instant::now() + if crowded { FLOWS_WHEN_FULL } else { FLOWS };
+        let expired = (self.v4.expire_flows(), self.v6.expire_flows());
+        self.note("expire flows", expired.0.and(expired.1));
     }
 }

@@ -1,10 +1,10 @@
 //! What do the edges ask for, and what do they get?
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{net::SocketAddr, ops::ControlFlow, sync::Arc};
 
-use causeway_schema::{Event, Flow, FlowKey, Port, V4, Verdict, flow::flags};
+use causeway_schema::{Event, Flow, FlowKey, Port, TraceRecord, Verdict, flow::flags};
 
-use super::agent::Agent;
+use super::{agent::Agent, plane::Plane};
 use crate::{
     event::Protocol,
     frame,
@@ -62,19 +62,22 @@ impl Agent {
             frame::readdress(&mut packet, self.uplink.mac);
         }
         let (result, record, packet) =
-            dataplane.flows.trace(&program, ifindex, &packet).map_err(|error| {
+            dataplane.tracer.trace(&program, ifindex, &packet).map_err(|error| {
                 format!("run the program over the packet: {error}; a frame has 14 bytes or more")
             })?;
         let verdict = Verdict::from_number(record.verdict);
-        let service = self.planner.service_of(record.service).map(ToString::to_string);
-        let common_port = self.planner.image().services.get(&record.service).map(|row| row.target.port());
-        let backend = self.planner.backend_of(record.backend).map(|(address, port)| {
-            let port = if port == Port::NONE { common_port.unwrap_or(Port::NONE) } else { port };
-            std::net::SocketAddr::new(address.to_ip(), port.get()).to_string()
-        });
+        // Ids are of the packet's own family.
+        let (service, backend) =
+            if frame::is_ipv6(&request.packet) { names(&self.v6, &record) } else { names(&self.v4, &record) };
         let kind = match verdict {
             Some(verdict) if verdict.is_drop() => "drop",
-            Some(Verdict::Delivered | Verdict::Forwarded | Verdict::GatewayArp) => "redirect",
+            Some(
+                Verdict::Delivered
+                | Verdict::Forwarded
+                | Verdict::GatewayArp
+                | Verdict::GatewayNd
+                | Verdict::EchoReply,
+            ) => "redirect",
             Some(_) => "pass",
             None => return Err(format!("the program returned {result} and left no record: is it ours?")),
         };
@@ -115,23 +118,18 @@ impl Agent {
     }
 
     fn flows(&mut self, limit: usize) -> Result<Vec<FlowView>, String> {
-        let Some(dataplane) = &mut self.dataplane else { return Err(UNINSTALLED.into()) };
-        let now = dataplane.flows.now().map_err(|error| format!("read the clock: {error}"))?;
-        let (established, embryonic) =
-            dataplane.flows.entries().map_err(|error| format!("read the flow tables: {error}"))?;
-        let flows = &dataplane.flows;
-        let named = |(key, flow): &(FlowKey<V4>, Flow<V4>), state: &str| {
-            let idle = flows.idle_seconds(flow, now);
-            view(key, flow, state, idle, self.planner.service_of(flow.service).map(ToString::to_string))
-        };
-        let established = established.iter().map(|entry| named(entry, "established"));
-        let embryonic = embryonic.iter().map(|entry| named(entry, "embryonic"));
-        Ok(established.chain(embryonic).take(limit).collect())
+        if self.dataplane.is_none() {
+            return Err(UNINSTALLED.into());
+        }
+        let mut flows = views(&mut self.v4, limit)?;
+        let left = limit.saturating_sub(flows.len());
+        flows.extend(views(&mut self.v6, left)?);
+        Ok(flows)
     }
 
     fn counters(&mut self) -> Result<Vec<Counter>, String> {
         let Some(dataplane) = &self.dataplane else { return Err(UNINSTALLED.into()) };
-        let counts = dataplane.flows.counters().map_err(|error| format!("read the counters: {error}"))?;
+        let counts = dataplane.tracer.counters().map_err(|error| format!("read the counters: {error}"))?;
         let names = Verdict::ALL.into_iter().map(|verdict| (verdict.name(), verdict.is_drop()));
         let names = names.chain(Event::ALL.into_iter().map(|event| (event.name(), false)));
         let counter =
@@ -157,14 +155,38 @@ impl Agent {
 
 const UNINSTALLED: &str = "the dataplane is being uninstalled";
 
-fn view(
-    key: &FlowKey<V4>,
-    flow: &Flow<V4>,
+/// The service and the backend that a trace names.
+fn names<A: Family>(plane: &Plane<A>, record: &TraceRecord) -> (Option<String>, Option<String>) {
+    let service = plane.planner.service_of(record.service).map(ToString::to_string);
+    let common_port = plane.planner.image().services.get(&record.service).map(|row| row.target.port());
+    let backend = plane.planner.backend_of(record.backend).map(|(address, port)| {
+        let port = if port == Port::NONE { common_port.unwrap_or(Port::NONE) } else { port };
+        SocketAddr::new(address.to_ip(), port.get()).to_string()
+    });
+    (service, backend)
+}
+
+fn views<A: Family>(plane: &mut Plane<A>, limit: usize) -> Result<Vec<FlowView>, String> {
+    let now = plane.flows.now().map_err(|error| format!("read the clock: {error}"))?;
+    let (established, embryonic) =
+        plane.flows.entries().map_err(|error| format!("read the flow tables: {error}"))?;
+    let named = |(key, flow): &(FlowKey<A>, Flow<A>), state: &str| {
+        let idle = plane.flows.idle_seconds(flow, now);
+        view(key, flow, state, idle, plane.planner.service_of(flow.service).map(ToString::to_string))
+    };
+    let established = established.iter().map(|entry| named(entry, "established"));
+    let embryonic = embryonic.iter().map(|entry| named(entry, "embryonic"));
+    Ok(established.chain(embryonic).take(limit).collect())
+}
+
+fn view<A: Family>(
+    key: &FlowKey<A>,
+    flow: &Flow<A>,
     state: &str,
     idle_seconds: u64,
     service: Option<String>,
 ) -> FlowView {
-    let socket = |address: V4, port: Port| std::net::SocketAddr::new(address.to_ip(), port.get()).to_string();
+    let socket = |address: A, port: Port| SocketAddr::new(address.to_ip(), port.get()).to_string();
     let is_reply = flow.flags & flags::REPLY != 0;
     FlowView {
         protocol: Protocol::from_number(key.protocol)

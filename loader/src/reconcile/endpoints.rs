@@ -61,7 +61,7 @@ impl Agent {
         let stored = Stored { request: request.clone(), endpoint: endpoint.clone() };
         self.store.insert(stored).map_err(|error| format!("write the state directory: {error}"))?;
         self.plan_endpoints();
-        let refused = self.planner.problems().find(|problem| problem.object.contains(&request.name));
+        let refused = self.plan_problems().find(|problem| problem.object.contains(&request.name));
         if let Some(problem) = refused {
             let message = problem.to_string();
             self.unwire(&request.name).await?;
@@ -146,7 +146,7 @@ impl Agent {
     fn plan_endpoints(&mut self) {
         let endpoints: BTreeMap<String, Endpoint> =
             self.store.iter().map(|(name, stored)| (name.clone(), stored.endpoint.clone())).collect();
-        let steps = self.planner.set_endpoints(&endpoints);
-        self.write(&steps);
+        let written = (self.v4.set_endpoints(&endpoints), self.v6.set_endpoints(&endpoints));
+        self.note_written(written);
     }
 }

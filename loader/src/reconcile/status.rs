@@ -1,6 +1,10 @@
 //! How do things stand, in the operator's words?
 
-use super::agent::Agent;
+use super::{agent::Agent, plane::Plane};
+use crate::{
+    event::Problem,
+    plan::{Capacity, Family},
+};
 use crate::snapshot::{ALARM_PERCENT, Drift, MapUse, ProblemView, SourceStatus, Status};
 
 /// Names of failures; see [`Agent::note`].
@@ -17,8 +21,8 @@ impl Agent {
             version: env!("CARGO_PKG_VERSION").into(),
             revision,
             applied_revision: self.applied_revision,
-            digest: self.digest.to_string(),
-            kernel_digest: self.kernel_digest.map(|digest| digest.to_string()).unwrap_or_default(),
+            digest: self.digest().to_string(),
+            kernel_digest: self.kernel_digest().map(|digest| digest.to_string()).unwrap_or_default(),
             converged: reasons.is_empty(),
             reasons,
             sources: self
@@ -65,7 +69,7 @@ impl Agent {
         if self.applied_revision < revision {
             reasons.push(format!("revision {} is applied, {revision} is wanted", self.applied_revision));
         }
-        if self.kernel_digest != Some(self.digest) {
+        if self.kernel_digest() != Some(self.digest()) {
             reasons.push("the maps have not been read back as wanted".to_owned());
         }
         reasons
@@ -73,24 +77,28 @@ impl Agent {
 
     /// Services that have no room; one line a kind.
     fn waiting(&self) -> Vec<String> {
+        let waiting = self.v4.planner.waiting().chain(self.v6.planner.waiting());
         let mut messages: Vec<&str> =
-            self.planner.waiting().map(|problem| problem.message.as_str()).collect();
+            waiting.map(|problem| problem.message.as_str()).collect();
         messages.sort_unstable();
         let kinds = messages.chunk_by(|a, b| a == b);
         kinds.map(|kind| format!("{} services wait for room: {}", kind.len(), kind[0])).collect()
     }
 
     fn problems(&self) -> Vec<ProblemView> {
-        let all = self.model.problems().chain(self.planner.problems()).chain(&self.route_problems);
+        let all = self.model.problems().chain(self.plan_problems()).chain(&self.route_problems);
         all.map(ProblemView::from).collect()
     }
 
+    /// What the plans could not serve; what is wrong in both families, once.
+    pub fn plan_problems(&self) -> impl Iterator<Item = &Problem> {
+        let v4 = || self.v4.planner.problems();
+        v4().chain(self.v6.planner.problems().filter(move |problem| !v4().any(|other| other == *problem)))
+    }
+
     fn map_use(&self) -> Vec<MapUse> {
-        let tables = self.planner.usage();
-        let view = |map: &str, used, capacity| MapUse { map: map.to_owned(), used, capacity };
-        let mut maps: Vec<MapUse> =
-            tables.into_iter().map(|(map, used, capacity)| view(map.name(), used, capacity)).collect();
-        maps.push(view("flows", self.flow_entries, u64::from(self.config.capacity.flows) * 2));
+        let mut maps = family_use(&self.v4, &self.config.capacity, "");
+        maps.extend(family_use(&self.v6, &self.config.capacity, "_v6"));
         maps
     }
 
@@ -98,10 +106,19 @@ impl Agent {
         let full = maps.iter().filter(|map| map.used * 100 >= map.capacity * ALARM_PERCENT);
         let full = full.map(|map| {
             let MapUse { map, used, capacity } = map;
-            let key = if map == "endpoint_keys" { "endpoints" } else { map };
+            let stem = map.trim_end_matches("_v6");
+            let key = if stem == "endpoint_keys" { "endpoints" } else { stem };
             format!("map {map} is full ({used} of {capacity}): raise capacity.{key}")
         });
         let failed = self.failures.iter().map(|(what, error)| format!("cannot {what}: {error}"));
         full.chain(self.waiting()).chain(failed).chain(self.warnings.iter().cloned()).collect()
     }
+}
+
+fn family_use<A: Family>(plane: &Plane<A>, capacity: &Capacity, suffix: &str) -> Vec<MapUse> {
+    let view = |map: &str, used, capacity| MapUse { map: format!("{map}{suffix}"), used, capacity };
+    let tables = plane.planner.usage().into_iter();
+    let mut maps: Vec<MapUse> = tables.map(|(map, used, capacity)| view(map.name(), used, capacity)).collect();
+    maps.push(view("flows", plane.flow_entries, u64::from(capacity.flows) * 2));
+    maps
 }

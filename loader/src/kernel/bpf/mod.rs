@@ -12,6 +12,7 @@ mod object;
 mod sys;
 mod tables;
 mod tc;
+mod tracer;
 
 pub use error::BpfError;
 pub use features::features;
@@ -19,12 +20,11 @@ pub use flows::{Flows, Timeouts};
 pub use links::{Attachment, Hook, Links};
 pub use object::{FROM_CONTAINER, FROM_UPLINK};
 pub use tables::BpfTables;
+pub use tracer::Tracer;
 
 use std::{os::fd::OwnedFd, path::Path};
 
-use causeway_schema::V4;
-
-use crate::plan::Capacity;
+use crate::plan::{Capacity, Family};
 use bpffs::Pins;
 use object::Object;
 
@@ -38,11 +38,11 @@ pub struct Options {
 }
 
 pub struct Dataplane {
-    pub tables: BpfTables<V4>,
-    pub flows: Flows,
+    pub tracer: Tracer,
     links: Links,
     object: Object,
     pins: Pins,
+    capacity: Capacity,
 }
 
 impl Dataplane {
@@ -55,12 +55,28 @@ impl Dataplane {
         let pins = Pins::prepare(root)?;
         let object = Object::load(pins.clone(), &capacity, options.recreate)?;
         Ok(Self {
-            tables: BpfTables::open(&object, capacity)?,
-            flows: Flows::open(&object)?,
+            tracer: Tracer::open(&object)?,
             links: Links::new(pins.clone(), options.force_clsact),
             object,
             pins,
+            capacity,
         })
+    }
+
+    /// The tables of a family, for whoever writes them.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left, or no room for a mapping.
+    pub fn tables<A: Family>(&self) -> Result<BpfTables<A>, BpfError> {
+        BpfTables::open(&self.object, self.capacity)
+    }
+
+    /// The flows of a family.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub fn flows<A: Family>(&self) -> Result<Flows<A>, BpfError> {
+        Flows::open(&self.object)
     }
 
     pub fn hook(&self) -> Hook {

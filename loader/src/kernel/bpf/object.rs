@@ -12,8 +12,8 @@ use aya::{
     programs::{Program, ProgramError, SchedClassifier},
 };
 use causeway_schema::{
-    Backend, Cell, Endpoint, EndpointKey, Flow, FlowKey, Frontend, FrontendKey, Hop, JUMPS, NodeConfig, Service,
-    TraceRecord, V4, config::SCHEMA_VERSION, verdict,
+    Addr, Backend, Cell, Endpoint, EndpointKey, Flow, FlowKey, Frontend, FrontendKey, Hop, JUMPS, NodeConfig, Service,
+    TraceRecord, V4, V6, config::SCHEMA_VERSION, verdict,
 };
 
 use super::{
@@ -21,16 +21,14 @@ use super::{
     bpffs::{self, Pins},
     sys,
 };
-use crate::plan::Capacity;
+use crate::plan::{Capacity, Family};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/causeway.bpf.o"));
 
 pub const FROM_CONTAINER: &str = "from_container";
 pub const FROM_UPLINK: &str = "from_uplink";
-pub const SWEEP: &str = "sweep";
-pub const SWEEP_V6: &str = "sweep_v6";
 /// What is attached or run from here; the others are jumped to.
-const ENTRIES: [&str; 4] = [FROM_CONTAINER, FROM_UPLINK, SWEEP, SWEEP_V6];
+const ENTRIES: [&str; 4] = [FROM_CONTAINER, FROM_UPLINK, "sweep_v4", "sweep_v6"];
 const JUMP_MAP: &str = "JUMPS";
 
 /// What a map must be like to be taken over.
@@ -52,30 +50,48 @@ const BPF_F_MMAPABLE: u32 = 1 << 10;
 
 /// Every map that outlives the agent. The caches of the CPUs do not: what they
 /// hold is void without its programs.
-fn shapes(capacity: &Capacity) -> [Shape; 13] {
-    fn shape<K, V>(name: &'static str, (kind, flags): (u32, u32), max_entries: u32) -> Shape {
-        let (key_size, value_size) = (size_of::<K>() as u32, size_of::<V>() as u32);
-        Shape { name, info: sys::MapInfo { kind, id: 0, key_size, value_size, max_entries, flags } }
-    }
-    let pairs = |flows: u32| flows.saturating_mul(2);
-    [
-        shape::<FrontendKey<V4>, Frontend>("FRONTENDS_V4", SPARSE_HASH, capacity.frontends),
-        shape::<u32, Service>("SERVICES_V4", MAPPED_ARRAY, capacity.services),
-        shape::<u32, Backend<V4>>("BACKENDS_V4", MAPPED_ARRAY, capacity.backends),
-        shape::<u32, Cell>("ARENA_V4", MAPPED_ARRAY, capacity.arena),
-        shape::<EndpointKey<V4>, Hop>("EP_KEYS_V4", SPARSE_HASH, capacity.endpoints),
-        // Slot 0 is never given out.
-        shape::<u32, Endpoint>("ENDPOINTS_V4", MAPPED_ARRAY, capacity.endpoints.saturating_add(1)),
-        // An entry for each direction.
-        shape::<FlowKey<V4>, Flow<V4>>("FLOWS_V4", HASH, pairs(capacity.flows)),
-        shape::<FlowKey<V4>, Flow<V4>>("EMBRYONIC_V4", LRU_HASH, pairs(capacity.embryonic)),
+fn shapes(capacity: &Capacity) -> Vec<Shape> {
+    let mut shapes = family_shapes::<V4>(capacity);
+    shapes.extend(family_shapes::<V6>(capacity));
+    shapes.extend([
         shape::<u32, u64>("FLOW_EPOCH", ARRAY, 1),
         shape::<u32, u64>("COUNTERS", PERCPU_ARRAY, verdict::COUNTERS),
         shape::<u32, NodeConfig>("CONFIG", ARRAY, 1),
         shape::<u32, TraceRecord>("TRACE", ARRAY, 1),
         // Pinned as well: an array of programs forgets them with its last holder.
         shape::<u32, u32>(JUMP_MAP, PROGRAM_ARRAY, JUMPS.len() as u32),
+    ]);
+    shapes
+}
+
+fn family_shapes<A: Family>(capacity: &Capacity) -> Vec<Shape> {
+    let pairs = |flows: u32| flows.saturating_mul(2);
+    let [frontends, services, backends, arena, endpoint_keys, endpoints, flows, embryonic] = A::MAPS;
+    vec![
+        shape::<FrontendKey<A>, Frontend>(frontends, SPARSE_HASH, capacity.frontends),
+        shape::<u32, Service>(services, MAPPED_ARRAY, capacity.services),
+        shape::<u32, Backend<A>>(backends, MAPPED_ARRAY, capacity.backends),
+        shape::<u32, Cell>(arena, MAPPED_ARRAY, capacity.arena),
+        shape::<EndpointKey<A>, Hop>(endpoint_keys, SPARSE_HASH, capacity.endpoints),
+        // Slot 0 is never given out.
+        shape::<u32, Endpoint>(endpoints, MAPPED_ARRAY, capacity.endpoints.saturating_add(1)),
+        // An entry for each direction.
+        shape::<FlowKey<A>, Flow<A>>(flows, HASH, pairs(capacity.flows)),
+        shape::<FlowKey<A>, Flow<A>>(embryonic, LRU_HASH, pairs(capacity.embryonic)),
     ]
+}
+
+fn shape<K, V>(name: &'static str, (kind, flags): (u32, u32), max_entries: u32) -> Shape {
+    let (key_size, value_size) = (size_of::<K>() as u32, size_of::<V>() as u32);
+    Shape { name, info: sys::MapInfo { kind, id: 0, key_size, value_size, max_entries, flags } }
+}
+
+/// The program that removes idle flows of a family.
+pub const fn sweep_program<A: Family>() -> &'static str {
+    match A::BYTES {
+        V4::BYTES => "sweep_v4",
+        _ => "sweep_v6",
+    }
 }
 
 /// The loaded programs and their maps, held open: a pin that somebody removes

@@ -41,10 +41,10 @@ impl Flows {
 #[test]
 fn flows_go_when_both_directions_were_silent_for_long() {
     let place = Place::new();
-    let mut dataplane = place.open();
+    let mut of_v4 = place.open().flows::<V4>().unwrap();
     let flows = Flows {
         table: sys::open(&place.0.join("maps/FLOWS_V4")).unwrap(),
-        now: dataplane.flows.now().unwrap(),
+        now: of_v4.now().unwrap(),
         second: super::super::object::ticks_per_second(),
     };
     let (tcp, udp, closing) = (protocol::TCP, protocol::UDP, flags::CLOSING);
@@ -62,27 +62,27 @@ fn flows_go_when_both_directions_were_silent_for_long() {
     for port in 100..120 {
         flows.put(udp, port, (70, 0), (90, 0));
     }
-    assert_eq!(dataplane.flows.expire(&Timeouts::default()).unwrap(), (24, 10));
-    let (established, embryonic) = dataplane.flows.entries().unwrap();
+    assert_eq!(of_v4.expire(&Timeouts::default()).unwrap(), (24, 10));
+    let (established, embryonic) = of_v4.entries().unwrap();
     assert_eq!((established.len(), embryonic.len()), (10, 0));
     assert!(established.iter().all(|(key, _)| key.src_port.get().min(key.dst_port.get()) <= 5));
-    assert_eq!(dataplane.flows.expire(&Timeouts::default()).unwrap(), (0, 10));
+    assert_eq!(of_v4.expire(&Timeouts::default()).unwrap(), (0, 10));
 
     // A reply entry whose request entry is missing goes by itself.
     let (request, _) = established.iter().find(|(key, _)| key.src_port == Port::new(4)).unwrap();
     sys::map_delete(&flows.table, request).unwrap();
     let soon = Timeouts { udp: Duration::from_secs(10), ..Timeouts::default() };
-    assert_eq!(dataplane.flows.expire(&soon).unwrap().0, 1);
-    assert_eq!(dataplane.flows.entries().unwrap().0.len(), 8);
+    assert_eq!(of_v4.expire(&soon).unwrap().0, 1);
+    assert_eq!(of_v4.entries().unwrap().0.len(), 8);
 }
 
 #[test]
 fn the_clock_ticks() {
     let place = Place::new();
-    let mut dataplane = place.open();
-    let before = dataplane.flows.now().unwrap();
+    let mut of_v4 = place.open().flows::<V4>().unwrap();
+    let before = of_v4.now().unwrap();
     std::thread::sleep(Duration::from_millis(500));
-    let passed = dataplane.flows.now().unwrap().wrapping_sub(before);
+    let passed = of_v4.now().unwrap().wrapping_sub(before);
     let half = super::super::object::ticks_per_second() / 2;
     assert!((half * 9 / 10..half * 3).contains(&passed), "{passed} of {half}");
 }
@@ -98,15 +98,15 @@ fn a_trace_says_what_would_be_and_moves_nothing() {
         assert!(dataplane.program_at(at("v1").ifindex).unwrap().is_none());
         let mut packet = vec![2_u8; 60];
         packet[12..14].copy_from_slice(&[0x88, 0xb5]);
-        let before = dataplane.flows.counters().unwrap();
-        let (_, record, out) = dataplane.flows.trace(&program, ifindex, &packet).unwrap();
+        let before = dataplane.tracer.counters().unwrap();
+        let (_, record, out) = dataplane.tracer.trace(&program, ifindex, &packet).unwrap();
         // For a hardware address that is not this host's.
         assert_eq!(Verdict::from_number(record.verdict), Some(Verdict::StackForeign));
         assert_eq!(out, packet);
-        assert_eq!(dataplane.flows.counters().unwrap(), before);
+        assert_eq!(dataplane.tracer.counters().unwrap(), before);
 
         // Too short to be run: an error, and the mark is cleared all the same.
-        assert!(dataplane.flows.trace(&program, ifindex, &[0; 5]).is_err());
+        assert!(dataplane.tracer.trace(&program, ifindex, &[0; 5]).is_err());
         let config = sys::open(&place.0.join("maps/CONFIG")).unwrap();
         let row: NodeConfig = sys::map_lookup(&config, &0_u32).unwrap().unwrap();
         assert_eq!(row.trace_mark, 0);

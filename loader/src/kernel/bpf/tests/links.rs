@@ -25,7 +25,7 @@ fn tc(arguments: &str) -> String {
 }
 
 fn packets(dataplane: &Dataplane) -> u64 {
-    dataplane.flows.counters().unwrap()[..Verdict::ALL.len()].iter().sum()
+    dataplane.tracer.counters().unwrap()[..Verdict::ALL.len()].iter().sum()
 }
 
 /// Frames that nobody answers, out of an interface until told to stop; how many.

@@ -9,12 +9,19 @@ use causeway_schema::{
 
 use super::{super::batch, super::sys, *};
 use crate::{
-    kernel::{Tables, bpf::BpfError},
+    kernel::{
+        Tables,
+        bpf::{BpfError, BpfTables},
+    },
     plan::{Rows, Step},
 };
 
 fn key(last: u8) -> FrontendKey<V4> {
     FrontendKey::new(V4([10, 0, 0, last]), Port::new(80), 6)
+}
+
+fn v4(dataplane: &Dataplane) -> BpfTables<V4> {
+    dataplane.tables().unwrap()
 }
 
 fn frontend(service: u32) -> Frontend {
@@ -28,7 +35,7 @@ fn service(base: u32) -> Service {
 #[test]
 fn a_new_agent_adopts_maps_with_their_rows() {
     let place = Place::new();
-    let mut first = place.open();
+    let first = place.open();
     let steps = [
         Step::PutBackend {
             id: 31,
@@ -43,34 +50,34 @@ fn a_new_agent_adopts_maps_with_their_rows() {
         Step::PutEndpointKey { key: EndpointKey(V4([10, 1, 0, 1])), hop: Hop::new(7, 1) },
         Step::PutFrontend { key: key(1), row: frontend(3) },
     ];
-    assert!(first.tables.apply(&steps).is_empty());
+    assert!(v4(&first).apply(&steps).is_empty());
     drop(first);
 
     let second = place.open();
-    assert_eq!(second.tables.frontend(&key(1)).unwrap(), Some(frontend(3)));
-    assert_eq!(second.tables.frontends().unwrap(), [(key(1), frontend(3))]);
-    assert_eq!(second.tables.endpoint_keys().unwrap().len(), 1);
-    assert_eq!(second.tables.services()[3], service(62));
-    assert_eq!(second.tables.arena()[62..], [Cell([1; 8]), Cell([2; 8])]);
-    assert_eq!(second.tables.backends()[31].addr, V4([10, 1, 0, 1]));
-    assert_eq!(second.tables.endpoints()[7].ifindex, 9);
+    assert_eq!(v4(&second).frontend(&key(1)).unwrap(), Some(frontend(3)));
+    assert_eq!(v4(&second).frontends().unwrap(), [(key(1), frontend(3))]);
+    assert_eq!(v4(&second).endpoint_keys().unwrap().len(), 1);
+    assert_eq!(v4(&second).services()[3], service(62));
+    assert_eq!(v4(&second).arena()[62..], [Cell([1; 8]), Cell([2; 8])]);
+    assert_eq!(v4(&second).backends()[31].addr, V4([10, 1, 0, 1]));
+    assert_eq!(v4(&second).endpoints()[7].ifindex, 9);
 }
 
 #[test]
 fn maps_of_another_capacity_are_refused_by_name_and_kept() {
     let place = Place::new();
-    let mut first = place.open();
-    assert!(first.tables.apply(&[Step::PutFrontend { key: key(1), row: frontend(3) }]).is_empty());
+    let first = place.open();
+    assert!(v4(&first).apply(&[Step::PutFrontend { key: key(1), row: frontend(3) }]).is_empty());
     let other = Capacity { frontends: 9, flows: 65, ..capacity() };
     let refused = Dataplane::open(&place.0, other, Options::default()).err().unwrap().to_string();
     assert!(refused.contains("FRONTENDS_V4 has 8 rows"), "{refused}");
     assert!(refused.contains("FLOWS_V4 has 128 rows"), "{refused}");
     assert!(refused.contains("--recreate-maps"), "{refused}");
-    assert_eq!(place.open().tables.frontends().unwrap().len(), 1);
+    assert_eq!(v4(&place.open()).frontends().unwrap().len(), 1);
 
     let options = Options { recreate: true, ..Options::default() };
     let anew = Dataplane::open(&place.0, other, options).unwrap();
-    assert_eq!(anew.tables.frontends().unwrap(), []);
+    assert_eq!(v4(&anew).frontends().unwrap(), []);
     drop(anew);
     Dataplane::open(&place.0, other, Options::default()).unwrap();
 }
@@ -98,37 +105,37 @@ fn a_directory_elsewhere_is_refused_with_the_remedy() {
 #[test]
 fn a_stored_row_is_what_the_kernel_reads() {
     let place = Place::new();
-    let mut dataplane = place.open();
-    assert!(dataplane.tables.apply(&[Step::PutService { id: 15, row: service(4) }]).is_empty());
+    let dataplane = place.open();
+    assert!(v4(&dataplane).apply(&[Step::PutService { id: 15, row: service(4) }]).is_empty());
     let services = sys::open(&place.0.join("maps/SERVICES_V4")).unwrap();
     assert_eq!(sys::map_lookup(&services, &15_u32).unwrap(), Some(service(4)));
     // And the other way: a foreign hand's write shows in the mapping.
     sys::map_update(&services, &14_u32, &service(9)).unwrap();
-    assert_eq!(dataplane.tables.services()[14], service(9));
-    let failed = dataplane.tables.apply(&[Step::PutService { id: 16, row: service(4) }]);
+    assert_eq!(v4(&dataplane).services()[14], service(9));
+    let failed = v4(&dataplane).apply(&[Step::PutService { id: 16, row: service(4) }]);
     assert_eq!(failed[0].1.cause.raw_os_error(), Some(libc::E2BIG));
 }
 
 #[test]
 fn a_full_map_refuses_new_rows_one_by_one_and_takes_the_others() {
     let place = Place::new();
-    let mut dataplane = place.open();
+    let dataplane = place.open();
     // Ten into eight, then one that is there already.
     let mut steps: Vec<Step<V4>> =
         (0..10).map(|n| Step::PutFrontend { key: key(n), row: frontend(u32::from(n)) }).collect();
     steps.push(Step::PutFrontend { key: key(2), row: frontend(77) });
     steps.push(Step::ClearBackend { id: 1 });
-    let failed = dataplane.tables.apply(&steps);
+    let failed = v4(&dataplane).apply(&steps);
     let indices: Vec<usize> = failed.iter().map(|(index, _)| *index).collect();
     assert_eq!(indices, [8, 9, 11], "{failed:?}");
     assert_eq!(failed[0].1.cause.raw_os_error(), Some(libc::E2BIG));
     assert!(failed[2].1.to_string().contains("withheld"), "{}", failed[2].1);
-    assert_eq!(dataplane.tables.frontend(&key(2)).unwrap(), Some(frontend(77)));
+    assert_eq!(v4(&dataplane).frontend(&key(2)).unwrap(), Some(frontend(77)));
 
     // Absent keys in between are no failure.
     let gone: Vec<_> = [0, 100, 1, 101, 102, 2, 3].map(|n| Step::DeleteFrontend { key: key(n) }).into();
-    assert!(dataplane.tables.apply(&gone).is_empty());
-    assert_eq!(dataplane.tables.frontends().unwrap().len(), 4);
+    assert!(v4(&dataplane).apply(&gone).is_empty());
+    assert_eq!(v4(&dataplane).frontends().unwrap().len(), 4);
 }
 
 #[test]
@@ -149,12 +156,12 @@ fn a_refused_batch_fails_every_row() {
 fn a_table_larger_than_a_chunk_is_read_whole() {
     let place = Place::new();
     let big = Capacity { frontends: 20_000, ..capacity() };
-    let mut dataplane = Dataplane::open(&place.0, big, Options::default()).unwrap();
+    let dataplane = Dataplane::open(&place.0, big, Options::default()).unwrap();
     let key = |n: u32| FrontendKey::new(V4(n.to_be_bytes()), Port::new(80), 6);
     let steps: Vec<Step<V4>> =
         (0..20_000).map(|n| Step::PutFrontend { key: key(n), row: frontend(n) }).collect();
-    assert!(dataplane.tables.apply(&steps).is_empty());
-    let mut rows = dataplane.tables.frontends().unwrap();
+    assert!(v4(&dataplane).apply(&steps).is_empty());
+    let mut rows = v4(&dataplane).frontends().unwrap();
     rows.sort_by_key(|row| row.1.service);
     assert!(rows.iter().enumerate().all(|(n, row)| *row == (key(n as u32), frontend(n as u32))));
     assert_eq!(rows.len(), 20_000);
@@ -163,15 +170,15 @@ fn a_table_larger_than_a_chunk_is_read_whole() {
 #[test]
 fn removed_pins_come_back_with_the_same_maps() {
     let place = Place::new();
-    let mut dataplane = place.open();
-    assert!(dataplane.tables.apply(&[Step::PutFrontend { key: key(1), row: frontend(3) }]).is_empty());
+    let dataplane = place.open();
+    assert!(v4(&dataplane).apply(&[Step::PutFrontend { key: key(1), row: frontend(3) }]).is_empty());
     std::fs::remove_file(place.0.join("maps/FRONTENDS_V4")).unwrap();
     std::fs::remove_file(place.0.join("progs/sweep")).unwrap();
     let (repaired, errors) = dataplane.audit_links();
     assert_eq!((repaired.len(), errors.len()), (2, 0), "{repaired:?} {errors:?}");
     assert_eq!(dataplane.audit_links().0.len(), 0);
     drop(dataplane);
-    assert_eq!(place.open().tables.frontend(&key(1)).unwrap(), Some(frontend(3)));
+    assert_eq!(v4(&place.open()).frontend(&key(1)).unwrap(), Some(frontend(3)));
 }
 
 #[test]
