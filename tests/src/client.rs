@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     io::{self, BufRead, BufReader, Write},
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     thread,
     time::{Duration, Instant},
 };
@@ -27,19 +27,19 @@ pub struct Report {
     /// Answers by the name of the server that gave them.
     pub by_server: BTreeMap<String, u64>,
     /// Where answers came from, as the client's socket gives it.
-    pub reply_sources: BTreeMap<SocketAddrV4, u64>,
+    pub reply_sources: BTreeMap<SocketAddr, u64>,
     /// Whom the servers believe they talk to.
-    pub peers_seen: BTreeMap<Ipv4Addr, u64>,
+    pub peers_seen: BTreeMap<IpAddr, u64>,
 }
 
 impl Report {
-    pub fn add(&mut self, outcome: io::Result<(Answer, SocketAddrV4)>) {
+    pub fn add(&mut self, outcome: io::Result<(Answer, SocketAddr)>) {
         match outcome {
             Ok((answer, source)) => {
                 self.ok += 1;
                 *self.by_server.entry(answer.server).or_default() += 1;
                 *self.reply_sources.entry(source).or_default() += 1;
-                *self.peers_seen.entry(*answer.peer.ip()).or_default() += 1;
+                *self.peers_seen.entry(answer.peer.ip()).or_default() += 1;
             }
             Err(error) => {
                 self.failed += 1;
@@ -51,7 +51,8 @@ impl Report {
     }
 
     /// All answered, all from `source` alone.
-    pub fn assert_clean(&self, requests: u64, source: SocketAddrV4) {
+    pub fn assert_clean(&self, requests: u64, source: impl Into<SocketAddr>) {
+        let source = source.into();
         assert!(self.failed == 0 && self.ok == requests, "{self}");
         assert!(self.reply_sources.keys().all(|&from| from == source), "replies from elsewhere: {self}");
     }
@@ -65,7 +66,8 @@ impl fmt::Display for Report {
 }
 
 /// `count` requests from `netns`, each on a socket of its own: as many flows.
-pub fn requests(netns: &Netns, to: SocketAddrV4, count: u64, protocol: Protocol) -> Report {
+pub fn requests(netns: &Netns, to: impl Into<SocketAddr>, count: u64, protocol: Protocol) -> Report {
+    let to = to.into();
     netns.run(|| {
         let mut report = Report::default();
         for _ in 0..count {
@@ -79,10 +81,11 @@ pub fn requests(netns: &Netns, to: SocketAddrV4, count: u64, protocol: Protocol)
 /// long that took.
 pub fn first_answer(
     netns: &Netns,
-    to: SocketAddrV4,
+    to: impl Into<SocketAddr>,
     patience: Duration,
     good: impl Fn(&Answer) -> bool + Sync,
 ) -> Option<Duration> {
+    let to = to.into();
     netns.run(|| {
         let begun = Instant::now();
         while begun.elapsed() < patience {
@@ -97,15 +100,15 @@ pub fn first_answer(
 }
 
 /// One request from the calling thread's namespace.
-pub fn request(to: SocketAddrV4, protocol: Protocol) -> io::Result<(Answer, SocketAddrV4)> {
+pub fn request(to: SocketAddr, protocol: Protocol) -> io::Result<(Answer, SocketAddr)> {
     match protocol {
         Protocol::Tcp => request_tcp(to),
         Protocol::Udp => request_udp(to, PATIENCE),
     }
 }
 
-fn request_tcp(to: SocketAddrV4) -> io::Result<(Answer, SocketAddrV4)> {
-    let mut stream = TcpStream::connect_timeout(&to.into(), PATIENCE)?;
+fn request_tcp(to: SocketAddr) -> io::Result<(Answer, SocketAddr)> {
+    let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_nodelay(true)?;
     stream.write_all(format!("{WHO}\n").as_bytes())?;
@@ -113,26 +116,20 @@ fn request_tcp(to: SocketAddrV4) -> io::Result<(Answer, SocketAddrV4)> {
     BufReader::new(&stream).read_line(&mut line)?;
     // What the kernel holds for the peer is what the packets must say: a
     // segment from elsewhere would not have reached this socket.
-    Ok((parse(&line)?, v4(stream.peer_addr()?)?))
+    Ok((parse(&line)?, stream.peer_addr()?))
 }
 
-fn request_udp(to: SocketAddrV4, patience: Duration) -> io::Result<(Answer, SocketAddrV4)> {
+fn request_udp(to: SocketAddr, patience: Duration) -> io::Result<(Answer, SocketAddr)> {
     // Not connected, so that an answer from a wrong source arrives and shows.
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    let own: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((own, 0))?;
     socket.set_read_timeout(Some(patience))?;
     socket.send_to(WHO.as_bytes(), to)?;
     let mut buffer = [0; 512];
     let (length, source) = socket.recv_from(&mut buffer)?;
-    Ok((parse(&String::from_utf8_lossy(&buffer[..length]))?, v4(source)?))
+    Ok((parse(&String::from_utf8_lossy(&buffer[..length]))?, source))
 }
 
 fn parse(line: &str) -> io::Result<Answer> {
     Answer::parse(line).ok_or_else(|| io::Error::other(format!("an answer that is none: {line:?}")))
-}
-
-fn v4(address: SocketAddr) -> io::Result<SocketAddrV4> {
-    match address {
-        SocketAddr::V4(address) => Ok(address),
-        SocketAddr::V6(address) => Err(io::Error::other(format!("an IPv6 address: {address}"))),
-    }
 }

@@ -19,6 +19,7 @@ pub mod oracle;
 pub mod packet;
 pub mod parse;
 pub mod pinned;
+pub mod ping;
 pub mod prog;
 pub mod random;
 pub mod scratch;

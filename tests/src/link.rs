@@ -1,6 +1,6 @@
 //! Links between namespaces: pairs, a switch, addresses and routes, by `ip`.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use crate::netns::Netns;
 
@@ -16,11 +16,14 @@ pub fn pair(left: &Netns, left_name: &str, right: &Netns, right_name: &str) {
 }
 
 pub fn address(netns: &Netns, link: &str, address: &str) {
-    netns.ip(&format!("address add {address} dev {link}"));
+    // An address that is not yet known to be free cannot be used.
+    let nodad = if address.contains(':') { "nodad" } else { "" };
+    netns.ip(&format!("address add {address} dev {link} {nodad}"));
 }
 
 pub fn route(netns: &Netns, destination: &str, via: &str) {
-    netns.ip(&format!("route replace {destination} {via}"));
+    let family = if destination.contains(':') || via.contains(':') { "-6" } else { "-4" };
+    netns.ip(&format!("{family} route replace {destination} {via}"));
 }
 
 /// A bridge in its own namespace, as the cable between hosts.
@@ -38,12 +41,12 @@ impl Switch {
     }
 
     /// Plugs `netns` in: its end is called `name` and gets `address`.
-    pub fn plug(&mut self, netns: &Netns, name: &str, address: Ipv4Addr, length: u8) {
+    pub fn plug(&mut self, netns: &Netns, name: &str, address: impl Into<IpAddr>, length: u8) {
         let port = format!("p{}", self.ports);
         self.ports += 1;
         pair(netns, name, &self.netns, &port);
         self.netns.ip(&format!("link set {port} master sw0"));
-        self::address(netns, name, &format!("{address}/{length}"));
+        self::address(netns, name, &format!("{}/{length}", address.into()));
     }
 
     pub fn netns(&self) -> &Netns {

@@ -2,7 +2,7 @@
 
 use std::{
     fmt, io,
-    net::SocketAddrV4,
+    net::SocketAddr,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -40,17 +40,18 @@ pub struct LoadReport {
 }
 
 impl ConnectLoad {
-    pub fn start(netns: &Netns, to: SocketAddrV4, rate_per_second: u32) -> Self {
+    pub fn start(netns: &Netns, to: impl Into<SocketAddr>, rate_per_second: u32) -> Self {
         Self::start_with(netns, to, Protocol::Tcp, rate_per_second, Arc::new(|_, _| ()))
     }
 
     pub fn start_with(
         netns: &Netns,
-        to: SocketAddrV4,
+        to: impl Into<SocketAddr>,
         protocol: Protocol,
         rate_per_second: u32,
         witness: Witness,
     ) -> Self {
+        let to = to.into();
         let stop = Arc::<AtomicBool>::default();
         let total = Arc::<Mutex<LoadReport>>::default();
         let interval = Duration::from_secs(1) * WORKERS / rate_per_second;
@@ -127,7 +128,7 @@ fn pause_until(next: &mut Instant, interval: Duration) {
     *next += interval;
 }
 
-fn record(total: &Mutex<LoadReport>, outcome: io::Result<(Answer, SocketAddrV4)>, begun: Instant) {
+fn record(total: &Mutex<LoadReport>, outcome: io::Result<(Answer, SocketAddr)>, begun: Instant) {
     let micros = begun.elapsed().as_micros().min(u128::from(u32::MAX)) as u32;
     let mut total = total.lock().unwrap();
     total.latencies.push(micros);

@@ -4,7 +4,7 @@
 use std::{
     fmt::Write as _,
     fs,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
 };
 
@@ -80,30 +80,50 @@ impl Port {
 pub struct Service {
     pub name: String,
     pub address: Ipv4Addr,
+    /// A second address, of a service of both families.
+    pub address6: Option<Ipv6Addr>,
     pub ports: Vec<Port>,
+    /// More lines of the spec, indented as it is.
+    pub spec: String,
 }
 
 impl Service {
     pub fn new(name: &str, address: Ipv4Addr, ports: &[Port]) -> Self {
-        Self { name: name.into(), address, ports: ports.to_vec() }
+        Self { name: name.into(), address, address6: None, ports: ports.to_vec(), spec: String::new() }
+    }
+
+    pub fn dual(mut self, address: Ipv6Addr) -> Self {
+        self.address6 = Some(address);
+        self
+    }
+
+    /// With another line of the spec, e.g. `externalIPs: [192.0.2.1]`.
+    pub fn with(mut self, line: &str) -> Self {
+        self.spec.push_str(&format!("  {line}\n"));
+        self
     }
 
     /// A slice of this service, named like it.
-    pub fn slice(&self, backends: &[Ipv4Addr]) -> Slice {
+    pub fn slice<A: Into<IpAddr> + Copy>(&self, backends: &[A]) -> Slice {
         Slice {
             name: self.name.clone(),
             service: self.name.clone(),
             ports: self.ports.clone(),
-            backends: backends.to_vec(),
+            backends: backends.iter().map(|&address| address.into()).collect(),
             weight: None,
         }
     }
 
     pub fn yaml(&self) -> String {
         let mut text = format!(
-            "apiVersion: v1\nkind: Service\nmetadata:\n  name: {}\n  namespace: default\nspec:\n  clusterIP: {}\n  ports:\n",
+            "apiVersion: v1\nkind: Service\nmetadata:\n  name: {}\n  namespace: default\nspec:\n  clusterIP: {}\n",
             self.name, self.address
         );
+        if let Some(address6) = self.address6 {
+            let _ = write!(text, "  clusterIPs: [\"{}\", \"{address6}\"]\n  ipFamilies: [IPv4, IPv6]\n", self.address);
+        }
+        text.push_str(&self.spec);
+        text.push_str("  ports:\n");
         for port in &self.ports {
             let _ = write!(
                 text,
@@ -120,7 +140,8 @@ pub struct Slice {
     pub name: String,
     pub service: String,
     pub ports: Vec<Port>,
-    pub backends: Vec<Ipv4Addr>,
+    /// Of either family, or of both: each gets a document.
+    pub backends: Vec<IpAddr>,
     /// The annotation `causeway.io/weight`.
     pub weight: Option<u32>,
 }
@@ -133,14 +154,25 @@ impl Slice {
     }
 
     pub fn yaml(&self) -> String {
+        let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = self.backends.iter().partition(|address| address.is_ipv4());
+        match (v4.is_empty(), v6.is_empty()) {
+            (_, true) => self.document("", "IPv4", &v4),
+            (true, false) => self.document("-v6", "IPv6", &v6),
+            (false, false) => {
+                format!("{}---\n{}", self.document("", "IPv4", &v4), self.document("-v6", "IPv6", &v6))
+            }
+        }
+    }
+
+    fn document(&self, suffix: &str, family: &str, backends: &[IpAddr]) -> String {
         let mut text = format!(
-            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: {}\n  namespace: default\n  labels:\n    kubernetes.io/service-name: {}\n",
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: {}{suffix}\n  namespace: default\n  labels:\n    kubernetes.io/service-name: {}\n",
             self.name, self.service
         );
         if let Some(weight) = self.weight {
             let _ = write!(text, "  annotations:\n    causeway.io/weight: \"{weight}\"\n");
         }
-        text.push_str("addressType: IPv4\nports:\n");
+        let _ = write!(text, "addressType: {family}\nports:\n");
         for port in &self.ports {
             let _ = write!(
                 text,
@@ -148,17 +180,24 @@ impl Slice {
                 port.name, port.protocol, port.target
             );
         }
-        text.push_str(if self.backends.is_empty() { "endpoints: []\n" } else { "endpoints:\n" });
-        for backend in &self.backends {
-            let _ = write!(text, "- addresses: [{backend}]\n  conditions: {{ready: true}}\n");
+        text.push_str(if backends.is_empty() { "endpoints: []\n" } else { "endpoints:\n" });
+        for backend in backends {
+            let _ = write!(text, "- addresses: [\"{backend}\"]\n  conditions: {{ready: true}}\n");
         }
         text
     }
 }
 
-pub fn node(name: &str, address: Ipv4Addr, pod_cidr: &str) -> String {
+/// A node with its addresses and pod networks, the first of each first.
+pub fn node(name: &str, addresses: &[IpAddr], pod_cidrs: &[String]) -> String {
+    let first = &pod_cidrs[0];
+    let cidrs: String = pod_cidrs.iter().map(|cidr| format!("  - {cidr}\n")).collect();
+    let addresses: String = addresses
+        .iter()
+        .map(|address| format!("  - type: InternalIP\n    address: \"{address}\"\n"))
+        .collect();
     format!(
-        "apiVersion: v1\nkind: Node\nmetadata:\n  name: {name}\nspec:\n  podCIDR: {pod_cidr}\n  podCIDRs: [{pod_cidr}]\nstatus:\n  addresses:\n  - type: InternalIP\n    address: {address}\n"
+        "apiVersion: v1\nkind: Node\nmetadata:\n  name: {name}\nspec:\n  podCIDR: {first}\n  podCIDRs:\n{cidrs}status:\n  addresses:\n{addresses}"
     )
 }
 
@@ -176,7 +215,7 @@ mod tests {
     fn a_slice_names_its_service_its_port_and_its_backends() {
         let service = Service::new("web", Ipv4Addr::new(10, 96, 0, 1), &[Port::tcp(80, 8080)]);
         let yaml = service.slice(&[Ipv4Addr::new(10, 244, 0, 2)]).weighted("web-2", 3).yaml();
-        for part in ["name: web-2", "service-name: web", "weight: \"3\"", "port: 8080", "[10.244.0.2]"] {
+        for part in ["name: web-2", "service-name: web", "weight: \"3\"", "port: 8080", "[\"10.244.0.2\"]"] {
             assert!(yaml.contains(part), "{part} in\n{yaml}");
         }
     }

@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     io::{ErrorKind, Read, Write},
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
+    net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -94,7 +94,7 @@ enum Socket {
 
 struct Stream {
     socket: TcpStream,
-    peer: SocketAddrV4,
+    peer: SocketAddr,
     unread: Vec<u8>,
 }
 
@@ -111,7 +111,8 @@ impl Work {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
         let mut work = Self { name, epoll, sockets: HashMap::new(), next: 0, seen };
         for &port in ports {
-            let address = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port);
+            // Of both families: IPv4 peers come as mapped addresses.
+            let address = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
             let listener =
                 TcpListener::bind(address).unwrap_or_else(|error| panic!("listen on {port}: {error}"));
             // std asks for a backlog of 128: too short for bursts of a thousand.
@@ -151,8 +152,8 @@ impl Work {
             match socket {
                 Socket::Listener(listener) => {
                     let mut fresh = Vec::new();
-                    while let Ok((socket, SocketAddr::V4(peer))) = listener.accept() {
-                        fresh.push((socket, peer));
+                    while let Ok((socket, peer)) = listener.accept() {
+                        fresh.push((socket, canonical(peer)));
                     }
                     for (socket, peer) in fresh {
                         self.seen.connections.fetch_add(1, Ordering::Relaxed);
@@ -192,11 +193,14 @@ fn serve(stream: &mut Stream, name: &str, seen: &Seen) -> bool {
 }
 
 fn answer(socket: &UdpSocket, name: &str, seen: &Seen) {
-    let mut buffer = [0; 2048];
+    let mut buffer = [0; 65_536];
     while let Ok((length, peer)) = socket.recv_from(&mut buffer) {
         seen.datagrams.fetch_add(1, Ordering::Relaxed);
-        if let SocketAddr::V4(address) = peer {
-            let _ = socket.send_to(&wire::reply(name, address, &buffer[..length]), peer);
-        }
+        let _ = socket.send_to(&wire::reply(name, canonical(peer), &buffer[..length]), peer);
     }
+}
+
+/// A mapped IPv4 address as what it is.
+fn canonical(peer: SocketAddr) -> SocketAddr {
+    SocketAddr::new(peer.ip().to_canonical(), peer.port())
 }

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     io::{ErrorKind, Read, Write},
-    net::{SocketAddrV4, TcpStream},
+    net::{SocketAddr, TcpStream},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -51,7 +51,8 @@ pub struct StreamsReport {
 impl Streams {
     /// Opens `count` streams, each sending a line every `interval`; returns
     /// when all are open and know their server.
-    pub fn open(netns: &Netns, to: SocketAddrV4, count: usize, interval: Duration) -> Self {
+    pub fn open(netns: &Netns, to: impl Into<SocketAddr>, count: usize, interval: Duration) -> Self {
+        let to = to.into();
         let stop = Arc::<AtomicBool>::default();
         let report = Arc::<Mutex<StreamsReport>>::default();
         let (ready, opened) = mpsc::channel();
@@ -125,7 +126,7 @@ struct Work {
 }
 
 impl Work {
-    fn open(to: SocketAddrV4, count: usize, interval: Duration, report: &Mutex<StreamsReport>) -> Self {
+    fn open(to: SocketAddr, count: usize, interval: Duration, report: &Mutex<StreamsReport>) -> Self {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
         let mut streams = Vec::with_capacity(count);
         for index in 0..count {
@@ -225,7 +226,7 @@ fn lose(report: &mut StreamsReport, index: usize, error: &str) {
 }
 
 /// An open stream and its server's name.
-fn connect(to: SocketAddrV4) -> std::io::Result<(TcpStream, String)> {
+fn connect(to: SocketAddr) -> std::io::Result<(TcpStream, String)> {
     let mut socket = TcpStream::connect_timeout(&to.into(), PATIENCE)?;
     socket.set_nodelay(true)?;
     socket.set_read_timeout(Some(PATIENCE))?;

@@ -2,14 +2,21 @@
 //! nodes and a client outside.
 //!
 //! Nodes are 192.168.77.10 and up, their pod CIDRs 10.244.N.0/24, virtual
-//! addresses 10.96.0.0/16, the outside client 192.168.77.200. Each cluster has
-//! namespaces of its own, so many run side by side.
+//! addresses 10.96.0.0/16, the outside client 192.168.77.200. In a dual cluster
+//! everything has an IPv6 address beside: fd00:77::/64 between the nodes,
+//! fd00:10:244:N::/64 for pods, virtual addresses fd00:10:96::/112. Each cluster
+//! has namespaces of its own, so many run side by side.
 
-use std::{net::Ipv4Addr, path::Path, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use crate::{
     agent::{Agent, Setup},
-    link::{Switch, route},
+    link::{Switch, address, route},
     manifest::{self, Manifests},
     netns::Netns,
     server::Server,
@@ -32,6 +39,8 @@ pub struct Cluster {
 pub struct Node {
     pub name: String,
     pub address: Ipv4Addr,
+    /// With IPv6 beside IPv4.
+    dual: bool,
     index: u8,
     agent: Option<Agent>,
     pub manifests: Arc<Manifests>,
@@ -42,6 +51,8 @@ pub struct Node {
 pub struct Container {
     pub name: String,
     pub address: Ipv4Addr,
+    /// In a dual cluster.
+    pub address6: Option<Ipv6Addr>,
     pub netns: Netns,
 }
 
@@ -49,12 +60,20 @@ impl Cluster {
     /// Nodes that read one manifest directory. No agent runs yet.
     pub fn new(nodes: u8) -> Self {
         let shared = Arc::<Manifests>::default();
-        Self::build(nodes, |_| shared.clone())
+        Self::build(nodes, false, |_| shared.clone())
+    }
+
+    /// As [`Cluster::running`], of both families.
+    pub fn dual(nodes: u8) -> Self {
+        let shared = Arc::<Manifests>::default();
+        let mut cluster = Self::build(nodes, true, |_| shared.clone());
+        cluster.start();
+        cluster
     }
 
     /// Nodes that read a directory each.
     pub fn with_own_manifests(nodes: u8) -> Self {
-        Self::build(nodes, |_| Arc::default())
+        Self::build(nodes, false, |_| Arc::default())
     }
 
     /// A cluster whose agents run and have converged.
@@ -64,19 +83,30 @@ impl Cluster {
         cluster
     }
 
-    fn build(nodes: u8, manifests: impl Fn(u8) -> Arc<Manifests>) -> Self {
+    fn build(nodes: u8, dual: bool, manifests: impl Fn(u8) -> Arc<Manifests>) -> Self {
         let mut switch = Switch::new();
         let outside = Netns::new();
         switch.plug(&outside, "eth0", outside_address(), 24);
-        let nodes: Vec<_> = (0..nodes).map(|index| Node::new(index, manifests(index), &mut switch)).collect();
+        if dual {
+            address(&outside, "eth0", &format!("{}/64", outside_address6()));
+        }
+        let nodes: Vec<_> =
+            (0..nodes).map(|index| Node::new(index, dual, manifests(index), &mut switch)).collect();
         for node in &nodes {
             let via = format!("via {}", node.address);
             route(&outside, &node.pod_cidr(), &via);
+            if dual {
+                let via = format!("via {}", node_address6(node.index));
+                route(&outside, &node.pod_cidr6(), &via);
+            }
             for reader in &nodes {
                 reader.manifests.write(&format!("{}.yaml", node.name), &node.yaml());
             }
         }
         route(&outside, "10.96.0.0/16", &format!("via {}", nodes[0].address));
+        if dual {
+            route(&outside, "fd00:10:96::/112", &format!("via {}", node_address6(0)));
+        }
         Self { nodes, outside, switch }
     }
 
@@ -114,11 +144,15 @@ impl Cluster {
 }
 
 impl Node {
-    fn new(index: u8, manifests: Arc<Manifests>, switch: &mut Switch) -> Self {
+    fn new(index: u8, dual: bool, manifests: Arc<Manifests>, switch: &mut Switch) -> Self {
         let netns = Netns::new();
         let address = node_address(index);
         switch.plug(&netns, UPLINK, address, 24);
-        Self { name: format!("n{index}"), address, index, agent: None, manifests, netns }
+        if dual {
+            self::address(&netns, UPLINK, &format!("{}/64", node_address6(index)));
+            netns.set_sysctl(&format!("net/ipv6/conf/{UPLINK}/forwarding"), "1");
+        }
+        Self { name: format!("n{index}"), address, dual, index, agent: None, manifests, netns }
     }
 
     /// Starts the agent without waiting for anything.
@@ -150,6 +184,17 @@ impl Node {
         format!("10.244.{}.0/24", self.index)
     }
 
+    pub fn pod_cidr6(&self) -> String {
+        format!("fd00:10:244:{}::/64", self.index)
+    }
+
+    /// The IPv6 address of the container that has this IPv4 address.
+    fn address6(&self, address: Ipv4Addr) -> Option<Ipv6Addr> {
+        let [.., host] = address.octets();
+        let address6 = Ipv6Addr::new(0xfd00, 0x10, 0x244, self.index.into(), 0, 0, 0, host.into());
+        self.dual.then_some(address6)
+    }
+
     /// The address of a container by its last byte.
     pub fn pod_address(&self, host: u8) -> Ipv4Addr {
         Ipv4Addr::new(10, 244, self.index, host)
@@ -157,7 +202,13 @@ impl Node {
 
     /// The node's own manifest.
     pub fn yaml(&self) -> String {
-        manifest::node(&self.name, self.address, &self.pod_cidr())
+        let mut addresses: Vec<IpAddr> = vec![self.address.into()];
+        let mut cidrs = vec![self.pod_cidr()];
+        if self.dual {
+            addresses.push(node_address6(self.index).into());
+            cidrs.push(self.pod_cidr6());
+        }
+        manifest::node(&self.name, &addresses, &cidrs)
     }
 
     /// A new container with the address that ends in `host`.
@@ -169,15 +220,19 @@ impl Node {
     pub fn container_at(&self, name: &str, address: Ipv4Addr) -> Container {
         let netns = Netns::new();
         self.attach(name, netns.path(), address);
-        let container = Container { name: name.into(), address, netns };
+        let container = Container { name: name.into(), address, address6: self.address6(address), netns };
         container.settle();
         container
     }
 
     pub fn attach(&self, name: &str, netns: &Path, address: Ipv4Addr) {
         let netns = netns.to_str().unwrap();
-        let address = address.to_string();
-        self.agent().ask(&["endpoint", "attach", name, "--netns", netns, "--address", &address]);
+        let addresses = [Some(address.to_string()), self.address6(address).map(|address| address.to_string())];
+        let mut words = vec!["endpoint", "attach", name, "--netns", netns];
+        for address in addresses.iter().flatten() {
+            words.extend(["--address", address]);
+        }
+        self.agent().ask(&words);
     }
 
     /// Attaches, or says why not.
@@ -187,7 +242,7 @@ impl Node {
         let path = netns.path().to_str().unwrap();
         let text = address.to_string();
         let said = self.agent().cli(&["endpoint", "attach", name, "--netns", path, "--address", &text]);
-        if said.code == 0 { Ok(Container { name: name.into(), address, netns }) } else { Err(said.stderr) }
+        if said.code == 0 { Ok(Container { name: name.into(), address, address6: None, netns }) } else { Err(said.stderr) }
     }
 
     pub fn detach(&self, name: &str) {
@@ -215,6 +270,18 @@ pub fn node_address(index: u8) -> Ipv4Addr {
 
 pub fn outside_address() -> Ipv4Addr {
     Ipv4Addr::new(192, 168, 77, 200)
+}
+
+pub fn node_address6(index: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 0x10 + u16::from(index))
+}
+
+pub fn outside_address6() -> Ipv6Addr {
+    Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 0x200)
+}
+
+pub fn vip6(host: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, host.into())
 }
 
 /// A virtual address by its last byte.

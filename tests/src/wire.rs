@@ -2,7 +2,7 @@
 //! answered with the server's name and the peer address it sees, everything
 //! else comes back as it was.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 /// The question.
 pub const WHO: &str = "who";
@@ -12,7 +12,7 @@ pub const WHO: &str = "who";
 pub struct Answer {
     pub server: String,
     /// The client's address as the server's socket gives it.
-    pub peer: SocketAddrV4,
+    pub peer: SocketAddr,
 }
 
 impl Answer {
@@ -23,7 +23,7 @@ impl Answer {
 }
 
 /// What a server called `server` says to `line` from `peer`.
-pub fn reply(server: &str, peer: SocketAddrV4, line: &[u8]) -> Vec<u8> {
+pub fn reply(server: &str, peer: SocketAddr, line: &[u8]) -> Vec<u8> {
     if line.trim_ascii_end() == WHO.as_bytes() {
         format!("{server} {peer}\n").into_bytes()
     } else {
@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn an_answer_reads_as_it_was_written() {
-        let peer = SocketAddrV4::new([10, 0, 0, 1].into(), 4000);
+        let peer = SocketAddr::new([10, 0, 0, 1].into(), 4000);
         let line = String::from_utf8(reply("web-1", peer, b"who\n")).unwrap();
         assert_eq!(Answer::parse(&line), Some(Answer { server: "web-1".into(), peer }));
         assert_eq!(reply("web-1", peer, b"what\n"), b"what\n");

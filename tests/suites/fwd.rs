@@ -1,7 +1,7 @@
 //! FWD-01, FWD-03, FWD-05: do packets travel without bridge, proxy ARP and
 //! NAT, between every pair of kinds, and is a port free on every address?
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
 use causeway_testkit::{
     client::requests,
@@ -45,7 +45,7 @@ fn every_pair_sees_real_addresses() {
             let report = requests(from, to, 20, protocol);
             assert!(report.failed == 0, "{what}, {protocol:?}: {report}");
             report.assert_clean(20, to);
-            assert!(report.peers_seen.keys().eq([&source]), "{what}, {protocol:?}: {:?}", report.peers_seen);
+            assert!(report.peers_seen.keys().eq([&IpAddr::from(source)]), "{what}, {protocol:?}: {:?}", report.peers_seen);
         }
     }
     for node in &cluster.nodes {

@@ -29,7 +29,7 @@ const AT: SocketAddrV4 = SocketAddrV4::new(std::net::Ipv4Addr::new(192, 168, 50,
 fn bed() -> Bed {
     let mut switch = Switch::new();
     let (client, host) = (Netns::new(), Netns::new());
-    switch.plug(&client, "eth0", [192, 168, 50, 1].into(), 24);
+    switch.plug(&client, "eth0", std::net::Ipv4Addr::new(192, 168, 50, 1), 24);
     switch.plug(&host, "eth0", *AT.ip(), 24);
     widen(&client);
     let server = Some(Server::start(&host, "host", AT.port()));

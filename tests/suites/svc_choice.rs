@@ -180,7 +180,7 @@ fn shares_follow_weights() {
         [(1, vec![1, 2, 4]), (2, vec![10, 1000, 500]), (3, (0..60).map(|pod| 1 + pod % 3).collect())]
     {
         let service = service(host);
-        cluster.manifests().service(&service, &service.slice(&[]));
+        cluster.manifests().service(&service, &service.slice::<std::net::IpAddr>(&[]));
         for (index, &weight) in weights.iter().enumerate() {
             let name = format!("{}-{index}", service.name);
             cluster.manifests().slice(&service.slice(&[pod(index)]).weighted(&name, weight));

@@ -1,7 +1,10 @@
 //! SVC-01: does a virtual address serve, TCP and UDP, from containers and from
 //! outside, with every backend in turn and the address as the only source?
 
-use std::{net::SocketAddrV4, thread};
+use std::{
+    net::{IpAddr, SocketAddrV4},
+    thread,
+};
 
 use causeway_testkit::{
     client::requests,
@@ -38,7 +41,7 @@ fn ten_thousand_requests_by_each_way_without_an_error() {
                     println!("{protocol:?} from {from}: {report}");
                     report.assert_clean(REQUESTS, to);
                     assert_eq!(report.by_server.len(), backends, "a backend was never asked: {report}");
-                    assert!(report.peers_seen.keys().eq([&from]), "servers saw {:?}", report.peers_seen);
+                    assert!(report.peers_seen.keys().eq([&IpAddr::from(from)]), "servers saw {:?}", report.peers_seen);
                 });
             }
         });

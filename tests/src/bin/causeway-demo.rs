@@ -138,7 +138,7 @@ impl Demo {
             shares(&report);
             self.expect(report.failed == 0, "requests failed");
             self.expect(
-                report.reply_sources.keys().all(|&source| source == to),
+                report.reply_sources.keys().all(|&source| source == to.into()),
                 "a reply came from elsewhere",
             );
         }
