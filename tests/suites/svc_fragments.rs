@@ -148,10 +148,12 @@ fn fragments_arrive_in_any_order() {
     let cluster = Cluster::dual(1);
     let server = cluster.nodes[0].container("server", 2);
     let client = cluster.nodes[0].container("client", 3);
-    // Room for the reassembly of all of them at a time.
+    // Room for the reassembly of all of them at a time, and patience with
+    // fragments of others in between: that is for the receiver to decide.
     for key in ["ipv4/ipfrag_high_thresh", "ipv6/ip6frag_high_thresh"] {
         server.netns.set_sysctl(&format!("net/{key}"), "67108864");
     }
+    server.netns.set_sysctl("net/ipv4/ipfrag_max_dist", "0");
     let service = Service::new("udp", vip(1), &[Port::udp(53, PORT)]).dual(vip6(1));
     let backends: [IpAddr; 2] = [server.address.into(), server.address6.unwrap().into()];
     cluster.manifests().service(&service, &service.slice(&backends));
