@@ -14,7 +14,7 @@ use network_types::{
 use crate::{
     cache::Line,
     flow::Pair,
-    fragment::{Datagram, Queue},
+    fragment::{Datagram, Queue, Routed},
     jump,
     loose::Loose,
     maps,
@@ -64,8 +64,7 @@ pub trait Family: Addr {
     fn drop_established(key: &FlowKey<Self>);
     fn drop_embryonic(key: &FlowKey<Self>);
 
-    fn fragment(datagram: &Datagram<Self>) -> Option<*mut Flow<Self>>;
-    fn put_fragment(datagram: &Datagram<Self>, flow: &Flow<Self>);
+    fn routed(index: u32) -> Option<*mut Routed<Self>>;
     fn queue(datagram: &Datagram<Self>) -> Option<*mut Queue>;
     fn open_queue(datagram: &Datagram<Self>);
     fn close_queue(datagram: &Datagram<Self>);
@@ -167,14 +166,8 @@ macro_rules! tables {
         }
 
         #[inline(always)]
-        fn fragment(datagram: &Datagram<Self>) -> Option<*mut Flow<Self>> {
-            maps::$fragments.get_ptr_mut(datagram)
-        }
-
-        #[inline(always)]
-        fn put_fragment(datagram: &Datagram<Self>, flow: &Flow<Self>) {
-            // A table that takes nothing costs the datagram.
-            let _ = maps::$fragments.insert(datagram, flow, 0);
+        fn routed(index: u32) -> Option<*mut Routed<Self>> {
+            maps::$fragments.get_ptr_mut(index)
         }
 
         #[inline(always)]

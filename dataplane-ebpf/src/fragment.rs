@@ -6,20 +6,28 @@ use aya_ebpf::{
     helpers::{bpf_clone_redirect, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes},
     programs::TcContext,
 };
-use causeway_schema::{Flow, Verdict};
+use causeway_schema::{Flow, Verdict, hash};
 
 use crate::{
     family::Family,
+    flow,
     loose::{Loose, Part},
     maps,
 };
 
-/// Datagrams whose fragments we follow at a time, for each family.
-pub const DATAGRAMS: u32 = 2048;
+/// Datagrams whose fragments we follow at a time, for each family, and in how
+/// many places one may stand.
+pub const DATAGRAMS: u32 = 8192;
+const WAYS: u32 = 4;
+/// Datagrams for which fragments can wait.
+pub const QUEUES: u32 = 512;
 /// Fragments that can wait at a time; a power of two.
 pub const WAITING: u32 = 2048;
-/// Fragments of one datagram that can wait: 64 KiB in packets of 1,400 bytes.
-pub const PER_DATAGRAM: usize = 48;
+/// Fragments of one datagram that can wait: 64 KiB in packets of 1,400 bytes,
+/// and some that came twice.
+pub const PER_DATAGRAM: usize = 64;
+/// Slots that are looked at for a free one.
+const TRIES: u32 = 16;
 /// The longest frame that can wait.
 const LONGEST: usize = 1_592;
 
@@ -33,11 +41,31 @@ pub struct Datagram<A> {
     protocol: u32,
 }
 
+/// Where the fragments of a datagram go.
+///
+/// A table of our own: an LRU map of the kernel that is full gives up, now and
+/// then, what has just come.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Routed<A> {
+    datagram: Datagram<A>,
+    flow: Flow<A>,
+    /// Kernel ticks (low 32 bits of jiffies) when the first one came.
+    since: u32,
+}
+
 impl<A: Family> Datagram<A> {
     #[inline(always)]
     pub fn of(loose: &Loose<A>) -> Self {
         let key = &loose.packet.key;
         Self { src: key.src, dst: key.dst, id: loose.id, protocol: u32::from(key.protocol) }
+    }
+
+    /// The rows of the table that this datagram may stand in.
+    #[inline(always)]
+    fn places(&self) -> core::ops::Range<u32> {
+        let set = (hash::mix(self.fold()) >> 32) as u32 % (DATAGRAMS / WAYS);
+        set * WAYS..set * WAYS + WAYS
     }
 
     #[inline(always)]
@@ -58,20 +86,52 @@ impl Queue {
 }
 
 /// A frame that waits; `of` tells whose it is, should the slot be taken by
-/// another meanwhile.
+/// another meanwhile, and is 0 when it is free.
 #[repr(C)]
 pub struct Held {
     of: u64,
-    length: u64,
+    length: u32,
+    /// Kernel ticks (low 32 bits of jiffies) when it came.
+    since: u32,
     frame: [u8; LONGEST],
 }
 
-/// Remembers where a first fragment went.
+/// Remembers where a first fragment went: in the place of the oldest of those
+/// it may stand in.
 #[inline(always)]
 pub fn remember<A: Family>(loose: &Loose<A>, flow: &Flow<A>) {
-    if loose.part == Part::First {
-        A::put_fragment(&Datagram::of(loose), flow);
+    if loose.part != Part::First {
+        return;
     }
+    let (datagram, now) = (Datagram::of(loose), flow::now());
+    let (mut oldest, mut age) = (None, 0);
+    for place in datagram.places() {
+        let Some(routed) = A::routed(place) else { return };
+        // SAFETY: the row lives as long as the map. Should two CPUs take it at
+        // a time, its datagrams are lost, as in any network.
+        let since = unsafe { (*routed).since };
+        if oldest.is_none() || now.wrapping_sub(since) > age {
+            (oldest, age) = (Some(routed), now.wrapping_sub(since));
+        }
+    }
+    if let Some(routed) = oldest {
+        // SAFETY: as above.
+        unsafe { *routed = Routed { datagram, flow: *flow, since: now } };
+    }
+}
+
+/// Where the first fragment of this one's datagram went.
+#[inline(always)]
+pub fn find<A: Family>(loose: &Loose<A>) -> Option<&'static Flow<A>> {
+    let datagram = Datagram::of(loose);
+    for place in datagram.places() {
+        // SAFETY: as in `remember`.
+        let routed = unsafe { &*A::routed(place)? };
+        if routed.datagram == datagram {
+            return Some(&routed.flow);
+        }
+    }
+    None
 }
 
 /// Whether fragments wait for this first one.
@@ -106,12 +166,11 @@ fn put<A: Family>(ctx: &TcContext, datagram: &Datagram<A>) -> Option<()> {
     if place >= PER_DATAGRAM {
         return None;
     }
-    let cursor = unsafe { &mut *maps::HELD_NEXT.get_ptr_mut(0)? };
-    let slot = *cursor as u32 % WAITING;
-    *cursor += 1;
+    let slot = free_slot()?;
     let held = unsafe { &mut *maps::HELD.get_ptr_mut(slot)? };
     held.of = datagram.fold();
-    held.length = length as u64;
+    held.length = length as u32;
+    held.since = flow::now();
     // SAFETY: the length is within the frame's.
     let loaded =
         unsafe { bpf_skb_load_bytes(ctx.skb.skb.cast(), 0, held.frame.as_mut_ptr().cast(), length as u32) };
@@ -123,8 +182,26 @@ fn put<A: Family>(ctx: &TcContext, datagram: &Datagram<A>) -> Option<()> {
     Some(())
 }
 
-/// Sends a first fragment in anew, and behind it those that have waited: now
-/// they find where it went.
+/// The next slot whose frame has left, or has waited longer than any will.
+#[inline(always)]
+fn free_slot() -> Option<u32> {
+    // SAFETY: as in `put`.
+    let cursor = unsafe { &mut *maps::HELD_NEXT.get_ptr_mut(0)? };
+    let now = flow::now();
+    for _ in 0..TRIES {
+        let slot = *cursor as u32 % WAITING;
+        *cursor += 1;
+        // SAFETY: as in `put`.
+        let held = unsafe { &*maps::HELD.get_ptr(slot)? };
+        if held.of == 0 || now.wrapping_sub(held.since) > maps::TICKS_PER_SECOND.load() {
+            return Some(slot);
+        }
+    }
+    None
+}
+
+/// Sends a fragment in anew, the first one as a rule, and behind it those that
+/// have waited: now they find where it went.
 #[inline(always)]
 pub fn release<A: Family>(ctx: &TcContext, loose: &Loose<A>) {
     let datagram = Datagram::of(loose);
@@ -143,12 +220,12 @@ pub fn release<A: Family>(ctx: &TcContext, loose: &Loose<A>) {
             let slot = u32::from((*queue).slots[place]);
             let Some(held) = maps::HELD.get_ptr_mut(slot) else { continue };
             let length = (*held).length;
-            if (*held).of != datagram.fold() || length == 0 || length > LONGEST as u64 {
+            if (*held).of != datagram.fold() || length == 0 || length > LONGEST as u32 {
                 continue;
             }
             (*held).of = 0;
-            if bpf_skb_change_tail(skb, length as u32, 0) == 0
-                && bpf_skb_store_bytes(skb, 0, (*held).frame.as_ptr().cast(), length as u32, 0) == 0
+            if bpf_skb_change_tail(skb, length, 0) == 0
+                && bpf_skb_store_bytes(skb, 0, (*held).frame.as_ptr().cast(), length, 0) == 0
             {
                 bpf_clone_redirect(skb, ifindex, u64::from(BPF_F_INGRESS));
             }

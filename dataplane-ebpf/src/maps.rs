@@ -15,7 +15,7 @@ use causeway_schema::{
 use crate::{
     cache::{self, Line},
     flow::Pair,
-    fragment::{self, Datagram, Held, Queue},
+    fragment::{self, Datagram, Held, Queue, Routed},
     loose::Loose,
     jump,
 };
@@ -60,11 +60,10 @@ macro_rules! tables {
         #[map]
         pub static $loose: PerCpuArray<Loose<$family>> = PerCpuArray::with_max_entries(1, 0);
         #[map]
-        pub static $fragments: LruHashMap<Datagram<$family>, Flow<$family>> =
-            LruHashMap::with_max_entries(fragment::DATAGRAMS, 0);
+        pub static $fragments: Array<Routed<$family>> = Array::with_max_entries(fragment::DATAGRAMS, 0);
         #[map]
         pub static $queues: LruHashMap<Datagram<$family>, Queue> =
-            LruHashMap::with_max_entries(fragment::DATAGRAMS / 4, 0);
+            LruHashMap::with_max_entries(fragment::QUEUES, 0);
     };
 }
 

@@ -10,7 +10,7 @@ use crate::{
     count, deliver,
     family::Family,
     flow::{self, Serving},
-    fragment::{self, Datagram},
+    fragment,
     icmp, jump,
     loose::{Loose, Part},
     nat::{self, Outcome},
@@ -124,14 +124,18 @@ fn decide<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> Step<
 /// A fragment without ports.
 #[inline(always)]
 fn later<A: Refuse>(ctx: &TcContext, loose: &Loose<A>, dry: bool) -> Step<A> {
-    if let Some(flow) = A::fragment(&Datagram::of(loose)) {
-        // SAFETY: map values stay readable until the program ends (RCU).
-        return Step::Translate(unsafe { &*flow });
+    if let Some(flow) = fragment::find(loose) {
+        return Step::Translate(flow);
     }
     if A::frontend(&FrontendKey::whole_address(loose.packet.key.dst)).is_none() {
         return Step::Plain;
     }
-    Step::End(fragment::hold(ctx, loose, dry))
+    let verdict = fragment::hold(ctx, loose, dry);
+    if !dry && fragment::find(loose).is_some() {
+        // The first one went by on another CPU meanwhile, and saw nobody wait.
+        return Step::Release;
+    }
+    Step::End(verdict)
 }
 
 /// The first packet of a flow to a service.

@@ -33,8 +33,8 @@ fn variants(bads: &mut Vec<Bad>, text: &str, field: &'static str, from: &str, wr
 fn documents() -> Vec<Bad> {
     let web = Service::new("bad", vip(77), &[Port::tcp(80, 8080)]);
     let service = web.yaml();
-    let slice = web.slice(&[[10, 244, 0, 77].into()]).weighted("bad", 3).yaml();
-    let node = node("bad", [192, 168, 77, 77].into(), "10.244.77.0/24");
+    let slice = web.slice(&[std::net::Ipv4Addr::new(10, 244, 0, 77)]).weighted("bad", 3).yaml();
+    let node = node("bad", &[[192, 168, 77, 77].into()], &["10.244.77.0/24".into()]);
     let pod = pod("bad", "n0", [10, 244, 0, 78].into());
     let mut bads = Vec::new();
     let numbers = [
@@ -152,9 +152,9 @@ fn the_provider_names_each_by_file_and_field() {
 fn what_the_kit_writes_is_right() {
     let manifests = Manifests::new();
     let web = Service::new("web", vip(1), &[Port::tcp(80, 8080), Port::udp(53, 8080)]);
-    manifests.service(&web, &web.slice(&[[10, 244, 0, 1].into()]).weighted("web-1", 3));
-    manifests.slice(&web.slice(&[]));
-    manifests.write("node.yaml", &node("n0", [192, 168, 77, 10].into(), "10.244.0.0/24"));
+    manifests.service(&web, &web.slice(&[std::net::Ipv4Addr::new(10, 244, 0, 1)]).weighted("web-1", 3));
+    manifests.slice(&web.slice::<std::net::IpAddr>(&[]));
+    manifests.write("node.yaml", &node("n0", &[[192, 168, 77, 10].into()], &["10.244.0.0/24".into()]));
     manifests.write("pod.yaml", &pod("p", "n0", [10, 244, 9, 9].into()));
     let batch = causeway::providers::manifests::scan(manifests.path());
     assert!(batch.problems.is_empty(), "{:?}", batch.problems);
@@ -243,7 +243,7 @@ fn seventy_thousand_backends_are_too_many_and_say_so() {
     let huge = Service::new("huge", vip(2), &[Port::tcp(80, 8080)]);
     cluster.manifests().write("huge.service.yaml", &huge.yaml());
     for part in 0..70_u8 {
-        let backends: Vec<_> =
+        let backends: Vec<std::net::IpAddr> =
             (0..1000_u16).map(|host| [10, 100 + part, (host >> 8) as u8, host as u8].into()).collect();
         let mut slice = huge.slice(&backends);
         slice.name = format!("huge-{part}");

@@ -170,7 +170,7 @@ fn a_table_larger_than_a_chunk_is_read_whole() {
 #[test]
 fn removed_pins_come_back_with_the_same_maps() {
     let place = Place::new();
-    let dataplane = place.open();
+    let mut dataplane = place.open();
     assert!(v4(&dataplane).apply(&[Step::PutFrontend { key: key(1), row: frontend(3) }]).is_empty());
     std::fs::remove_file(place.0.join("maps/FRONTENDS_V4")).unwrap();
     std::fs::remove_file(place.0.join("progs/sweep_v4")).unwrap();
