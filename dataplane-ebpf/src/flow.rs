@@ -88,12 +88,17 @@ pub fn find<A: Family>(packet: &Packet<A>, dry: bool) -> Option<*mut Flow<A>> {
     // SAFETY: map values stay readable until the program ends (RCU).
     let flow = unsafe { &mut *entry };
     if flow.flags & flags::REPLY == 0 && begins_anew(packet, flow, dry) {
-        if established && !dry {
-            // The new flow starts among the embryonic ones, which are looked
-            // up second: the old entries must not stand in front of it.
-            A::drop_established(&flow.twin(packet.key.protocol));
-            A::drop_established(&packet.key);
-            cache::invalidate();
+        if !dry {
+            // Nothing of it may stand in the new one's way.
+            let twin = flow.twin(packet.key.protocol);
+            if established {
+                A::drop_established(&twin);
+                A::drop_established(&packet.key);
+                cache::invalidate();
+            } else {
+                A::drop_embryonic(&twin);
+                A::drop_embryonic(&packet.key);
+            }
         }
         return None;
     }

@@ -143,7 +143,10 @@ pub fn is_awaited<A: Family>(loose: &Loose<A>) -> bool {
 /// Lets a fragment wait for its first one.
 #[inline(always)]
 pub fn hold<A: Family>(ctx: &TcContext, loose: &Loose<A>, dry: bool) -> Verdict {
-    if dry || put(ctx, &Datagram::of(loose)).is_some() {
+    let datagram = Datagram::of(loose);
+    // SAFETY: the row lives as long as the map.
+    let full = || A::queue(&datagram).is_some_and(|queue| unsafe { (*queue).count } >= PER_DATAGRAM as u32);
+    if dry && !full() || !dry && put(ctx, &datagram).is_some() {
         Verdict::HeldFragment
     } else {
         Verdict::DropFragment

@@ -2,19 +2,13 @@
 //! other flow waits for: the whole tuple counts, so a port is scarce only per
 //! backend, never per address.
 
-use causeway_schema::{Event, Flow, FlowKey, Hop, Port, flow::flags, hash::flow_hash};
+use causeway_schema::{Event, Flow, FlowKey, Hop, flow::flags, hash::flow_hash, nat};
 
 use crate::{
     cache, count,
     family::Family,
     flow::{self, Created, Serving},
 };
-
-/// Ports that are tried: with three of four taken, 99 % of flows find one.
-const TRIES: u32 = 16;
-/// Ports below are for servers.
-const LOWEST: u32 = 1024;
-const PORTS: u32 = 65_536 - LOWEST;
 
 /// What became of a new flow.
 pub enum Outcome<A: 'static> {
@@ -33,15 +27,14 @@ pub fn create<A: Family>(
     hop: Hop,
     dry: bool,
 ) -> Outcome<A> {
-    let hash = flow_hash(&before.src, before.src_port, &before.dst, before.dst_port, before.protocol) as u32;
-    for attempt in 0..TRIES {
+    let hash = flow_hash(&before.src, before.src_port, &before.dst, before.dst_port, before.protocol);
+    for attempt in 0..nat::TRIES {
         let Some(pair) = flow::pair(before, &after, serving, hop) else { return Outcome::Full };
-        forget_dead(&after.reversed());
-        if dry {
-            if !flow::is_known(&after.reversed()) {
-                return Outcome::Created(&pair.request);
-            }
-        } else {
+        let free = make_free(&after.reversed(), before, dry);
+        if dry && free {
+            return Outcome::Created(&pair.request);
+        }
+        if free {
             match flow::create(before, pair) {
                 Created::Yes => {
                     if after.src != before.src || after.src_port != before.src_port {
@@ -53,26 +46,33 @@ pub fn create<A: Family>(
                 Created::Taken => {}
             }
         }
-        // An odd stride meets every port.
-        let step = hash.wrapping_add(attempt.wrapping_mul(hash >> 16 | 1));
-        after.src_port = Port::new((LOWEST + step % PORTS) as u16);
+        after.src_port = nat::port(hash, attempt);
     }
     Outcome::NoPort
 }
 
-/// Removes a flow that both sides have closed: its ports may be had.
+/// Whether no other flow waits for answers of this tuple. One that both sides
+/// have closed does not, nor does what `request` itself has left of an earlier
+/// life: those are removed.
 #[inline(always)]
-fn forget_dead<A: Family>(reply_key: &FlowKey<A>) {
-    let Some(reply) = A::established(reply_key) else { return };
-    // SAFETY: map values stay readable until the program ends (RCU).
+fn make_free<A: Family>(reply_key: &FlowKey<A>, request: &FlowKey<A>, dry: bool) -> bool {
+    let Some(reply) = A::established(reply_key) else {
+        // SAFETY (here and below): map values stay readable until the program
+        // ends (RCU).
+        return A::embryonic(reply_key)
+            .is_none_or(|reply| unsafe { (*reply).twin(reply_key.protocol) } == *request);
+    };
     let reply = unsafe { &*reply };
     let request_key = reply.twin(reply_key.protocol);
     let closed = |flow: &Flow<A>| flow.flags & flags::CLOSING != 0;
-    // SAFETY: as above.
-    let request_closed = A::established(&request_key).is_none_or(|request| closed(unsafe { &*request }));
-    if closed(reply) && request_closed {
+    let request_closed = || A::established(&request_key).is_none_or(|request| closed(unsafe { &*request }));
+    if request_key != *request && !(closed(reply) && request_closed()) {
+        return false;
+    }
+    if !dry {
         A::drop_established(&request_key);
         A::drop_established(reply_key);
         cache::invalidate();
     }
+    true
 }

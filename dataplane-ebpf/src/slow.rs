@@ -7,7 +7,8 @@ use causeway_schema::{Event, Flow, FlowKey, FrontendKey, Hop, TraceRecord, Verdi
 
 use crate::{
     act::{self, Decision, Exit},
-    count, deliver,
+    count,
+    deliver::{self, Way},
     family::Family,
     flow::{self, Serving},
     fragment,
@@ -111,10 +112,10 @@ fn decide<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> Step<
         loose.service = frontend.service;
         return first(side, loose, dry);
     }
-    if loose.packet.opens_connection() && flow::is_known(&key.reversed()) {
+    if loose.packet.opens_connection() && flow::is_known(&key.reversed()) && is_ours(ctx, side, loose) {
         // To a container's own address, but its answers would be taken for a
         // flow's to some service: it gets another source port.
-        let hop = A::endpoint_hop(key.dst).unwrap_or(Hop::NONE);
+        let hop = hop_of(key.dst);
         let serving = Serving { service: TraceRecord::NONE, generation: 0, backend: TraceRecord::NONE };
         return begin(loose, *key, &serving, hop, dry);
     }
@@ -152,7 +153,7 @@ fn first<A: Refuse>(side: Side, loose: &mut Loose<A>, dry: bool) -> Step<A> {
         Choice::Broken => return Step::End(Verdict::DropInconsistent),
     };
     loose.backend = backend.id;
-    let hop = A::endpoint_hop(backend.addr).unwrap_or(Hop::NONE);
+    let hop = hop_of(backend.addr);
     if side == Side::Uplink && hop == Hop::NONE {
         return Step::End(Verdict::DropRemoteBackend);
     }
@@ -165,6 +166,20 @@ fn first<A: Refuse>(side: Side, loose: &mut Loose<A>, dry: bool) -> Step<A> {
     }
     let serving = Serving { service: loose.service, generation: row.generation, backend: backend.id };
     begin(loose, after, &serving, hop, dry)
+}
+
+/// Whether a packet to no service goes on from here.
+#[inline(always)]
+fn is_ours<A: Refuse>(ctx: &TcContext, side: Side, loose: &Loose<A>) -> bool {
+    let key = &loose.packet.key;
+    deliver::endpoint(key.dst).is_some()
+        || side == Side::Container
+            && matches!(deliver::way(ctx, &loose.packet, key.src, key.dst), Way::Out(_))
+}
+
+#[inline(always)]
+fn hop_of<A: Family>(address: A) -> Hop {
+    deliver::endpoint(address).map_or(Hop::NONE, |(hop, _)| hop)
 }
 
 /// A new flow, with another source if it needs one.

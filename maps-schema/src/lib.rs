@@ -15,6 +15,7 @@ pub mod endpoint;
 pub mod flow;
 pub mod front;
 pub mod hash;
+pub mod nat;
 pub mod service;
 pub mod verdict;
 

@@ -22,6 +22,7 @@ pub mod pinned;
 pub mod ping;
 pub mod prog;
 pub mod random;
+pub mod refusal;
 pub mod scratch;
 pub mod sentinel;
 pub mod server;

@@ -8,10 +8,15 @@ use std::{
 };
 
 use causeway_schema::{
-    Event, GATEWAY_MAC, GATEWAY_V4, Hop, Port, TraceRecord, V4, Verdict, hash::flow_hash, protocol,
+    Event, GATEWAY_MAC, GATEWAY_V4, HAIRPIN_V4, Hop, Port, TraceRecord, V4, Verdict, hash::flow_hash, nat,
+    protocol,
 };
 
-use crate::{parse::Parsed, world::World};
+use crate::{
+    parse::{Parsed, Part},
+    refusal,
+    world::World,
+};
 
 /// Which hook a packet came through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,12 +42,16 @@ pub enum Route {
 /// What the oracle expects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expected {
-    pub verdict: Verdict,
+    /// `None`: the packet is sent in anew, and counted then.
+    pub verdict: Option<Verdict>,
     /// Interface it leaves through, 0 for none.
     pub ifindex: u32,
     pub service: u32,
-    /// The packet that leaves, checksums not filled in; `None` for a drop.
+    /// The packet that leaves; `None` for a drop.
     pub packet: Option<Vec<u8>>,
+    /// That packet is a new one: its checksums are right, not as right as the
+    /// old one's.
+    pub fresh: bool,
     pub events: Vec<Event>,
 }
 
@@ -51,20 +60,37 @@ type Key = (u8, SocketAddrV4, SocketAddrV4);
 
 #[derive(Clone, Debug)]
 struct Flow {
-    /// Put in place of the destination, or of a reply's source.
-    rewrite: SocketAddrV4,
+    /// The packet's ends when it leaves.
+    src: SocketAddrV4,
+    dst: SocketAddrV4,
     is_reply: bool,
     replied: bool,
+    closing: bool,
     service: u32,
     generation: u32,
     hop: Hop,
 }
 
-/// The model: what it remembers of flows.
+impl Flow {
+    /// The key of the other direction.
+    fn twin(&self, protocol: u8) -> Key {
+        (protocol, self.dst, self.src)
+    }
+}
+
+/// What the fragments of a datagram have in common.
+type Datagram = (Ipv4Addr, Ipv4Addr, u16, u8);
+
+/// Fragments of a datagram that can wait.
+const WAITING: usize = 64;
+
+/// The model: what it remembers of flows and fragments.
 #[derive(Clone, Debug, Default)]
 pub struct Oracle {
     established: BTreeMap<Key, Flow>,
     embryonic: BTreeMap<Key, Flow>,
+    fragments: BTreeMap<Datagram, Flow>,
+    waiting: BTreeMap<Datagram, usize>,
     events: Vec<Event>,
 }
 
@@ -73,6 +99,16 @@ enum Way {
     Container { ifindex: u32, mac: [u8; 6] },
     Out { ifindex: u32 },
 }
+
+/// What a packet's judge knows besides it.
+struct Scene<'a> {
+    world: &'a World,
+    routes: &'a dyn Fn(Ipv4Addr) -> Route,
+    side: Side,
+}
+
+/// A packet that leaves: verdict, interface, bytes.
+type Leaving = (Verdict, u32, Vec<u8>);
 
 impl Oracle {
     /// Judges a packet and remembers its flow.
@@ -84,88 +120,113 @@ impl Oracle {
         frame: &[u8],
     ) -> Expected {
         self.events.clear();
+        let scene = Scene { world, routes, side };
         let mut service = TraceRecord::NONE;
-        let outcome = self.walk(world, routes, side, frame, &mut service);
-        let (verdict, ifindex, packet) = match outcome {
-            Ok((verdict, ifindex, packet)) => (verdict, ifindex, Some(packet)),
-            Err(verdict) => (verdict, 0, (!verdict.is_drop()).then(|| frame.to_vec())),
+        let outcome = self.walk(&scene, frame, &mut service);
+        let mut expected = Expected {
+            verdict: None,
+            ifindex: 0,
+            service,
+            packet: None,
+            fresh: false,
+            events: Vec::new(),
         };
-        Expected { verdict, ifindex, service, packet, events: self.events.clone() }
+        match outcome {
+            None => {}
+            Some(Ok((verdict, ifindex, packet))) => {
+                expected.verdict = Some(verdict);
+                expected.ifindex = ifindex;
+                expected.packet = Some(packet);
+            }
+            Some(Err(verdict)) => {
+                expected.verdict = Some(verdict);
+                if verdict.is_drop() {
+                    let parsed = Parsed::read(frame).ok().filter(|_| frame[12..14] == [8, 0]);
+                    let answer = parsed.and_then(|packet| refusal::of(frame, &packet, side, verdict));
+                    if let Some(answer) = answer {
+                        self.events.push(Event::Refused);
+                        expected.ifindex = side.ifindex();
+                        expected.packet = Some(answer);
+                        expected.fresh = true;
+                    }
+                } else if verdict != Verdict::HeldFragment {
+                    expected.packet = Some(frame.to_vec());
+                }
+            }
+        }
+        expected.events.clone_from(&self.events);
+        expected
     }
 
-    /// `Err` is the end of a packet that leaves as it came, or not at all.
-    fn walk(
-        &mut self,
-        world: &World,
-        routes: &dyn Fn(Ipv4Addr) -> Route,
-        side: Side,
-        frame: &[u8],
-        service: &mut u32,
-    ) -> Result<(Verdict, u32, Vec<u8>), Verdict> {
-        if frame.len() < 14 {
-            return Err(Verdict::DropTruncated);
-        }
-        if let Side::Uplink { mac, .. } = side
-            && frame[..6] != mac
-            && frame[0] & 1 == 0
+    /// `Err` is the end of a packet that leaves as it came, or not at all;
+    /// `None` of one that is sent in anew.
+    fn walk(&mut self, scene: &Scene, frame: &[u8], service: &mut u32) -> Option<Result<Leaving, Verdict>> {
+        let packet = match headers(scene.side, frame) {
+            Ok(packet) => packet,
+            Err(end) => return Some(end),
+        };
+        let world = scene.world;
+        if packet.protocol == protocol::ICMP
+            && packet.part != Part::Later
+            && let Some(answer) = echo(scene, frame, &packet)
         {
-            return Err(Verdict::StackForeign);
+            return Some(Ok(answer));
         }
-        match (u16::from_be_bytes([frame[12], frame[13]]), side) {
-            (0x8100 | 0x88a8, _) => return Err(Verdict::StackVlan),
-            (0x0806, Side::Container { ifindex }) => return arp(frame, ifindex),
-            (0x0800, _) => {}
-            _ => return Err(Verdict::StackNotIp),
-        }
-        let packet = Parsed::read(frame)?;
         if packet.dst.ip().octets()[0] >= 224 {
-            return Err(Verdict::StackMulticast);
+            return Some(Err(Verdict::StackMulticast));
         }
-
-        let mut flow = None;
-        // A source port of zero is no port: nobody could answer it.
-        if packet.has_ports && packet.src.port() != 0 {
-            if packet.is_plain() {
-                flow = self.find(world, &packet);
-            } else if let Some(known) = self.known(&packet) {
-                // Sent on untranslated it would show the wrong address.
-                *service = known;
-                return Err(if packet.options { Verdict::DropExtensions } else { Verdict::DropFragment });
+        let datagram = (*packet.src.ip(), *packet.dst.ip(), packet.id, packet.protocol);
+        if packet.part == Part::Later && matches!(packet.protocol, protocol::TCP | protocol::UDP) {
+            if let Some(flow) = self.fragments.get(&datagram) {
+                *service = flow.service;
+                return Some(translated(scene, frame, &packet, flow));
             }
-            if flow.is_none()
-                && let Some(id) = world.frontend(packet.dst, packet.protocol)
-            {
-                *service = id;
-                flow = Some(self.begin(world, side, &packet, id)?);
+            if world.is_service_address(datagram.1) {
+                let waiting = self.waiting.entry(datagram).or_default();
+                *waiting += 1;
+                let held = *waiting <= WAITING;
+                return Some(Err(if held { Verdict::HeldFragment } else { Verdict::DropFragment }));
             }
         }
-        if let Some(flow) = flow {
-            *service = flow.service;
-            let (src, dst) =
-                if flow.is_reply { (flow.rewrite, packet.dst) } else { (packet.src, flow.rewrite) };
-            return match way(world, routes, flow.hop, *dst.ip()) {
-                Ok(way) => leave(frame, &packet, way, src, dst),
-                // The stack would see a translated packet it knows nothing of.
-                Err(_) => Err(Verdict::DropNoRoute),
-            };
+        if packet.part == Part::First && self.waiting.remove(&datagram).is_some() {
+            return None;
         }
-        let dst = *packet.dst.ip();
-        let hop = world.hop(dst).unwrap_or(Hop::NONE);
-        if world.tenant(hop).is_none() {
-            if world.is_service_address(dst) {
-                return Err(Verdict::DropNoFrontend);
-            }
-            if matches!(side, Side::Uplink { .. }) {
-                return Err(Verdict::StackForeign);
-            }
+        let flow = match self.flow(scene, &packet, service) {
+            Ok(flow) => flow,
+            Err(verdict) => return Some(Err(verdict)),
+        };
+        let Some(flow) = flow else { return Some(plain(scene, frame, &packet)) };
+        *service = flow.service;
+        let left = translated(scene, frame, &packet, &flow);
+        if packet.part == Part::First && left.is_ok() {
+            self.fragments.insert(datagram, flow);
         }
-        leave(frame, &packet, way(world, routes, hop, dst)?, packet.src, packet.dst)
+        Some(left)
     }
 
-    /// The service of the flow a packet belongs to.
-    fn known(&self, packet: &Parsed) -> Option<u32> {
-        let key = (packet.protocol, packet.src, packet.dst);
-        self.established.get(&key).or_else(|| self.embryonic.get(&key)).map(|flow| flow.service)
+    /// The flow of a packet, an old or a new one.
+    fn flow(&mut self, scene: &Scene, packet: &Parsed, service: &mut u32) -> Result<Option<Flow>, Verdict> {
+        if !packet.has_ports {
+            return Ok(None);
+        }
+        if let Some(flow) = self.find(scene.world, packet) {
+            return Ok(Some(flow));
+        }
+        if let Some(id) = scene.world.frontend(packet.dst, packet.protocol) {
+            *service = id;
+            return self.begin(scene, packet, id).map(Some);
+        }
+        let reply = (packet.protocol, packet.dst, packet.src);
+        let known = self.established.contains_key(&reply) || self.embryonic.contains_key(&reply);
+        let goes_on = match way(scene, hop_of(scene.world, *packet.dst.ip()), *packet.dst.ip()) {
+            Ok(Way::Container { .. }) => true,
+            Ok(Way::Out { .. }) => matches!(scene.side, Side::Container { .. }),
+            Err(_) => false,
+        };
+        if packet.opens_connection() && known && goes_on {
+            return self.create(scene, packet, (packet.src, packet.dst), TraceRecord::NONE, 0).map(Some);
+        }
+        Ok(None)
     }
 
     /// The flow a packet belongs to, moved on by it.
@@ -188,13 +249,17 @@ impl Oracle {
                 !current
             };
             if anew {
-                if established {
-                    self.established.remove(&twin(&key, &flow));
-                    self.established.remove(&key);
-                }
+                table.remove(&flow.twin(packet.protocol));
+                table.remove(&key);
                 return None;
             }
         }
+        if packet.closes_connection()
+            && let Some(flow) = table.get_mut(&key)
+        {
+            flow.closing = true;
+        }
+        let flow = table.get(&key)?.clone();
         if !established {
             self.advance(&key, &flow);
         }
@@ -203,7 +268,7 @@ impl Oracle {
 
     /// The first answer marks the flow, the next request establishes it.
     fn advance(&mut self, key: &Key, flow: &Flow) {
-        let other = twin(key, flow);
+        let other = flow.twin(key.0);
         if flow.is_reply {
             if !flow.replied {
                 for entry in [key, &other] {
@@ -223,80 +288,197 @@ impl Oracle {
     }
 
     /// A new flow to a service.
-    fn begin(&mut self, world: &World, side: Side, packet: &Parsed, id: u32) -> Result<Flow, Verdict> {
-        if packet.options {
-            return Err(Verdict::DropExtensions);
-        }
-        if packet.fragment {
-            return Err(Verdict::DropFragment);
-        }
+    fn begin(&mut self, scene: &Scene, packet: &Parsed, id: u32) -> Result<Flow, Verdict> {
+        let world = scene.world;
         let service = world.services.get(&id).ok_or(Verdict::DropInconsistent)?;
-        let addresses = [packet.src, packet.dst].map(|end| (V4::from(*end.ip()), Port::new(end.port())));
-        let [(client, client_port), (frontend, frontend_port)] = addresses;
-        let hash = flow_hash(&client, client_port, &frontend, frontend_port, packet.protocol);
-        let (_, backend) = world.choose(id, hash).ok_or(Verdict::DropNoBackend)?;
-        let hop = world.hop(*backend.ip()).unwrap_or(Hop::NONE);
-        if matches!(side, Side::Uplink { .. }) && world.tenant(hop).is_none() {
+        let (_, backend) = world.choose(id, hash_of(packet)).ok_or(Verdict::DropNoBackend)?;
+        let hop = hop_of(world, *backend.ip());
+        if matches!(scene.side, Side::Uplink { .. }) && hop == Hop::NONE {
             return Err(Verdict::DropRemoteBackend);
         }
-        let request = Flow {
-            rewrite: backend,
-            is_reply: false,
-            replied: false,
-            service: id,
-            generation: service.generation,
-            hop,
+        let mut source = packet.src;
+        if source.ip() == backend.ip() {
+            source.set_ip(HAIRPIN_V4.into());
+        }
+        self.create(scene, packet, (source, backend), id, service.generation)
+    }
+
+    /// A new flow from `source` to `backend`, from another port if others wait
+    /// for answers to that one.
+    fn create(
+        &mut self,
+        scene: &Scene,
+        packet: &Parsed,
+        (mut source, backend): (SocketAddrV4, SocketAddrV4),
+        service: u32,
+        generation: u32,
+    ) -> Result<Flow, Verdict> {
+        let protocol = packet.protocol;
+        let key = (protocol, packet.src, packet.dst);
+        for attempt in 0..nat::TRIES {
+            let reply_key = (protocol, backend, source);
+            if self.make_free(&reply_key, &key) {
+                let hop = hop_of(scene.world, *backend.ip());
+                let request = Flow {
+                    src: source,
+                    dst: backend,
+                    is_reply: false,
+                    replied: false,
+                    closing: false,
+                    service,
+                    generation,
+                    hop,
+                };
+                let hop = scene.world.hop(*packet.src.ip()).unwrap_or(Hop::NONE);
+                let reply =
+                    Flow { src: packet.dst, dst: packet.src, is_reply: true, hop, ..request.clone() };
+                self.embryonic.insert(reply_key, reply);
+                self.embryonic.insert(key, request.clone());
+                self.events.push(Event::FlowCreated);
+                if source != packet.src {
+                    self.events.push(Event::FlowTranslated);
+                }
+                return Ok(request);
+            }
+            source.set_port(nat::port(hash_of(packet), attempt).get());
+        }
+        Err(Verdict::DropNoPort)
+    }
+
+    /// As the programs do: closed flows and one's own leavings are no hindrance.
+    fn make_free(&mut self, reply_key: &Key, request: &Key) -> bool {
+        let Some(reply) = self.established.get(reply_key) else {
+            return self.embryonic.get(reply_key).is_none_or(|reply| reply.twin(reply_key.0) == *request);
         };
-        let reply_hop = world.hop(*packet.src.ip()).unwrap_or(Hop::NONE);
-        let reply = Flow { rewrite: packet.dst, is_reply: true, hop: reply_hop, ..request.clone() };
-        let key = (packet.protocol, packet.src, packet.dst);
-        self.embryonic.insert(twin(&key, &request), reply);
-        self.embryonic.insert(key, request.clone());
-        self.events.push(Event::FlowCreated);
-        Ok(request)
+        let other = reply.twin(reply_key.0);
+        let closed = reply.closing && self.established.get(&other).is_none_or(|request| request.closing);
+        if other != *request && !closed {
+            return false;
+        }
+        self.established.remove(&other);
+        self.established.remove(reply_key);
+        true
     }
 }
 
-/// The key of the flow's other direction.
-fn twin(key: &Key, flow: &Flow) -> Key {
-    let (protocol, src, dst) = *key;
-    if flow.is_reply { (protocol, dst, flow.rewrite) } else { (protocol, flow.rewrite, src) }
+impl Side {
+    pub fn ifindex(self) -> u32 {
+        match self {
+            Side::Container { ifindex } | Side::Uplink { ifindex, .. } => ifindex,
+        }
+    }
+}
+
+/// The packet in a frame, or the end of a frame that needs no more.
+fn headers(side: Side, frame: &[u8]) -> Result<Parsed, Result<Leaving, Verdict>> {
+    if frame.len() < 14 {
+        return Err(Err(Verdict::DropTruncated));
+    }
+    if let Side::Uplink { mac, .. } = side
+        && frame[..6] != mac
+        && frame[0] & 1 == 0
+    {
+        return Err(Err(Verdict::StackForeign));
+    }
+    match (u16::from_be_bytes([frame[12], frame[13]]), side) {
+        (0x8100 | 0x88a8, _) => Err(Err(Verdict::StackVlan)),
+        (0x0806, Side::Container { ifindex }) => Err(arp(frame, ifindex)),
+        (0x0800, _) => Parsed::read(frame).map_err(Err),
+        _ => Err(Err(Verdict::StackNotIp)),
+    }
+}
+
+fn hash_of(packet: &Parsed) -> u64 {
+    let ends = [packet.src, packet.dst].map(|end| (V4::from(*end.ip()), Port::new(end.port())));
+    let [(client, client_port), (frontend, frontend_port)] = ends;
+    flow_hash(&client, client_port, &frontend, frontend_port, packet.protocol)
+}
+
+/// The hop of an endpoint that is there.
+fn hop_of(world: &World, address: Ipv4Addr) -> Hop {
+    world.hop(address).filter(|&hop| world.tenant(hop).is_some()).unwrap_or(Hop::NONE)
+}
+
+/// A ping of a service's address.
+fn echo(scene: &Scene, frame: &[u8], packet: &Parsed) -> Option<Leaving> {
+    let address = *packet.dst.ip();
+    if frame.get(packet.l4) != Some(&8) || !scene.world.is_service_address(address) {
+        return None;
+    }
+    let mut out = frame.to_vec();
+    let field = out.get_mut(packet.l4 + 2..packet.l4 + 4)?;
+    // One word less by the request's type (RFC 1624).
+    let check = u16::from_be_bytes([field[0], field[1]]);
+    let sum = u32::from(!check) + u32::from(!0x0800_u16);
+    let folded = (sum & 0xffff) + (sum >> 16);
+    field.copy_from_slice(&(!(folded as u16)).to_be_bytes());
+    out[packet.l4] = 0;
+    out[..12].copy_from_slice(&[&frame[6..12], &frame[..6]].concat());
+    out[22] = 64;
+    out[26..34].copy_from_slice(&[&frame[30..34], &frame[26..30]].concat());
+    Some((Verdict::EchoReply, scene.side.ifindex(), out))
+}
+
+/// A packet of a flow.
+fn translated(scene: &Scene, frame: &[u8], packet: &Parsed, flow: &Flow) -> Result<Leaving, Verdict> {
+    match way(scene, flow.hop, *flow.dst.ip()) {
+        Ok(way) => leave(frame, packet, way, Some((flow.src, flow.dst))),
+        // The stack would see a translated packet it knows nothing of.
+        Err(_) => Err(Verdict::DropNoRoute),
+    }
+}
+
+/// A packet to no service.
+fn plain(scene: &Scene, frame: &[u8], packet: &Parsed) -> Result<Leaving, Verdict> {
+    let dst = *packet.dst.ip();
+    let hop = hop_of(scene.world, dst);
+    if hop == Hop::NONE {
+        if scene.world.is_service_address(dst) {
+            return Err(Verdict::DropNoFrontend);
+        }
+        if matches!(scene.side, Side::Uplink { .. }) {
+            return Err(Verdict::StackForeign);
+        }
+    }
+    leave(frame, packet, way(scene, hop, dst)?, None)
 }
 
 /// By `hop` while it holds, by address when its tenant left, else by route.
-fn way(world: &World, routes: &dyn Fn(Ipv4Addr) -> Route, hop: Hop, dst: Ipv4Addr) -> Result<Way, Verdict> {
+fn way(scene: &Scene, hop: Hop, dst: Ipv4Addr) -> Result<Way, Verdict> {
+    let world = scene.world;
     if hop != Hop::NONE {
         let moved = || world.hop(dst).and_then(|hop| world.tenant(hop));
         if let Some(slot) = world.tenant(hop).or_else(moved) {
             return Ok(Way::Container { ifindex: slot.ifindex, mac: slot.mac });
         }
     }
-    match routes(dst) {
+    match (scene.routes)(dst) {
         Route::Out { ifindex } => Ok(Way::Out { ifindex }),
         Route::Stack => Err(Verdict::StackHost),
         Route::Refused => Err(Verdict::DropNoRoute),
     }
 }
 
-/// The packet one hop on, with its final addresses.
+/// The packet one hop on, with new ends if it is translated.
 fn leave(
     frame: &[u8],
     packet: &Parsed,
     way: Way,
-    src: SocketAddrV4,
-    dst: SocketAddrV4,
-) -> Result<(Verdict, u32, Vec<u8>), Verdict> {
+    ends: Option<(SocketAddrV4, SocketAddrV4)>,
+) -> Result<Leaving, Verdict> {
     if packet.ttl <= 1 {
         return Err(Verdict::DropTtl);
     }
     let mut out = frame.to_vec();
     out[22] -= 1;
-    out[26..30].copy_from_slice(&src.ip().octets());
-    out[30..34].copy_from_slice(&dst.ip().octets());
-    // Only translated packets change ports, and those have no options.
-    if (src, dst) != (packet.src, packet.dst) {
-        out[34..36].copy_from_slice(&src.port().to_be_bytes());
-        out[36..38].copy_from_slice(&dst.port().to_be_bytes());
+    if let Some((src, dst)) = ends {
+        out[26..30].copy_from_slice(&src.ip().octets());
+        out[30..34].copy_from_slice(&dst.ip().octets());
+        if packet.part != Part::Later {
+            let l4 = packet.l4;
+            out[l4..l4 + 2].copy_from_slice(&src.port().to_be_bytes());
+            out[l4 + 2..l4 + 4].copy_from_slice(&dst.port().to_be_bytes());
+        }
     }
     match way {
         Way::Container { ifindex, mac } => {

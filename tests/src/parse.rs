@@ -14,9 +14,22 @@ pub struct Parsed {
     pub protocol: u8,
     pub ttl: u8,
     pub options: bool,
-    pub fragment: bool,
+    pub part: Part,
+    pub id: u16,
+    pub dont_fragment: bool,
     pub has_ports: bool,
     pub tcp_flags: u8,
+    /// Offset of the L4 header in the frame, and where the datagram ends.
+    pub l4: usize,
+    pub end: usize,
+}
+
+/// Which part of a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Whole,
+    First,
+    Later,
 }
 
 impl Parsed {
@@ -39,29 +52,39 @@ impl Parsed {
             protocol: ip[9],
             ttl: ip[8],
             options: header > 20,
-            fragment: fragment & 0x3fff != 0,
+            part: match (fragment & 0x1fff, fragment & 0x2000) {
+                (0, 0) => Part::Whole,
+                (0, _) => Part::First,
+                _ => Part::Later,
+            },
+            id: u16::from_ne_bytes([ip[4], ip[5]]),
+            dont_fragment: fragment & 0x4000 != 0,
             has_ports: false,
             tcp_flags: 0,
+            l4: 14 + header,
+            end: 14 + total,
         };
-        let Some(l4) = L4::of(parsed.protocol).filter(|_| fragment & 0x1fff == 0) else { return Ok(parsed) };
-        // A first fragment may be shorter than the header, but not than the ports;
-        // the frame's padding may stand in for what it lacks.
-        if !parsed.fragment && total < header + l4.header() {
-            return Err(Verdict::DropTruncated);
+        let Some(l4) = L4::of(parsed.protocol).filter(|_| parsed.part != Part::Later) else {
+            return Ok(parsed);
+        };
+        // What a first fragment hides of its L4 header, nobody can translate.
+        if total < header + l4.header() {
+            let first = parsed.part == Part::First;
+            return Err(if first { Verdict::DropFragment } else { Verdict::DropTruncated });
         }
-        let ports = ip.get(header..header + 4).ok_or(Verdict::DropTruncated)?;
-        parsed.src.set_port(u16::from_be_bytes([ports[0], ports[1]]));
-        parsed.dst.set_port(u16::from_be_bytes([ports[2], ports[3]]));
-        parsed.has_ports = true;
-        if parsed.protocol == protocol::TCP && parsed.is_plain() {
-            parsed.tcp_flags = ip[header + 13];
+        let l4 = &ip[header..];
+        parsed.src.set_port(u16::from_be_bytes([l4[0], l4[1]]));
+        parsed.dst.set_port(u16::from_be_bytes([l4[2], l4[3]]));
+        // Port 0 is no port: nobody could answer it.
+        parsed.has_ports = parsed.src.port() != 0;
+        if parsed.protocol == protocol::TCP {
+            parsed.tcp_flags = l4[13];
         }
         Ok(parsed)
     }
 
-    /// Neither options nor a fragment.
-    pub fn is_plain(&self) -> bool {
-        !self.options && !self.fragment
+    pub fn closes_connection(&self) -> bool {
+        self.tcp_flags & (tcp::FIN | tcp::RST) != 0
     }
 
     /// SYN without ACK.

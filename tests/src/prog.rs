@@ -20,6 +20,8 @@ use crate::{oracle::Side, table::Table};
 /// Room in the private maps; more than any test fills.
 const ROOM: u32 = 16_384;
 const FLOWS: [[&str; 2]; 2] = [["FLOWS_V4", "FLOWS_V6"], ["EMBRYONIC_V4", "EMBRYONIC_V6"]];
+const QUEUES: [&str; 2] = ["QUEUES_V4", "QUEUES_V6"];
+const FRAGMENTS: [&str; 2] = ["FRAGMENTS_V4", "FRAGMENTS_V6"];
 const TRACE_MARK: u32 = 0x00c0_ffee;
 
 /// What came of a packet.
@@ -113,9 +115,24 @@ impl Programs {
         for map in FLOWS.into_iter().flatten() {
             self.replace(map, BTreeMap::new());
         }
+        for map in QUEUES {
+            self.replace(map, BTreeMap::new());
+        }
+        for map in FRAGMENTS {
+            self.zero(map);
+        }
         // The programs' caches go by this number; entries left by our hand.
         let epoch: u64 = self.get("FLOW_EPOCH", 0);
         self.set("FLOW_EPOCH", 0, &(epoch + 1));
+    }
+
+    /// Makes every row of an array zero.
+    fn zero(&mut self, map: &str) {
+        let table = Table::of(self.bpf.map(map).unwrap_or_else(|| panic!("no map {map}")));
+        let row = vec![0; table.value()];
+        for key in table.keys() {
+            table.put(&key, &row);
+        }
     }
 
     /// Entries in the tables of established and of embryonic flows, of both families.

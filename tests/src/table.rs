@@ -1,4 +1,4 @@
-//! A BPF hash map whose sizes are known only when it is there.
+//! A BPF map whose sizes are known only when it is there.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
@@ -28,11 +28,16 @@ struct Element {
 impl<'a> Table<'a> {
     pub fn of(map: &'a Map) -> Self {
         let data: &MapData = match map {
-            Map::HashMap(data) | Map::LruHashMap(data) => data,
-            other => panic!("no hash map: {other:?}"),
+            Map::HashMap(data) | Map::LruHashMap(data) | Map::Array(data) => data,
+            other => panic!("neither hash map nor array: {other:?}"),
         };
         let info = data.info().expect("the kernel describes its map");
         Self { map: data.fd().as_fd(), key: info.key_size() as usize, value: info.value_size() as usize }
+    }
+
+    /// Length of a value in bytes.
+    pub fn value(&self) -> usize {
+        self.value
     }
 
     pub fn keys(&self) -> Vec<Vec<u8>> {
