@@ -101,6 +101,10 @@ pub fn act(ctx: &TcContext, decision: Decision) -> i32 {
             Exit::Peer => bpf_redirect_peer(decision.ifindex, 0) as i32,
             Exit::Interface => bpf_redirect(decision.ifindex, 0) as i32,
             Exit::Neighbour => match maps::NEXT_HOP.get_ptr_mut(0) {
+                // Of no family: the kernel is to find it.
+                Some(next_hop) if (*next_hop).nh_family == 0 => {
+                    bpf_redirect_neigh(decision.ifindex, core::ptr::null_mut(), 0, 0) as i32
+                }
                 Some(next_hop) => {
                     let length = size_of::<bpf_redir_neigh>() as i32;
                     bpf_redirect_neigh(decision.ifindex, next_hop, length, 0) as i32

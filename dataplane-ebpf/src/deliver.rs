@@ -3,7 +3,7 @@
 
 use aya_ebpf::{
     bindings::{
-        BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED,
+        BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED,
         BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibLookup,
     },
     helpers::bpf_fib_lookup,
@@ -123,6 +123,16 @@ pub fn way<A: Family>(ctx: &TcContext, packet: &Packet<A>, src: A, dst: A) -> Wa
                     *(&raw mut (*next_hop).__bindgen_anon_1).cast::<A>() =
                         *(&raw const fib.__bindgen_anon_4).cast::<A>();
                 }
+            }
+            Way::Out(fib.ifindex)
+        }
+        // An uplink that does not forward for the host still carries what we
+        // turn around: the kernel finds the neighbour by the rules for what the
+        // host itself sends.
+        BPF_FIB_LKUP_RET_FWD_DISABLED => {
+            if let Some(next_hop) = maps::NEXT_HOP.get_ptr_mut(0) {
+                // SAFETY: the row belongs to this CPU.
+                unsafe { (*next_hop).nh_family = 0 };
             }
             Way::Out(fib.ifindex)
         }

@@ -44,6 +44,9 @@ pub trait Family: Addr {
 
     fn is_multicast(address: Self) -> bool;
 
+    /// The node's address, or the unspecified one.
+    fn node() -> Self;
+
     /// The packet's TTL goes from `before` to one less: what that adds to the
     /// header's sum.
     fn account_ttl(ctx: &TcContext, before: u32) -> u32;
@@ -221,6 +224,11 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn node() -> Self {
+        maps::CONFIG.get(0).map_or(Self::UNSPECIFIED, |config| config.node_v4)
+    }
+
+    #[inline(always)]
     fn account_ttl(_ctx: &TcContext, before: u32) -> u32 {
         // The first byte of its word, which is the low one on this machine.
         checksum::difference(before, before - 1)
@@ -269,6 +277,11 @@ impl Family for V6 {
     #[inline(always)]
     fn is_multicast(address: Self) -> bool {
         address.0[0] == 0xff
+    }
+
+    #[inline(always)]
+    fn node() -> Self {
+        maps::CONFIG.get(0).map_or(Self::UNSPECIFIED, |config| config.node_v6)
     }
 
     /// The hop limit is in no checksum of the packet, but in the sum that a

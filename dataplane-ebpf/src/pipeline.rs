@@ -78,8 +78,7 @@ fn ip<A: Family>(ctx: &TcContext, side: Side, packet: &Packet<A>) -> Decision {
     if let Some(entry) = flow::find(packet, dry) {
         return established(ctx, packet, entry, dry, L4::Plain);
     }
-    let key = FrontendKey::new(packet.key.dst, packet.key.dst_port, packet.key.protocol);
-    if let Some(frontend) = A::frontend(&key) {
+    if let Some(frontend) = service::frontend(&packet.key) {
         return first(ctx, side, packet, &frontend, dry);
     }
     plain(ctx, side, packet)

@@ -1,8 +1,20 @@
 //! Which backend serves this frontend for this flow?
 
-use causeway_schema::{Algorithm, Port, Service, Target, choice};
+use causeway_schema::{Algorithm, FlowKey, Frontend, FrontendKey, Port, Service, Target, choice};
 
 use crate::family::Family;
+
+/// The frontend that packets of this tuple knock at. Node ports are served at
+/// the node's own address, and stand in the table without one, alike on every
+/// node.
+#[inline(always)]
+pub fn frontend<A: Family>(key: &FlowKey<A>) -> Option<Frontend> {
+    let found = A::frontend(&FrontendKey::new(key.dst, key.dst_port, key.protocol));
+    if found.is_some() || key.dst == A::UNSPECIFIED || key.dst != A::node() {
+        return found;
+    }
+    A::frontend(&FrontendKey::new(A::UNSPECIFIED, key.dst_port, key.protocol))
+}
 
 /// A service's row, its two words read once each.
 #[inline(always)]

@@ -108,7 +108,7 @@ fn decide<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> Step<
         // SAFETY: map values stay readable until the program ends (RCU).
         return Step::Translate(unsafe { &*entry });
     }
-    if let Some(frontend) = A::frontend(&FrontendKey::new(key.dst, key.dst_port, key.protocol)) {
+    if let Some(frontend) = service::frontend(key) {
         loose.service = frontend.service;
         return first(side, loose, dry);
     }
@@ -154,11 +154,15 @@ fn first<A: Refuse>(side: Side, loose: &mut Loose<A>, dry: bool) -> Step<A> {
     };
     loose.backend = backend.id;
     let hop = hop_of(backend.addr);
-    if side == Side::Uplink && hop == Hop::NONE {
-        return Step::End(Verdict::DropRemoteBackend);
-    }
     let mut after = *key;
     (after.dst, after.dst_port) = (backend.addr, backend.port);
+    if side == Side::Uplink && hop == Hop::NONE {
+        // The answer must come back this way: it goes to whom it sees.
+        after.src = A::node();
+        if after.src == A::UNSPECIFIED {
+            return Step::End(Verdict::DropRemoteBackend);
+        }
+    }
     if after.dst == after.src {
         // A container that is its own server: to itself it must look like
         // somebody whose answers come out through the gateway.

@@ -127,7 +127,7 @@ pub enum Object {
 /// The frontends of a service. Headless services have no address, hence none.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServiceObject {
-    /// Virtual addresses (cluster IPs, both families).
+    /// Virtual addresses: cluster IPs first, then external ones.
     pub addresses: Vec<IpAddr>,
     pub ports: Vec<ServicePort>,
 }
@@ -139,6 +139,8 @@ pub struct ServicePort {
     pub protocol: Protocol,
     /// 1 to 65535.
     pub port: u16,
+    /// The port at every node's own address, 0 for none.
+    pub node_port: u16,
 }
 
 /// Some of the backends of one service.

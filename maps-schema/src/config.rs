@@ -3,6 +3,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::{V4, V6};
+
 /// The single row of the node's configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
@@ -13,6 +15,11 @@ pub struct NodeConfig {
     pub trace_mark: u32,
     /// Schema version of the maps: [`SCHEMA_VERSION`].
     pub version: u32,
+    /// The node's own addresses: where node ports are served, and whom a
+    /// backend on another node answers. Unspecified: none.
+    pub node_v4: V4,
+    pub node_v6: V6,
+    pub pad: u32,
 }
 
 /// Raised with every change of a shared layout; a new agent that finds

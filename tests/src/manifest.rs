@@ -64,15 +64,22 @@ pub struct Port {
     pub protocol: &'static str,
     pub port: u16,
     pub target: u16,
+    /// The port at every node's own address.
+    pub node_port: Option<u16>,
 }
 
 impl Port {
     pub fn tcp(port: u16, target: u16) -> Self {
-        Self { name: "tcp".into(), protocol: "TCP", port, target }
+        Self { name: "tcp".into(), protocol: "TCP", port, target, node_port: None }
     }
 
     pub fn udp(port: u16, target: u16) -> Self {
-        Self { name: "udp".into(), protocol: "UDP", port, target }
+        Self { name: "udp".into(), protocol: "UDP", port, target, node_port: None }
+    }
+
+    pub fn at_node(mut self, node_port: u16) -> Self {
+        self.node_port = Some(node_port);
+        self
     }
 }
 
@@ -130,6 +137,9 @@ impl Service {
                 "  - name: {}\n    protocol: {}\n    port: {}\n    targetPort: {}\n",
                 port.name, port.protocol, port.port, port.target
             );
+            if let Some(node_port) = port.node_port {
+                let _ = writeln!(text, "    nodePort: {node_port}");
+            }
         }
         text
     }

@@ -9,7 +9,7 @@ use aya::{
     maps::{Array, MapData, PerCpuArray, ProgramArray},
     programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions},
 };
-use bytemuck::{Pod, bytes_of};
+use bytemuck::{Pod, Zeroable, bytes_of};
 use causeway::plan::{Family, Image};
 use causeway_schema::{
     Event, JUMPS, NodeConfig, TraceRecord, Verdict, config::SCHEMA_VERSION, verdict::COUNTERS,
@@ -84,7 +84,7 @@ impl Programs {
             jumps.set(slot, program.fd()?, 0)?;
         }
         let mut programs = Self { bpf, _jumps: jumps };
-        programs.set("CONFIG", 0, &NodeConfig { trace_mark: TRACE_MARK, version: SCHEMA_VERSION });
+        programs.set("CONFIG", 0, &NodeConfig { trace_mark: TRACE_MARK, version: SCHEMA_VERSION, ..Zeroable::zeroed() });
         Ok(programs)
     }
 
@@ -189,6 +189,7 @@ impl Programs {
             8 => put::<8>(data, index, bytes_of(row)),
             16 => put::<16>(data, index, bytes_of(row)),
             24 => put::<24>(data, index, bytes_of(row)),
+            32 => put::<32>(data, index, bytes_of(row)),
             64 => put::<64>(data, index, bytes_of(row)),
             size => panic!("rows of {size} bytes"),
         }

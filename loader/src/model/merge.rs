@@ -1,7 +1,10 @@
 //! How do the words of several objects, and of several sources, become one
 //! service or one node?
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use super::desired::{Backend, Frontend, Node, Service, ServiceId};
 use super::{Said, ServiceName};
@@ -23,7 +26,18 @@ pub fn service(id: &ServiceId, said: &Said, slices: &[&Said]) -> Option<Service>
         .iter()
         .map(|&address| Frontend { address, port: port.port, protocol: port.protocol })
         .collect();
+    if port.node_port != 0 {
+        // At every node's own address, of the service's families.
+        let families = object.addresses.iter().map(|address| match address {
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        });
+        frontends.extend(
+            families.map(|address| Frontend { address, port: port.node_port, protocol: port.protocol }),
+        );
+    }
     frontends.sort_unstable();
+    frontends.dedup();
 
     let mut backends: Vec<Backend> = Vec::new();
     for (slice, origin) in slices {

@@ -79,6 +79,10 @@ impl Agent {
             .with_context(|| format!("use the state directory {}", config.state_dir.display()))?;
         let options = Options { recreate: config.recreate_maps, force_clsact: config.force_clsact };
         let dataplane = Dataplane::open(&config.bpffs, config.capacity, options)?;
+        dataplane
+            .tracer
+            .set_node(uplink.addresses.iter().map(|network| network.addr()))
+            .context("tell the programs the node's addresses")?;
         let v4 = Plane::adopt(&dataplane, config.capacity)?;
         let v6 = Plane::adopt(&dataplane, config.capacity)?;
         let now = Instant::now();

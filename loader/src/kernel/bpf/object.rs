@@ -132,12 +132,12 @@ impl Object {
         }
         let mut object = Self { programs: BTreeMap::new(), maps, pins };
         // An agent that died in a trace may have left its mark.
-        sys::map_update(
-            &object.map("CONFIG")?,
-            &0_u32,
-            &NodeConfig { trace_mark: 0, version: SCHEMA_VERSION },
-        )
-        .map_err(BpfError::call("write to map", "CONFIG"))?;
+        let config = object.map("CONFIG")?;
+        let there: Option<NodeConfig> =
+            sys::map_lookup(&config, &0_u32).map_err(BpfError::call("read map", "CONFIG"))?;
+        let there = there.unwrap_or(bytemuck::Zeroable::zeroed());
+        sys::map_update(&config, &0_u32, &NodeConfig { trace_mark: 0, version: SCHEMA_VERSION, ..there })
+            .map_err(BpfError::call("write to map", "CONFIG"))?;
         for (name, program) in load_programs(&mut ebpf)? {
             bpffs::publish(&program, &object.pins.programs().join(name))?;
             object.programs.insert(name, program);

@@ -1,8 +1,8 @@
 //! What do the programs count, and what would they do with a packet?
 
-use std::{io, os::fd::OwnedFd};
+use std::{io, net::IpAddr, os::fd::OwnedFd};
 
-use causeway_schema::{NodeConfig, TraceRecord, verdict};
+use causeway_schema::{Addr, NodeConfig, TraceRecord, V4, V6, verdict};
 
 use super::{BpfError, object::Object, sys};
 
@@ -23,6 +23,28 @@ impl Tracer {
             trace: object.map("TRACE")?,
             cpus: possible,
         })
+    }
+
+    /// Tells the programs the node's own addresses; the first of each family.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn set_node(&self, addresses: impl Iterator<Item = IpAddr>) -> io::Result<()> {
+        let mut config = NodeConfig { node_v4: V4::UNSPECIFIED, node_v6: V6::UNSPECIFIED, ..self.config()? };
+        for address in addresses {
+            match address {
+                IpAddr::V4(address) if config.node_v4 == V4::UNSPECIFIED => config.node_v4 = address.into(),
+                IpAddr::V6(address) if config.node_v6 == V6::UNSPECIFIED && !address.is_unicast_link_local() => {
+                    config.node_v6 = address.into();
+                }
+                _ => {}
+            }
+        }
+        sys::map_update(&self.config, &0_u32, &config)
+    }
+
+    fn config(&self) -> io::Result<NodeConfig> {
+        Ok(sys::map_lookup(&self.config, &0_u32)?.unwrap_or(bytemuck::Zeroable::zeroed()))
     }
 
     /// Every counter, summed over CPUs, by index.
@@ -56,8 +78,7 @@ impl Tracer {
             io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
             mark = u32::from_ne_bytes(bytes);
         }
-        let config: NodeConfig =
-            sys::map_lookup(&self.config, &0_u32)?.unwrap_or(bytemuck::Zeroable::zeroed());
+        let config = self.config()?;
         sys::map_update(&self.config, &0_u32, &NodeConfig { trace_mark: mark, ..config })?;
         let mut out = vec![0; packet.len() + 256];
         let ran = sys::test_run(program, &context(mark, ifindex), packet, &mut out);

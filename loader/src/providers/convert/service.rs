@@ -4,13 +4,14 @@ use std::net::IpAddr;
 
 use super::{
     Converted, Names, Refusal, address, key, port, quoted,
-    wire::{IntOrString, Service, ServicePort as WirePort, ServiceSpec},
+    wire::{IntOrString, LoadBalancerStatus, Service, ServicePort as WirePort, ServiceSpec},
 };
 use crate::event::{Kind, Object, ServiceObject, ServicePort};
 
 /// Cluster addresses and ports. Headless and ExternalName services have no
-/// frontend here, which is no error. Of a NodePort or LoadBalancer service the
-/// cluster's part is served.
+/// frontend here, which is no error. External addresses and those that a load
+/// balancer has given are served like the cluster's own; of `ipMode: Proxy` the
+/// load balancer wants to see the packets itself.
 pub fn service(service: Service, names: &mut Names) -> Converted {
     let key = match key(Kind::Service, &service.metadata, names) {
         Ok(key) => key,
@@ -29,13 +30,17 @@ pub fn service(service: Service, names: &mut Names) -> Converted {
             return Converted::refused(vec![Refusal::new("spec.type", message)]);
         }
     }
-    let (addresses, headless) = match addresses(&spec, &mut refusals) {
+    let balancer = service.status.and_then(|status| status.load_balancer).unwrap_or_default();
+    let (mut addresses, headless) = match addresses(&spec, &mut refusals) {
         Ok(addresses) => addresses,
         Err(refusal) => {
             refusals.push(refusal);
             return Converted::refused(refusals);
         }
     };
+    if !headless {
+        addresses.extend(external(&spec, &balancer, &addresses, &mut refusals));
+    }
     let ports = ports(spec.ports.unwrap_or_default(), names, &mut refusals);
     if ports.is_empty() && !headless {
         if refusals.is_empty() {
@@ -90,6 +95,31 @@ fn addresses(spec: &ServiceSpec, refusals: &mut Vec<Refusal>) -> Result<(Vec<IpA
     Ok((addresses, false))
 }
 
+/// Addresses beside the cluster's, each once.
+fn external(
+    spec: &ServiceSpec,
+    balancer: &LoadBalancerStatus,
+    cluster: &[IpAddr],
+    refusals: &mut Vec<Refusal>,
+) -> Vec<IpAddr> {
+    let given = spec.external_ips.iter().flatten().enumerate();
+    let given = given.map(|(index, text)| (format!("spec.externalIPs[{index}]"), text));
+    let ingress = balancer.ingress.iter().flatten().enumerate();
+    let ingress = ingress.filter(|(_, ingress)| ingress.ip_mode.as_deref() != Some("Proxy"));
+    let ingress = ingress.filter_map(|(index, ingress)| {
+        Some((format!("status.loadBalancer.ingress[{index}].ip"), ingress.ip.as_ref()?))
+    });
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for (field, text) in given.chain(ingress) {
+        match address::unicast(text, &field) {
+            Ok(address) if cluster.contains(&address) || addresses.contains(&address) => {}
+            Ok(address) => addresses.push(address),
+            Err(refusal) => refusals.push(refusal),
+        }
+    }
+    addresses
+}
+
 /// The sound ports: of two that collide, the first.
 fn ports(wire: Vec<WirePort>, names: &mut Names, refusals: &mut Vec<Refusal>) -> Vec<ServicePort> {
     let mut ports: Vec<ServicePort> = Vec::with_capacity(wire.len());
@@ -137,10 +167,11 @@ fn convert(
         }
         Some(IntOrString::String(_)) | None => {}
     }
-    if let Some(node_port) = wire.node_port.filter(|&port| port != 0) {
-        port::number(Some(node_port), &field("nodePort"))?;
-    }
-    Ok(ServicePort { name, protocol, port: number })
+    let node_port = match wire.node_port.filter(|&port| port != 0) {
+        Some(node_port) => port::number(Some(node_port), &field("nodePort"))?,
+        None => 0,
+    };
+    Ok(ServicePort { name, protocol, port: number, node_port })
 }
 
 #[cfg(test)]

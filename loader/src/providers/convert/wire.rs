@@ -22,6 +22,7 @@ pub struct Service {
     #[serde(default)]
     pub metadata: ObjectMeta,
     pub spec: Option<ServiceSpec>,
+    pub status: Option<ServiceStatus>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -35,6 +36,26 @@ pub struct ServiceSpec {
     pub cluster_ips: Option<Vec<String>>,
     pub ip_families: Option<Vec<String>>,
     pub ports: Option<Vec<ServicePort>>,
+    #[serde(rename = "externalIPs")]
+    pub external_ips: Option<Vec<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceStatus {
+    pub load_balancer: Option<LoadBalancerStatus>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub struct LoadBalancerStatus {
+    pub ingress: Option<Vec<LoadBalancerIngress>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LoadBalancerIngress {
+    pub ip: Option<String>,
+    pub ip_mode: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -87,7 +87,7 @@ fn maps_of_another_version_are_refused() {
     let place = Place::new();
     drop(place.open());
     let config = sys::open(&place.0.join("maps/CONFIG")).unwrap();
-    sys::map_update(&config, &0_u32, &NodeConfig { trace_mark: 5, version: 999 }).unwrap();
+    sys::map_update(&config, &0_u32, &NodeConfig { trace_mark: 5, version: 999, ..bytemuck::Zeroable::zeroed() }).unwrap();
     let refused = Dataplane::open(&place.0, capacity(), Options::default()).err().unwrap();
     assert!(matches!(refused, BpfError::Version { found: 999, .. }), "{refused}");
 }
