@@ -1,8 +1,13 @@
 //! Reading frames back: checksums the slow way, and what differs between two.
 
-use std::{fmt::Write as _, net::Ipv4Addr};
+use std::{
+    fmt::Write as _,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use causeway_schema::protocol;
+
+use crate::frame::Frame;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum L4 {
@@ -50,11 +55,17 @@ pub fn checksum(bytes: &[u8]) -> u16 {
     !sum(bytes)
 }
 
-pub fn pseudo_header(src: Ipv4Addr, dst: Ipv4Addr, protocol: u8, length: usize) -> Vec<u8> {
-    let mut bytes = [src.octets(), dst.octets()].concat();
-    bytes.extend([0, protocol]);
-    bytes.extend((length as u16).to_be_bytes());
-    bytes
+/// Of either family (RFC 793, RFC 8200 8.1); both addresses of the same.
+pub fn pseudo_header(src: IpAddr, dst: IpAddr, protocol: u8, length: usize) -> Vec<u8> {
+    match (src, dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            [&src.octets()[..], &dst.octets(), &[0, protocol], &(length as u16).to_be_bytes()].concat()
+        }
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            [&src.octets()[..], &dst.octets(), &(length as u32).to_be_bytes(), &[0, 0, 0, protocol]].concat()
+        }
+        _ => panic!("{src} and {dst} are of two families"),
+    }
 }
 
 /// What an IPv4 frame's headers sum up to, the IP header's and the L4 one's:
@@ -73,7 +84,7 @@ pub fn residuals(frame: &[u8]) -> (u16, Option<u16>) {
     let none = |l4: L4| l4 == L4::Udp && l4_bytes[6..8] == [0, 0];
     let residual = l4.filter(|&l4| !none(l4)).map(|_| {
         let [src, dst] =
-            [&ip[12..16], &ip[16..20]].map(|part| Ipv4Addr::new(part[0], part[1], part[2], part[3]));
+            [&ip[12..16], &ip[16..20]].map(|part| Ipv4Addr::new(part[0], part[1], part[2], part[3]).into());
         sum(&[&pseudo_header(src, dst, ip[9], l4_bytes.len())[..], l4_bytes].concat())
     });
     (sum(whole), residual)
@@ -99,23 +110,9 @@ pub fn without_checksums(frame: &[u8]) -> Vec<u8> {
 
 /// A frame in a form that a person can hold against another.
 pub fn describe(frame: &[u8]) -> String {
-    let mut text = match etherparse::SlicedPacket::from_ethernet(frame) {
-        Ok(packet) => match (&packet.net, &packet.transport) {
-            (Some(etherparse::NetSlice::Ipv4(ip)), transport) => {
-                let header = ip.header();
-                let (src, dst) = (header.source_addr(), header.destination_addr());
-                let ports = match transport {
-                    Some(etherparse::TransportSlice::Tcp(tcp)) => (tcp.source_port(), tcp.destination_port()),
-                    Some(etherparse::TransportSlice::Udp(udp)) => (udp.source_port(), udp.destination_port()),
-                    _ => (0, 0),
-                };
-                let (protocol, ttl) = (header.protocol().0, header.ttl());
-                format!("{src}:{} -> {dst}:{} protocol {protocol} ttl {ttl}", ports.0, ports.1)
-            }
-            (Some(etherparse::NetSlice::Arp(arp)), _) => format!("{arp:?}"),
-            other => format!("{other:?}"),
-        },
-        Err(error) => format!("unreadable: {error}"),
+    let mut text = match Frame::read(frame) {
+        Ok(frame) => frame.to_string(),
+        Err(error) => format!("unreadable: {error:#}"),
     };
     text.push_str(", bytes ");
     for byte in frame {

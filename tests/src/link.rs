@@ -21,6 +21,23 @@ pub fn address(netns: &Netns, link: &str, address: &str) {
     netns.ip(&format!("address add {address} dev {link} {nodad}"));
 }
 
+/// The same for the link-local addresses of links that `netns` will have: a
+/// router has no other to ask for its neighbours with.
+pub fn no_address_detection(netns: &Netns) {
+    netns.set_sysctl("net/ipv6/conf/default/accept_dad", "0");
+}
+
+pub fn mtu(netns: &Netns, link: &str, mtu: u32) {
+    netns.ip(&format!("link set {link} mtu {mtu}"));
+}
+
+/// What `netns` has learned about the path to `destination`, if anything.
+pub fn path_mtu(netns: &Netns, destination: IpAddr) -> Option<u32> {
+    let route = netns.ip(&format!("route get {destination}"));
+    let mut words = route.split_whitespace().skip_while(|&word| word != "mtu").skip(1);
+    words.next()?.parse().ok()
+}
+
 pub fn route(netns: &Netns, destination: &str, via: &str) {
     let family = if destination.contains(':') || via.contains(':') { "-6" } else { "-4" };
     netns.ip(&format!("{family} route replace {destination} {via}"));

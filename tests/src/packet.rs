@@ -161,7 +161,8 @@ impl Packet {
         if l4 == L4::Udp && !self.udp_checksum {
             return bytes;
         }
-        let pseudo = pseudo_header(*self.src.ip(), *self.dst.ip(), self.protocol, bytes.len());
+        let pseudo =
+            pseudo_header((*self.src.ip()).into(), (*self.dst.ip()).into(), self.protocol, bytes.len());
         let sum = match checksum(&[&pseudo[..], &bytes].concat()) {
             // RFC 768: zero means "none", so a computed zero is sent as its twin.
             0 if l4 == L4::Udp => 0xffff,
