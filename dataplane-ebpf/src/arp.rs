@@ -2,13 +2,10 @@
 //! (RFC 826); nothing on the host owns it and no proxy_arp is needed.
 
 use aya_ebpf::programs::TcContext;
-use causeway_schema::{GATEWAY_MAC, GATEWAY_V4, Verdict};
+use causeway_schema::{GATEWAY_MAC, GATEWAY_V4, V4, Verdict};
 use network_types::{arp::ArpHdr, eth::EthHdr};
 
-use crate::{
-    act::Decision,
-    packet,
-};
+use crate::{act::Decision, deliver, packet};
 
 const REQUEST: [u8; 2] = 1_u16.to_be_bytes();
 const REPLY: [u8; 2] = 2_u16.to_be_bytes();
@@ -27,11 +24,13 @@ pub fn answer(ctx: &TcContext) -> Decision {
     if kind != ETHERNET_IPV4 {
         return Decision::end(Verdict::DropArp);
     }
-    if arp.oper == REPLY {
+    let own = deliver::is_own_source(ctx, V4(arp.spa));
+    if arp.oper == REPLY && own {
         // The container answers the host, which asked for it.
         return Decision::end(Verdict::StackHost);
     }
-    if arp.oper != REQUEST || arp.tpa != GATEWAY_V4.0 {
+    // One without an address yet asks without one (RFC 5227).
+    if arp.oper != REQUEST || arp.tpa != GATEWAY_V4.0 || !(own || arp.spa == [0; 4]) {
         return Decision::end(Verdict::DropArp);
     }
     let asker = ArpHdr { tha: arp.sha, tpa: arp.spa, ..*arp };

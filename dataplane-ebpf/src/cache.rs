@@ -10,7 +10,7 @@ use core::arch::asm;
 
 use causeway_schema::{Flow, FlowKey, flow::flags};
 
-use crate::{family::Family, maps, packet::Packet, service};
+use crate::{family::Family, flow, maps, packet::Packet, service};
 
 /// Lines per CPU; a power of two.
 pub const LINES: u32 = 16_384;
@@ -46,7 +46,7 @@ pub fn epoch() -> u64 {
 
 /// The flow of a packet that this CPU has seen within the second.
 #[inline(always)]
-pub fn find<A: Family>(packet: &Packet<A>, epoch: u64, now: u32) -> Option<*mut Flow<A>> {
+pub fn find<A: Family>(packet: &Packet<A>, ifindex: u32, epoch: u64, now: u32) -> Option<*mut Flow<A>> {
     if packet.changes_connection() {
         return None;
     }
@@ -57,7 +57,7 @@ pub fn find<A: Family>(packet: &Packet<A>, epoch: u64, now: u32) -> Option<*mut 
         return None;
     }
     let flow = &mut line.flow;
-    if now.wrapping_sub(flow.last_seen) >= maps::TICKS_PER_SECOND.load() {
+    if !flow::comes_by(flow, ifindex) || now.wrapping_sub(flow.last_seen) >= maps::TICKS_PER_SECOND.load() {
         return None;
     }
     if !packet.is_tcp() && flow.flags & flags::REPLY == 0 {

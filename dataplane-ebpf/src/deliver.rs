@@ -38,6 +38,13 @@ pub fn endpoint<A: Family>(address: A) -> Option<(Hop, &'static Endpoint)> {
     tenant::<A>(hop).map(|row| (hop, row))
 }
 
+/// Whether the interface that a packet came by leads to its source.
+#[inline(always)]
+pub fn is_own_source<A: Family>(ctx: &TcContext, src: A) -> bool {
+    // SAFETY: the context is valid for the whole run of the program.
+    endpoint(src).is_some_and(|(_, row)| row.ifindex == unsafe { (*ctx.skb.skb).ifindex })
+}
+
 /// As [`endpoint`], with a hop remembered from earlier packets: no hash lookup
 /// while it holds.
 #[inline(always)]

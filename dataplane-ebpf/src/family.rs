@@ -44,6 +44,10 @@ pub trait Family: Addr {
 
     fn is_multicast(address: Self) -> bool;
 
+    /// An address that no router passes on (RFC 4291); IPv4 has none that we
+    /// need to know.
+    fn is_link_local(address: Self) -> bool;
+
     /// The node's address, or the unspecified one.
     fn node() -> Self;
 
@@ -224,6 +228,11 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn is_link_local(_address: Self) -> bool {
+        false
+    }
+
+    #[inline(always)]
     fn node() -> Self {
         maps::CONFIG.get(0).map_or(Self::UNSPECIFIED, |config| config.node_v4)
     }
@@ -277,6 +286,11 @@ impl Family for V6 {
     #[inline(always)]
     fn is_multicast(address: Self) -> bool {
         address.0[0] == 0xff
+    }
+
+    #[inline(always)]
+    fn is_link_local(address: Self) -> bool {
+        address.0[0] == 0xfe && address.0[1] & 0xc0 == 0x80
     }
 
     #[inline(always)]

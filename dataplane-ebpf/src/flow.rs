@@ -25,6 +25,21 @@ pub fn lookup<A: Family>(key: &FlowKey<A>) -> Option<*mut Flow<A>> {
     A::established(key).or_else(|| A::embryonic(key))
 }
 
+/// The interface that an endpoint's packets come by, as flows remember it.
+#[inline(always)]
+fn behind<A: Family>(hop: Hop) -> u16 {
+    if hop == Hop::NONE {
+        return 0;
+    }
+    A::endpoint(hop.slot()).map_or(0, |row| row.ifindex as u16)
+}
+
+/// Whether a packet by interface `ifindex` can be of a flow.
+#[inline(always)]
+pub fn comes_by<A>(flow: &Flow<A>, ifindex: u32) -> bool {
+    flow.ingress == 0 || flow.ingress == ifindex as u16
+}
+
 /// What a flow belongs to.
 pub struct Serving {
     pub service: u32,
@@ -55,14 +70,22 @@ pub fn pair<A: Family>(
     let Serving { service, generation, backend } = *serving;
     let last_seen = now();
     let client = A::endpoint_hop(before.src).unwrap_or(Hop::NONE);
-    pair.request =
-        Flow { service, generation, backend, hop, last_seen, ..Flow::translating(before, after) };
+    pair.request = Flow {
+        service,
+        generation,
+        backend,
+        hop,
+        last_seen,
+        ingress: behind::<A>(client),
+        ..Flow::translating(before, after)
+    };
     pair.reply = Flow {
         service,
         generation,
         backend,
         hop: client,
         last_seen,
+        ingress: behind::<A>(hop),
         flags: flags::REPLY,
         ..Flow::translating(&after.reversed(), &before.reversed())
     };
@@ -73,12 +96,13 @@ pub fn pair<A: Family>(
 ///
 /// `None` for a packet of no known flow, and for one that begins a flow anew:
 /// a SYN on an old connection's ports, or a datagram whose service has lost a
-/// backend since the flow began.
+/// backend since the flow began; nor for one that comes from another container
+/// than the flow's own.
 #[inline(always)]
-pub fn find<A: Family>(packet: &Packet<A>, dry: bool) -> Option<*mut Flow<A>> {
+pub fn find<A: Family>(packet: &Packet<A>, ifindex: u32, dry: bool) -> Option<*mut Flow<A>> {
     let now = now();
     let epoch = cache::epoch();
-    if !dry && let Some(flow) = cache::find(packet, epoch, now) {
+    if !dry && let Some(flow) = cache::find(packet, ifindex, epoch, now) {
         return Some(flow);
     }
     let (entry, established) = match A::established(&packet.key) {
@@ -87,6 +111,9 @@ pub fn find<A: Family>(packet: &Packet<A>, dry: bool) -> Option<*mut Flow<A>> {
     };
     // SAFETY: map values stay readable until the program ends (RCU).
     let flow = unsafe { &mut *entry };
+    if !comes_by(flow, ifindex) {
+        return None;
+    }
     if flow.flags & flags::REPLY == 0 && begins_anew(packet, flow, dry) {
         if !dry {
             // Nothing of it may stand in the new one's way.

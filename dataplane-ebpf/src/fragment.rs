@@ -122,12 +122,12 @@ pub fn remember<A: Family>(loose: &Loose<A>, flow: &Flow<A>) {
 
 /// Where the first fragment of this one's datagram went.
 #[inline(always)]
-pub fn find<A: Family>(loose: &Loose<A>) -> Option<&'static Flow<A>> {
+pub fn find<A: Family>(loose: &Loose<A>, ifindex: u32) -> Option<&'static Flow<A>> {
     let datagram = Datagram::of(loose);
     for place in datagram.places() {
         // SAFETY: as in `remember`.
         let routed = unsafe { &*A::routed(place)? };
-        if routed.datagram == datagram {
+        if routed.datagram == datagram && flow::comes_by(&routed.flow, ifindex) {
             return Some(&routed.flow);
         }
     }

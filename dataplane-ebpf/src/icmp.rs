@@ -128,8 +128,8 @@ impl Icmp for V6 {
         }
         match kind {
             nd::NEIGHBOUR_SOLICITATION => Some(nd::answer(ctx, loose)),
-            // The container answers the host, which asked for it.
-            nd::NEIGHBOUR_ADVERTISEMENT => Some(Decision::end(Verdict::StackHost)),
+            nd::NEIGHBOUR_ADVERTISEMENT => Some(Decision::end(nd::advertised(ctx, loose))),
+            nd::ROUTER_ADVERTISEMENT => Some(Decision::end(Verdict::DropRogueServer)),
             _ => None,
         }
     }
@@ -141,6 +141,9 @@ pub fn special<A: Read + Icmp>(ctx: &TcContext, side: Side, loose: &mut Loose<A>
     let kind: u8 = ctx.load(loose.l4 as usize).ok()?;
     if let Some(decision) = A::neighbour(ctx, side, loose, kind) {
         return Some(decision);
+    }
+    if side == Side::Container && !deliver::is_own_source(ctx, loose.packet.key.src) {
+        return None;
     }
     if A::is_error(kind) {
         return error(ctx, loose);

@@ -7,11 +7,13 @@ use network_types::eth::EthHdr;
 
 use crate::{
     act::Decision,
+    deliver,
     family::Family,
     loose::Loose,
     packet,
 };
 
+pub const ROUTER_ADVERTISEMENT: u8 = 134;
 pub const NEIGHBOUR_SOLICITATION: u8 = 135;
 pub const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 
@@ -37,6 +39,18 @@ const TARGET_MAC: u8 = 2;
 const ROUTER_SOLICITED_OVERRIDE: u8 = 0xe0;
 /// Nothing of ND may have been forwarded by anyone.
 const HOPS: u8 = 255;
+
+/// A container answers the host, which asked for it: in its own name.
+#[inline(always)]
+pub fn advertised(ctx: &TcContext, loose: &Loose<V6>) -> Verdict {
+    // The target stands behind type, code, checksum and flags.
+    let Ok(target) = ctx.load::<V6>(loose.l4 as usize + 8) else { return Verdict::DropNd };
+    if V6::is_link_local(target) || deliver::is_own_source(ctx, target) {
+        Verdict::StackHost
+    } else {
+        Verdict::DropNd
+    }
+}
 
 /// Answers a container's solicitation for its gateway, in place.
 #[inline(always)]

@@ -15,6 +15,7 @@ use crate::{
     packet::{self, Frame, Packet},
     rewrite::L4,
     service::{self, Choice},
+    slow,
     trace,
 };
 
@@ -75,8 +76,12 @@ fn not_ip(ctx: &TcContext, side: Side, frame: Frame) -> Decision {
 #[inline(always)]
 fn ip<A: Family>(ctx: &TcContext, side: Side, packet: &Packet<A>) -> Decision {
     let dry = trace::is_dry(ctx);
-    if let Some(entry) = flow::find(packet, dry) {
+    // SAFETY: the context is valid for the whole run of the program.
+    if let Some(entry) = flow::find(packet, unsafe { (*ctx.skb.skb).ifindex }, dry) {
         return established(ctx, packet, entry, dry, L4::Plain);
+    }
+    if side == Side::Container && (!deliver::is_own_source(ctx, packet.key.src) || slow::is_rogue(packet)) {
+        return Decision::slow();
     }
     if let Some(frontend) = service::frontend(&packet.key) {
         return first(ctx, side, packet, &frontend, dry);

@@ -3,7 +3,7 @@
 //! sources are translated, and headers may be anywhere.
 
 use aya_ebpf::{bindings::TC_ACT_SHOT, programs::TcContext};
-use causeway_schema::{Event, Flow, FlowKey, FrontendKey, Hop, TraceRecord, Verdict, hash::flow_hash};
+use causeway_schema::{Event, Flow, FlowKey, FrontendKey, Hop, TraceRecord, Verdict, hash::flow_hash, protocol};
 
 use crate::{
     act::{self, Decision, Exit},
@@ -15,6 +15,7 @@ use crate::{
     icmp, jump,
     loose::{Loose, Part},
     nat::{self, Outcome},
+    packet::Packet,
     pipeline::Side,
     refuse::{self, Refuse},
     rewrite,
@@ -69,6 +70,7 @@ pub fn icmp<A: Refuse>(ctx: &TcContext, side: Side) -> i32 {
     let loose = unsafe { &mut *loose };
     let decision = match icmp::special(ctx, side, loose) {
         Some(decision) => decision,
+        None if is_spoofed(ctx, side, loose) => Decision::end(Verdict::DropSpoofed),
         None if A::is_multicast(loose.packet.key.dst) => Decision::end(Verdict::StackMulticast),
         None => plain(ctx, side, loose),
     };
@@ -90,24 +92,38 @@ fn finish<A: Refuse>(ctx: &TcContext, side: Side, loose: &Loose<A>, decision: De
 
 #[inline(always)]
 fn decide<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> Step<A> {
-    if A::is_multicast(loose.packet.key.dst) {
-        return Step::End(Verdict::StackMulticast);
-    }
     let dry = trace::is_dry(ctx);
-    if loose.part == Part::Later && flow::is_tracked(loose.packet.key.protocol) {
-        return later(ctx, loose, dry);
+    // SAFETY: the context is valid for the whole run of the program.
+    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
+    let later = loose.part == Part::Later && flow::is_tracked(loose.packet.key.protocol);
+    if later && let Some(flow) = fragment::find(loose, ifindex) {
+        return Step::Translate(flow);
     }
     if !dry && fragment::is_awaited(loose) {
         return Step::Release;
+    }
+    if loose.has_ports()
+        && let Some(entry) = flow::find(&loose.packet, ifindex, dry)
+    {
+        // SAFETY: map values stay readable until the program ends (RCU).
+        return Step::Translate(unsafe { &*entry });
+    }
+    if side == Side::Container && is_rogue(&loose.packet) {
+        return Step::End(Verdict::DropRogueServer);
+    }
+    if is_spoofed(ctx, side, loose) {
+        return Step::End(Verdict::DropSpoofed);
+    }
+    if A::is_multicast(loose.packet.key.dst) {
+        return Step::End(Verdict::StackMulticast);
+    }
+    if later {
+        return early(ctx, loose, ifindex, dry);
     }
     if !loose.has_ports() {
         return Step::Plain;
     }
     let key = &loose.packet.key;
-    if let Some(entry) = flow::find(&loose.packet, dry) {
-        // SAFETY: map values stay readable until the program ends (RCU).
-        return Step::Translate(unsafe { &*entry });
-    }
     if let Some(frontend) = service::frontend(key) {
         loose.service = frontend.service;
         return first(side, loose, dry);
@@ -122,17 +138,35 @@ fn decide<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> Step<
     Step::Plain
 }
 
-/// A fragment without ports.
+/// Ports that DHCP servers send from (RFC 2131, RFC 8415), in memory's order.
+const DHCP: [u16; 2] = [67_u16.to_be(), 547_u16.to_be()];
+
+/// What a container that plays DHCP server sends.
 #[inline(always)]
-fn later<A: Refuse>(ctx: &TcContext, loose: &Loose<A>, dry: bool) -> Step<A> {
-    if let Some(flow) = fragment::find(loose) {
-        return Step::Translate(flow);
+pub fn is_rogue<A: Family>(packet: &Packet<A>) -> bool {
+    packet.key.protocol == protocol::UDP && DHCP.contains(&packet.key.src_port.raw())
+}
+
+/// From a container, with a source that is not its own. Who has no address yet
+/// may say so to all, and what is link-local goes no further than the host.
+#[inline(always)]
+fn is_spoofed<A: Refuse>(ctx: &TcContext, side: Side, loose: &Loose<A>) -> bool {
+    let key = &loose.packet.key;
+    if side == Side::Uplink || deliver::is_own_source(ctx, key.src) {
+        return false;
     }
+    let stays = A::is_multicast(key.dst) || A::is_link_local(key.dst);
+    !(stays && (key.src == A::UNSPECIFIED || A::is_link_local(key.src)))
+}
+
+/// A fragment without ports that comes before its first one.
+#[inline(always)]
+fn early<A: Refuse>(ctx: &TcContext, loose: &Loose<A>, ifindex: u32, dry: bool) -> Step<A> {
     if A::frontend(&FrontendKey::whole_address(loose.packet.key.dst)).is_none() {
         return Step::Plain;
     }
     let verdict = fragment::hold(ctx, loose, dry);
-    if !dry && fragment::find(loose).is_some() {
+    if !dry && fragment::find(loose, ifindex).is_some() {
         // The first one went by on another CPU meanwhile, and saw nobody wait.
         return Step::Release;
     }

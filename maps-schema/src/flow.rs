@@ -65,7 +65,9 @@ pub struct Flow<A> {
     /// what that of the ports adds (RFC 1624): computed once per flow.
     pub addr_delta: u16,
     pub port_delta: u16,
-    pub pad: u16,
+    /// Low half of the index of the interface that the sender is behind; 0 when
+    /// it is no container here. Packets by another one are none of this flow.
+    pub ingress: u16,
 }
 
 impl<A: Addr> Flow<A> {
@@ -92,7 +94,7 @@ impl<A: Addr> Flow<A> {
             flags: 0,
             addr_delta: checksum::normal(addresses),
             port_delta: checksum::normal(ports),
-            pad: 0,
+            ingress: 0,
         }
     }
 

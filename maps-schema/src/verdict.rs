@@ -59,15 +59,20 @@ pub enum Verdict {
     DropRewrite = 23,
     /// A table named a row that is not there: a bug, or a foreign hand.
     DropInconsistent = 24,
-    /// ARP from a container for anything but its gateway.
+    /// ARP from a container for anything but its gateway, or in another's name.
     DropArp = 25,
-    /// A neighbour solicitation from a container for anything but its gateway.
+    /// Neighbour discovery from a container for anything but its gateway, or in
+    /// another's name.
     DropNd = 26,
+    /// From a container, with a source that is not its own.
+    DropSpoofed = 27,
+    /// From a container that plays DHCP server or router.
+    DropRogueServer = 28,
 }
 
 impl Verdict {
     /// Every verdict, in numeric order.
-    pub const ALL: [Verdict; 27] = [
+    pub const ALL: [Verdict; 29] = [
         Verdict::Delivered,
         Verdict::Forwarded,
         Verdict::GatewayArp,
@@ -95,6 +100,8 @@ impl Verdict {
         Verdict::DropInconsistent,
         Verdict::DropArp,
         Verdict::DropNd,
+        Verdict::DropSpoofed,
+        Verdict::DropRogueServer,
     ];
 
     pub fn from_number(number: u32) -> Option<Self> {
@@ -131,6 +138,8 @@ impl Verdict {
             Verdict::DropInconsistent => "drop_inconsistent",
             Verdict::DropArp => "drop_arp",
             Verdict::DropNd => "drop_nd",
+            Verdict::DropSpoofed => "drop_spoofed",
+            Verdict::DropRogueServer => "drop_rogue_server",
         }
     }
 

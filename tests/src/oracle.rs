@@ -69,12 +69,18 @@ struct Flow {
     service: u32,
     generation: u32,
     hop: Hop,
+    /// The interface its packets come by, if the sender is a container.
+    ingress: Option<u32>,
 }
 
 impl Flow {
     /// The key of the other direction.
     fn twin(&self, protocol: u8) -> Key {
         (protocol, self.dst, self.src)
+    }
+
+    fn comes_by(&self, side: Side) -> bool {
+        self.ingress.is_none_or(|ifindex| ifindex == side.ifindex())
     }
 }
 
@@ -161,40 +167,55 @@ impl Oracle {
     /// `Err` is the end of a packet that leaves as it came, or not at all;
     /// `None` of one that is sent in anew.
     fn walk(&mut self, scene: &Scene, frame: &[u8], service: &mut u32) -> Option<Result<Leaving, Verdict>> {
-        let packet = match headers(scene.side, frame) {
+        let packet = match headers(scene.world, scene.side, frame) {
             Ok(packet) => packet,
             Err(end) => return Some(end),
         };
         let world = scene.world;
+        let spoofed = match scene.side {
+            Side::Container { ifindex } => ifindex_of(world, *packet.src.ip()) != Some(ifindex),
+            Side::Uplink { .. } => false,
+        };
         if packet.protocol == protocol::ICMP
             && packet.part != Part::Later
+            && !spoofed
             && let Some(answer) = echo(scene, frame, &packet)
         {
             return Some(Ok(answer));
         }
-        if packet.dst.ip().octets()[0] >= 224 {
-            return Some(Err(Verdict::StackMulticast));
-        }
         let datagram = (*packet.src.ip(), *packet.dst.ip(), packet.id, packet.protocol);
-        if packet.part == Part::Later && matches!(packet.protocol, protocol::TCP | protocol::UDP) {
-            if let Some(flow) = self.fragments.get(&datagram) {
-                *service = flow.service;
-                return Some(translated(scene, frame, &packet, flow));
+        let later = packet.part == Part::Later && matches!(packet.protocol, protocol::TCP | protocol::UDP);
+        if later && let Some(flow) = self.fragments.get(&datagram).filter(|flow| flow.comes_by(scene.side)) {
+            *service = flow.service;
+            return Some(translated(scene, frame, &packet, flow));
+        }
+        if packet.part == Part::First && self.waiting.remove(&datagram).is_some() {
+            return None;
+        }
+        let mut flow = if packet.has_ports { self.find(scene, &packet) } else { None };
+        if flow.is_none() {
+            let container = matches!(scene.side, Side::Container { .. });
+            if container && packet.protocol == protocol::UDP && [67, 547].contains(&packet.src.port()) {
+                return Some(Err(Verdict::DropRogueServer));
             }
-            if world.is_service_address(datagram.1) {
+            let multicast = packet.dst.ip().octets()[0] >= 224;
+            if spoofed && !(multicast && packet.src.ip().is_unspecified()) {
+                return Some(Err(Verdict::DropSpoofed));
+            }
+            if multicast {
+                return Some(Err(Verdict::StackMulticast));
+            }
+            if later && world.is_service_address(datagram.1) {
                 let waiting = self.waiting.entry(datagram).or_default();
                 *waiting += 1;
                 let held = *waiting <= WAITING;
                 return Some(Err(if held { Verdict::HeldFragment } else { Verdict::DropFragment }));
             }
+            flow = match self.new_flow(scene, &packet, service) {
+                Ok(flow) => flow,
+                Err(verdict) => return Some(Err(verdict)),
+            };
         }
-        if packet.part == Part::First && self.waiting.remove(&datagram).is_some() {
-            return None;
-        }
-        let flow = match self.flow(scene, &packet, service) {
-            Ok(flow) => flow,
-            Err(verdict) => return Some(Err(verdict)),
-        };
         let Some(flow) = flow else { return Some(plain(scene, frame, &packet)) };
         *service = flow.service;
         let left = translated(scene, frame, &packet, &flow);
@@ -204,13 +225,15 @@ impl Oracle {
         Some(left)
     }
 
-    /// The flow of a packet, an old or a new one.
-    fn flow(&mut self, scene: &Scene, packet: &Parsed, service: &mut u32) -> Result<Option<Flow>, Verdict> {
+    /// The flow that a packet begins, if it begins one.
+    fn new_flow(
+        &mut self,
+        scene: &Scene,
+        packet: &Parsed,
+        service: &mut u32,
+    ) -> Result<Option<Flow>, Verdict> {
         if !packet.has_ports {
             return Ok(None);
-        }
-        if let Some(flow) = self.find(scene.world, packet) {
-            return Ok(Some(flow));
         }
         if let Some(id) = scene.world.frontend(packet.dst, packet.protocol) {
             *service = id;
@@ -230,11 +253,15 @@ impl Oracle {
     }
 
     /// The flow a packet belongs to, moved on by it.
-    fn find(&mut self, world: &World, packet: &Parsed) -> Option<Flow> {
+    fn find(&mut self, scene: &Scene, packet: &Parsed) -> Option<Flow> {
+        let world = scene.world;
         let key = (packet.protocol, packet.src, packet.dst);
         let established = self.established.contains_key(&key);
         let table = if established { &mut self.established } else { &mut self.embryonic };
         let flow = table.get(&key)?.clone();
+        if !flow.comes_by(scene.side) {
+            return None;
+        }
         if !flow.is_reply {
             let current = world
                 .services
@@ -319,6 +346,8 @@ impl Oracle {
             let reply_key = (protocol, backend, source);
             if self.make_free(&reply_key, &key) {
                 let hop = hop_of(scene.world, *backend.ip());
+                let by = |hop: Hop| scene.world.tenant(hop).map(|slot| slot.ifindex);
+                let client = scene.world.hop(*packet.src.ip()).unwrap_or(Hop::NONE);
                 let request = Flow {
                     src: source,
                     dst: backend,
@@ -328,10 +357,16 @@ impl Oracle {
                     service,
                     generation,
                     hop,
+                    ingress: by(client),
                 };
-                let hop = scene.world.hop(*packet.src.ip()).unwrap_or(Hop::NONE);
-                let reply =
-                    Flow { src: packet.dst, dst: packet.src, is_reply: true, hop, ..request.clone() };
+                let reply = Flow {
+                    src: packet.dst,
+                    dst: packet.src,
+                    is_reply: true,
+                    hop: client,
+                    ingress: by(hop),
+                    ..request.clone()
+                };
                 self.embryonic.insert(reply_key, reply);
                 self.embryonic.insert(key, request.clone());
                 self.events.push(Event::FlowCreated);
@@ -370,7 +405,7 @@ impl Side {
 }
 
 /// The packet in a frame, or the end of a frame that needs no more.
-fn headers(side: Side, frame: &[u8]) -> Result<Parsed, Result<Leaving, Verdict>> {
+fn headers(world: &World, side: Side, frame: &[u8]) -> Result<Parsed, Result<Leaving, Verdict>> {
     if frame.len() < 14 {
         return Err(Err(Verdict::DropTruncated));
     }
@@ -382,7 +417,7 @@ fn headers(side: Side, frame: &[u8]) -> Result<Parsed, Result<Leaving, Verdict>>
     }
     match (u16::from_be_bytes([frame[12], frame[13]]), side) {
         (0x8100 | 0x88a8, _) => Err(Err(Verdict::StackVlan)),
-        (0x0806, Side::Container { ifindex }) => Err(arp(frame, ifindex)),
+        (0x0806, Side::Container { ifindex }) => Err(arp(world, frame, ifindex)),
         (0x0800, _) => Parsed::read(frame).map_err(Err),
         _ => Err(Err(Verdict::StackNotIp)),
     }
@@ -397,6 +432,11 @@ fn hash_of(packet: &Parsed) -> u64 {
 /// The hop of an endpoint that is there.
 fn hop_of(world: &World, address: Ipv4Addr) -> Hop {
     world.hop(address).filter(|&hop| world.tenant(hop).is_some()).unwrap_or(Hop::NONE)
+}
+
+/// The interface that leads to an address.
+fn ifindex_of(world: &World, address: Ipv4Addr) -> Option<u32> {
+    world.tenant(hop_of(world, address)).map(|slot| slot.ifindex)
 }
 
 /// A ping of a service's address.
@@ -492,15 +532,17 @@ fn leave(
 }
 
 /// ARP from a container: the gateway answers, and nobody else.
-fn arp(frame: &[u8], ifindex: u32) -> Result<(Verdict, u32, Vec<u8>), Verdict> {
+fn arp(world: &World, frame: &[u8], ifindex: u32) -> Result<(Verdict, u32, Vec<u8>), Verdict> {
     let Some(body) = frame.get(14..42) else { return Err(Verdict::DropTruncated) };
     if body[..6] != [0, 1, 8, 0, 6, 4] {
         return Err(Verdict::DropArp);
     }
+    let sender = Ipv4Addr::new(body[14], body[15], body[16], body[17]);
+    let own = ifindex_of(world, sender) == Some(ifindex);
     match [body[6], body[7]] {
         // The container answers the host, which asked for it.
-        [0, 2] => return Err(Verdict::StackHost),
-        [0, 1] if body[24..28] == GATEWAY_V4.0 => {}
+        [0, 2] if own => return Err(Verdict::StackHost),
+        [0, 1] if body[24..28] == GATEWAY_V4.0 && (own || sender.is_unspecified()) => {}
         _ => return Err(Verdict::DropArp),
     }
     let (sha, spa) = (&body[8..14], &body[14..18]);
