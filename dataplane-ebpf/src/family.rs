@@ -25,9 +25,12 @@ pub trait Family: Addr {
     const ICMP: u8;
     /// The EtherType, as it lies in memory.
     const ETHER_TYPE: u16;
-    /// The programs for ICMP, and to let fragments go.
+    /// The slow programs that go on for another: see [`jump::Target`].
     const TO_ICMP: jump::Target;
     const TO_RELEASE: jump::Target;
+    const TO_REFUSE: jump::Target;
+    const TO_CARRY: jump::Target;
+    const TO_BEGIN: jump::Target;
     /// Whom a container that calls its own service sees as its client.
     const HAIRPIN: Self;
     /// Length of a header without options.
@@ -214,6 +217,9 @@ impl Family for V4 {
     const ETHER_TYPE: u16 = 0x0800_u16.to_be();
     const TO_ICMP: jump::Target = jump::Target::IcmpV4;
     const TO_RELEASE: jump::Target = jump::Target::ReleaseV4;
+    const TO_REFUSE: jump::Target = jump::Target::RefuseV4;
+    const TO_CARRY: jump::Target = jump::Target::CarryV4;
+    const TO_BEGIN: jump::Target = jump::Target::BeginV4;
     const HAIRPIN: Self = HAIRPIN_V4;
     const HEADER: usize = Ipv4Hdr::LEN;
     const SRC: usize = EthHdr::LEN + core::mem::offset_of!(Ipv4Hdr, src_addr);
@@ -274,6 +280,9 @@ impl Family for V6 {
     const ETHER_TYPE: u16 = 0x86dd_u16.to_be();
     const TO_ICMP: jump::Target = jump::Target::IcmpV6;
     const TO_RELEASE: jump::Target = jump::Target::ReleaseV6;
+    const TO_REFUSE: jump::Target = jump::Target::RefuseV6;
+    const TO_CARRY: jump::Target = jump::Target::CarryV6;
+    const TO_BEGIN: jump::Target = jump::Target::BeginV6;
     const HAIRPIN: Self = HAIRPIN_V6;
     const HEADER: usize = Ipv6Hdr::LEN;
     const SRC: usize = EthHdr::LEN + core::mem::offset_of!(Ipv6Hdr, src_addr);

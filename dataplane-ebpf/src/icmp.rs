@@ -200,8 +200,7 @@ fn translate<A: Read + Icmp>(
     if let Ok(check) = ctx.load::<u16>(check_at)
         && !(check == 0 && inner.protocol == protocol::UDP)
     {
-        let updated =
-            checksum::update(check, u32::from(within.addr_delta) + u32::from(within.port_delta));
+        let updated = checksum::update(check, u32::from(within.addr_delta) + u32::from(within.port_delta));
         ctx.store(check_at, &updated, 0).ok()?;
         difference += checksum::difference(u32::from(check), u32::from(updated));
     }

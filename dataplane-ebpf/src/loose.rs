@@ -10,6 +10,7 @@ use network_types::{
 
 use crate::{
     family::Family,
+    nat::Begins,
     packet::{self, Packet, TCP_HEADER, TCP_OFFSET_FLAGS, UDP_HEADER, read},
     rewrite::L4,
 };
@@ -37,9 +38,25 @@ pub struct Loose<A> {
     /// What the packet turns out to belong to, or [`TraceRecord::NONE`].
     pub service: u32,
     pub backend: u32,
+    /// The flow that is to begin, if one is.
+    pub begins: Begins<A>,
+    /// What is decided, for the program that goes on: whether a flow
+    /// translates the packet, or what the sender is told.
+    pub translated: bool,
+    pub verdict: Verdict,
 }
 
 impl<A: Family> Loose<A> {
+    /// A packet of which nothing but its addresses is known yet.
+    #[inline(always)]
+    fn start(&mut self, packet: Packet<A>, l4: u32, end: u32) {
+        self.packet = packet;
+        (self.l4, self.end) = (l4, end);
+        (self.part, self.id, self.dont_fragment) = (Part::Whole, 0, false);
+        (self.service, self.backend) = (TraceRecord::NONE, TraceRecord::NONE);
+        (self.translated, self.verdict) = (false, Verdict::DropInconsistent);
+    }
+
     #[inline(always)]
     pub fn l4(&self) -> L4 {
         if self.part == Part::Later { L4::Absent } else { L4::At(self.l4) }
@@ -94,16 +111,10 @@ impl Read for V4 {
             _ => Part::Later,
         };
         let key = FlowKey::new(src, dst, Port::NONE, Port::NONE, protocol);
-        *loose = Loose {
-            packet: Packet { key, ttl, tcp_flags: 0, l4_header: 0 },
-            l4,
-            end,
-            part,
-            id: u32::from(id),
-            dont_fragment: fragment & DONT_FRAGMENT != 0,
-            service: TraceRecord::NONE,
-            backend: TraceRecord::NONE,
-        };
+        loose.start(Packet { key, ttl, tcp_flags: 0, l4_header: 0 }, l4, end);
+        loose.part = part;
+        loose.id = u32::from(id);
+        loose.dont_fragment = fragment & DONT_FRAGMENT != 0;
         ports(ctx, loose)
     }
 }
@@ -138,16 +149,8 @@ impl Read for V6 {
         let total = if payload == 0 { 0 } else { u32::from(payload) + Ipv6Hdr::LEN as u32 };
         let end = end(ctx, total)?;
         let key = FlowKey::new(src, dst, Port::NONE, Port::NONE, next);
-        *loose = Loose {
-            packet: Packet { key, ttl, tcp_flags: 0, l4_header: 0 },
-            l4: V6::L4 as u32,
-            end,
-            part: Part::Whole,
-            id: 0,
-            dont_fragment: true,
-            service: TraceRecord::NONE,
-            backend: TraceRecord::NONE,
-        };
+        loose.start(Packet { key, ttl, tcp_flags: 0, l4_header: 0 }, V6::L4 as u32, end);
+        loose.dont_fragment = true;
         for _ in 0..EXTENSIONS {
             let next = loose.packet.key.protocol;
             if !matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION) || loose.part == Part::Later {

@@ -97,6 +97,56 @@ pub fn icmp_uplink_v6(ctx: TcContext) -> i32 {
 }
 
 #[classifier]
+pub fn carry_container_v4(ctx: TcContext) -> i32 {
+    slow::carry::<V4>(&ctx, Side::Container)
+}
+
+#[classifier]
+pub fn carry_container_v6(ctx: TcContext) -> i32 {
+    slow::carry::<V6>(&ctx, Side::Container)
+}
+
+#[classifier]
+pub fn carry_uplink_v4(ctx: TcContext) -> i32 {
+    slow::carry::<V4>(&ctx, Side::Uplink)
+}
+
+#[classifier]
+pub fn carry_uplink_v6(ctx: TcContext) -> i32 {
+    slow::carry::<V6>(&ctx, Side::Uplink)
+}
+
+#[classifier]
+pub fn begin_container_v4(ctx: TcContext) -> i32 {
+    slow::begin::<V4>(&ctx, Side::Container)
+}
+
+#[classifier]
+pub fn begin_container_v6(ctx: TcContext) -> i32 {
+    slow::begin::<V6>(&ctx, Side::Container)
+}
+
+#[classifier]
+pub fn begin_uplink_v4(ctx: TcContext) -> i32 {
+    slow::begin::<V4>(&ctx, Side::Uplink)
+}
+
+#[classifier]
+pub fn begin_uplink_v6(ctx: TcContext) -> i32 {
+    slow::begin::<V6>(&ctx, Side::Uplink)
+}
+
+#[classifier]
+pub fn refuse_v4(ctx: TcContext) -> i32 {
+    slow::refuse::<V4>(&ctx)
+}
+
+#[classifier]
+pub fn refuse_v6(ctx: TcContext) -> i32 {
+    slow::refuse::<V6>(&ctx)
+}
+
+#[classifier]
 pub fn release_v4(ctx: TcContext) -> i32 {
     slow::release::<V4>(&ctx)
 }

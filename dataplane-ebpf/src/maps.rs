@@ -16,8 +16,8 @@ use crate::{
     cache::{self, Line},
     flow::Pair,
     fragment::{self, Datagram, Held, Queue, Routed},
-    loose::Loose,
     jump,
+    loose::Loose,
 };
 
 /// The tables of one address family:

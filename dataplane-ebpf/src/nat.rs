@@ -10,45 +10,54 @@ use crate::{
     flow::{self, Created, Serving},
 };
 
+/// A flow that is to begin: the tuple that its packets are to have, what it
+/// belongs to, and where it goes.
+pub struct Begins<A> {
+    pub after: FlowKey<A>,
+    pub serving: Serving,
+    pub hop: Hop,
+}
+
 /// What became of a new flow.
-pub enum Outcome<A: 'static> {
-    Created(&'static Flow<A>),
+pub enum Outcome {
+    /// Its entries are where flows are made, and in the table.
+    Created,
     NoPort,
     Full,
 }
 
-/// Creates a flow whose packets go from `before` to `after`, with another
-/// source port than `after` asks for if that one is taken.
+/// Creates a flow for packets that come as `before`, with another source port
+/// than it asks for if that one is taken.
 #[inline(always)]
-pub fn create<A: Family>(
-    before: &FlowKey<A>,
-    mut after: FlowKey<A>,
-    serving: &Serving,
-    hop: Hop,
-    dry: bool,
-) -> Outcome<A> {
+pub fn create<A: Family>(before: &FlowKey<A>, begins: &mut Begins<A>, dry: bool) -> Outcome {
     let hash = flow_hash(&before.src, before.src_port, &before.dst, before.dst_port, before.protocol);
+    let mut free = false;
     for attempt in 0..nat::TRIES {
-        let Some(pair) = flow::pair(before, &after, serving, hop) else { return Outcome::Full };
-        let free = make_free(&after.reversed(), before, dry);
-        if dry && free {
-            return Outcome::Created(&pair.request);
-        }
+        free = make_free(&begins.after.reversed(), before, dry);
         if free {
-            match flow::create(before, pair) {
-                Created::Yes => {
-                    if after.src != before.src || after.src_port != before.src_port {
-                        count::event(Event::FlowTranslated);
-                    }
-                    return Outcome::Created(&pair.request);
-                }
-                Created::Full => return Outcome::Full,
-                Created::Taken => {}
-            }
+            break;
         }
-        after.src_port = nat::port(hash, attempt);
+        begins.after.src_port = nat::port(hash, attempt);
     }
-    Outcome::NoPort
+    let after = &begins.after;
+    let Some(pair) = flow::pair(before, after, &begins.serving, begins.hop) else { return Outcome::Full };
+    if free && dry {
+        return Outcome::Created;
+    }
+    if !free {
+        return Outcome::NoPort;
+    }
+    match flow::create(before, pair) {
+        Created::Yes => {
+            if after.src != before.src || after.src_port != before.src_port {
+                count::event(Event::FlowTranslated);
+            }
+            Outcome::Created
+        }
+        Created::Full => Outcome::Full,
+        // Another CPU was quicker.
+        Created::Taken => Outcome::NoPort,
+    }
 }
 
 /// Whether no other flow waits for answers of this tuple. One that both sides

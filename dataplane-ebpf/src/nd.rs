@@ -5,13 +5,7 @@ use aya_ebpf::programs::TcContext;
 use causeway_schema::{GATEWAY_MAC, GATEWAY_V6, V6, Verdict, checksum};
 use network_types::eth::EthHdr;
 
-use crate::{
-    act::Decision,
-    deliver,
-    family::Family,
-    loose::Loose,
-    packet,
-};
+use crate::{act::Decision, deliver, family::Family, loose::Loose, packet};
 
 pub const ROUTER_ADVERTISEMENT: u8 = 134;
 pub const NEIGHBOUR_SOLICITATION: u8 = 135;

@@ -204,7 +204,14 @@ pub fn ipv6(ctx: &TcContext) -> Option<Packet<V6>> {
 
 /// `payload`: bytes after the IP header, by the header's own word.
 #[inline(always)]
-fn plain<A: Family>(ctx: &TcContext, src: A, dst: A, protocol: u8, ttl: u8, payload: u32) -> Option<Packet<A>> {
+fn plain<A: Family>(
+    ctx: &TcContext,
+    src: A,
+    dst: A,
+    protocol: u8,
+    ttl: u8,
+    payload: u32,
+) -> Option<Packet<A>> {
     let header = match protocol {
         protocol::TCP => TCP_HEADER,
         protocol::UDP => UDP_HEADER,

@@ -15,8 +15,7 @@ use crate::{
     packet::{self, Frame, Packet},
     rewrite::L4,
     service::{self, Choice},
-    slow,
-    trace,
+    slow, trace,
 };
 
 /// Which hook the packet came through.
@@ -114,7 +113,13 @@ pub fn established<A: Family>(
 
 /// The first packet of a flow to a service.
 #[inline(always)]
-fn first<A: Family>(ctx: &TcContext, side: Side, packet: &Packet<A>, frontend: &Frontend, dry: bool) -> Decision {
+fn first<A: Family>(
+    ctx: &TcContext,
+    side: Side,
+    packet: &Packet<A>,
+    frontend: &Frontend,
+    dry: bool,
+) -> Decision {
     let Some(service) = service::row::<A>(frontend.service) else { return Decision::slow() };
     let key = &packet.key;
     let hash = flow_hash(&key.src, key.src_port, &key.dst, key.dst_port, key.protocol);

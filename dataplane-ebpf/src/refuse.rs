@@ -60,14 +60,8 @@ impl Refuse for V4 {
     #[inline(always)]
     unsafe fn write_header(ip: *mut u8, src: V4, dst: V4, protocol: u8, payload: u16) {
         let total = (payload + V4::HEADER as u16).to_be();
-        let words = [
-            u16::from_ne_bytes([0x45, 0]),
-            total,
-            0,
-            DONT_FRAGMENT,
-            u16::from_ne_bytes([TTL, protocol]),
-            0,
-        ];
+        let words =
+            [u16::from_ne_bytes([0x45, 0]), total, 0, DONT_FRAGMENT, u16::from_ne_bytes([TTL, protocol]), 0];
         let sum = words.iter().map(|&word| u32::from(word)).sum::<u32>() + src.sum() + dst.sum();
         // SAFETY: the caller vouches for the header.
         unsafe {
@@ -100,10 +94,21 @@ impl Refuse for V6 {
     }
 }
 
-/// Turns a dropped packet into what its sender has to be told; false when
-/// there is nothing to tell, or no way to.
+/// Whether senders are told of a verdict.
 #[inline(always)]
-pub fn tell<A: Refuse>(ctx: &TcContext, side: Side, loose: &Loose<A>, verdict: Verdict) -> bool {
+pub fn is_told(side: Side, verdict: Verdict) -> bool {
+    match verdict {
+        Verdict::DropNoBackend | Verdict::DropNoFrontend | Verdict::DropNoRoute | Verdict::DropTooBig => true,
+        // On the uplink, other routers count for themselves.
+        Verdict::DropTtl => side == Side::Container,
+        _ => false,
+    }
+}
+
+/// Turns a dropped packet into what its sender has to be told; false when
+/// there is no way to.
+#[inline(always)]
+pub fn tell<A: Refuse>(ctx: &TcContext, loose: &Loose<A>) -> bool {
     let packet = &loose.packet;
     let key = &packet.key;
     // Nobody to tell, or nothing to be told from (RFC 1122, section 3.2.2).
@@ -113,7 +118,7 @@ pub fn tell<A: Refuse>(ctx: &TcContext, side: Side, loose: &Loose<A>, verdict: V
     if packet.key.protocol == A::ICMP && is_error::<A>(ctx, loose) {
         return false;
     }
-    let message = match verdict {
+    let message = match loose.verdict {
         Verdict::DropNoBackend | Verdict::DropNoFrontend => {
             if packet.is_tcp() {
                 return packet.tcp_flags & TCP_RST == 0 && reset(ctx, loose).is_some();
@@ -121,13 +126,11 @@ pub fn tell<A: Refuse>(ctx: &TcContext, side: Side, loose: &Loose<A>, verdict: V
             A::PORT_UNREACHABLE
         }
         Verdict::DropNoRoute => A::NO_ROUTE,
-        // On the uplink, other routers count for themselves.
-        Verdict::DropTtl if side == Side::Container => A::TIME_EXCEEDED,
-        Verdict::DropTooBig => match deliver::way(ctx, packet, key.src, key.dst) {
+        Verdict::DropTtl => A::TIME_EXCEEDED,
+        _ => match deliver::way(ctx, packet, key.src, key.dst) {
             Way::TooBig(mtu) => A::too_big(mtu),
             _ => return false,
         },
-        _ => return false,
     };
     error(ctx, loose, message).is_some()
 }
@@ -171,7 +174,8 @@ fn reset<A: Refuse>(ctx: &TcContext, loose: &Loose<A>) -> Option<()> {
         *tcp.add(14).cast::<[u16; 3]>() = [0; 3];
     }
     let half = |bytes: [u8; 4]| {
-        u32::from(u16::from_ne_bytes([bytes[0], bytes[1]])) + u32::from(u16::from_ne_bytes([bytes[2], bytes[3]]))
+        u32::from(u16::from_ne_bytes([bytes[0], bytes[1]]))
+            + u32::from(u16::from_ne_bytes([bytes[2], bytes[3]]))
     };
     let header = u32::from(ports[0].raw())
         + u32::from(ports[1].raw())

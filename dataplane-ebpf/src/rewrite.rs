@@ -83,7 +83,13 @@ pub fn checksum_at(l4: u32, protocol: u8) -> u32 {
 /// (CHECKSUM_PARTIAL), which this program cannot see but the helper can:
 /// addresses belong to that sum, ports do not.
 #[inline(always)]
-pub fn l4_checksum<A: Family>(ctx: &TcContext, l4: u32, protocol: u8, addresses: u16, ports: u16) -> Option<()> {
+pub fn l4_checksum<A: Family>(
+    ctx: &TcContext,
+    l4: u32,
+    protocol: u8,
+    addresses: u16,
+    ports: u16,
+) -> Option<()> {
     let at = checksum_at(l4, protocol) as usize;
     let mangled = if protocol == protocol::TCP { 0 } else { u64::from(BPF_F_MARK_MANGLED_0) };
     if addresses != 0 {

@@ -3,7 +3,7 @@
 //! sources are translated, and headers may be anywhere.
 
 use aya_ebpf::{bindings::TC_ACT_SHOT, programs::TcContext};
-use causeway_schema::{Event, Flow, FlowKey, FrontendKey, Hop, TraceRecord, Verdict, hash::flow_hash, protocol};
+use causeway_schema::{Event, Flow, FrontendKey, Hop, TraceRecord, Verdict, hash::flow_hash, protocol};
 
 use crate::{
     act::{self, Decision, Exit},
@@ -11,10 +11,9 @@ use crate::{
     deliver::{self, Way},
     family::Family,
     flow::{self, Serving},
-    fragment,
-    icmp, jump,
+    fragment, icmp, jump,
     loose::{Loose, Part},
-    nat::{self, Outcome},
+    nat::{self, Begins, Outcome},
     packet::Packet,
     pipeline::Side,
     refuse::{self, Refuse},
@@ -26,6 +25,8 @@ use crate::{
 /// What has to be done with a packet.
 enum Step<A: 'static> {
     Translate(&'static Flow<A>),
+    /// A new flow, to what `Loose::begins` says.
+    Begin,
     /// To no service: between containers, nodes and the world.
     Plain,
     /// A first fragment for which others wait.
@@ -47,16 +48,65 @@ pub fn run<A: Refuse>(ctx: &TcContext, side: Side) -> i32 {
     if loose.packet.key.protocol == A::ICMP && loose.part != Part::Later {
         jump::to(ctx, side, A::TO_ICMP);
     }
-    let decision = match decide(ctx, side, loose) {
-        Step::Translate(flow) => translated(ctx, loose, flow),
-        Step::Plain => plain(ctx, side, loose),
+    let verdict = match decide(ctx, side, loose) {
+        Step::Translate(flow) => {
+            if let Some(pair) = A::pair() {
+                // SAFETY: as in `flow::pair`.
+                unsafe { (*pair).request = *flow };
+                loose.translated = true;
+            }
+            jump::to(ctx, side, A::TO_CARRY);
+            Verdict::DropInconsistent
+        }
+        Step::Begin => {
+            jump::to(ctx, side, A::TO_BEGIN);
+            Verdict::DropInconsistent
+        }
+        Step::Plain => {
+            jump::to(ctx, side, A::TO_CARRY);
+            Verdict::DropInconsistent
+        }
         Step::Release => {
             // Counted when it comes in again.
             jump::to(ctx, side, A::TO_RELEASE);
-            Decision::end(Verdict::DropInconsistent)
+            Verdict::DropInconsistent
         }
-        Step::End(verdict) => Decision::end(verdict),
+        Step::End(verdict) => verdict,
     };
+    finish(ctx, side, loose, Decision::end(verdict))
+}
+
+/// Begins the flow that the slow program has decided on, with another source
+/// if it needs one.
+#[inline(always)]
+pub fn begin<A: Refuse>(ctx: &TcContext, side: Side) -> i32 {
+    let Some(loose) = A::loose() else {
+        return act::act(ctx, Decision::end(Verdict::DropInconsistent));
+    };
+    // SAFETY: as in `flow::pair`.
+    let loose = unsafe { &mut *loose };
+    let verdict = match nat::create(&loose.packet.key, &mut loose.begins, trace::is_dry(ctx)) {
+        Outcome::Created => {
+            loose.translated = true;
+            jump::to(ctx, side, A::TO_CARRY);
+            Verdict::DropInconsistent
+        }
+        Outcome::NoPort => Verdict::DropNoPort,
+        Outcome::Full => Verdict::DropFlowTable,
+    };
+    finish(ctx, side, loose, Decision::end(verdict))
+}
+
+/// Carries on what the slow program has decided: by the flow that it left
+/// where flows are made, or as the packet is.
+#[inline(always)]
+pub fn carry<A: Refuse>(ctx: &TcContext, side: Side) -> i32 {
+    let (Some(loose), Some(pair)) = (A::loose(), A::pair()) else {
+        return act::act(ctx, Decision::end(Verdict::DropInconsistent));
+    };
+    // SAFETY: as in `flow::pair`.
+    let (loose, flow) = unsafe { (&mut *loose, &(*pair).request) };
+    let decision = if loose.translated { translated(ctx, loose, flow) } else { plain(ctx, side, loose) };
     finish(ctx, side, loose, decision)
 }
 
@@ -77,15 +127,30 @@ pub fn icmp<A: Refuse>(ctx: &TcContext, side: Side) -> i32 {
     finish(ctx, side, loose, decision)
 }
 
-/// Tells the sender of a drop, counts, acts.
+/// Counts and acts, unless the sender has to be told.
 #[inline(always)]
-fn finish<A: Refuse>(ctx: &TcContext, side: Side, loose: &Loose<A>, decision: Decision) -> i32 {
-    if decision.verdict.is_drop() && refuse::tell(ctx, side, loose, decision.verdict) {
+fn finish<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>, decision: Decision) -> i32 {
+    if refuse::is_told(side, decision.verdict) {
+        loose.verdict = decision.verdict;
+        jump::to(ctx, side, A::TO_REFUSE);
+    }
+    act::act(ctx, decision.of(loose.service, loose.backend))
+}
+
+/// Tells the sender of a drop that the slow program has decided on.
+#[inline(always)]
+pub fn refuse<A: Refuse>(ctx: &TcContext) -> i32 {
+    let Some(loose) = A::loose() else {
+        return act::act(ctx, Decision::end(Verdict::DropInconsistent));
+    };
+    // SAFETY: as in `flow::pair`.
+    let loose = unsafe { &*loose };
+    let mut decision = Decision::end(loose.verdict);
+    if refuse::tell(ctx, loose) {
         if !trace::is_dry(ctx) {
             count::event(Event::Refused);
         }
-        let back = Decision { verdict: decision.verdict, ..Decision::back(ctx, Verdict::Forwarded) };
-        return act::act(ctx, back.of(loose.service, loose.backend));
+        decision = Decision { verdict: loose.verdict, ..Decision::back(ctx, Verdict::Forwarded) };
     }
     act::act(ctx, decision.of(loose.service, loose.backend))
 }
@@ -126,14 +191,14 @@ fn decide<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> Step<
     let key = &loose.packet.key;
     if let Some(frontend) = service::frontend(key) {
         loose.service = frontend.service;
-        return first(side, loose, dry);
+        return first(side, loose);
     }
     if loose.packet.opens_connection() && flow::is_known(&key.reversed()) && is_ours(ctx, side, loose) {
         // To a container's own address, but its answers would be taken for a
         // flow's to some service: it gets another source port.
-        let hop = hop_of(key.dst);
         let serving = Serving { service: TraceRecord::NONE, generation: 0, backend: TraceRecord::NONE };
-        return begin(loose, *key, &serving, hop, dry);
+        loose.begins = Begins { after: *key, serving, hop: hop_of(key.dst) };
+        return Step::Begin;
     }
     Step::Plain
 }
@@ -175,7 +240,7 @@ fn early<A: Refuse>(ctx: &TcContext, loose: &Loose<A>, ifindex: u32, dry: bool) 
 
 /// The first packet of a flow to a service.
 #[inline(always)]
-fn first<A: Refuse>(side: Side, loose: &mut Loose<A>, dry: bool) -> Step<A> {
+fn first<A: Refuse>(side: Side, loose: &mut Loose<A>) -> Step<A> {
     let key = &loose.packet.key;
     let Some(row) = service::row::<A>(loose.service) else {
         return Step::End(Verdict::DropInconsistent);
@@ -203,7 +268,8 @@ fn first<A: Refuse>(side: Side, loose: &mut Loose<A>, dry: bool) -> Step<A> {
         after.src = A::HAIRPIN;
     }
     let serving = Serving { service: loose.service, generation: row.generation, backend: backend.id };
-    begin(loose, after, &serving, hop, dry)
+    loose.begins = Begins { after, serving, hop };
+    Step::Begin
 }
 
 /// Whether a packet to no service goes on from here.
@@ -218,22 +284,6 @@ fn is_ours<A: Refuse>(ctx: &TcContext, side: Side, loose: &Loose<A>) -> bool {
 #[inline(always)]
 fn hop_of<A: Family>(address: A) -> Hop {
     deliver::endpoint(address).map_or(Hop::NONE, |(hop, _)| hop)
-}
-
-/// A new flow, with another source if it needs one.
-#[inline(always)]
-fn begin<A: Refuse>(
-    loose: &Loose<A>,
-    after: FlowKey<A>,
-    serving: &Serving,
-    hop: Hop,
-    dry: bool,
-) -> Step<A> {
-    match nat::create(&loose.packet.key, after, serving, hop, dry) {
-        Outcome::Created(flow) => Step::Translate(flow),
-        Outcome::NoPort => Step::End(Verdict::DropNoPort),
-        Outcome::Full => Step::End(Verdict::DropFlowTable),
-    }
 }
 
 /// A packet of a known flow, or the first of a new one.

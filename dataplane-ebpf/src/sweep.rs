@@ -9,12 +9,7 @@ use aya_ebpf::programs::TcContext;
 use causeway_schema::{FlowKey, SWEEP_KEYS, TraceRecord};
 use network_types::eth::EthHdr;
 
-use crate::{
-    cache,
-    family::Family,
-    flow::now,
-    maps, packet,
-};
+use crate::{cache, family::Family, flow::now, maps, packet};
 
 const HEADER: usize = EthHdr::LEN + 8;
 

@@ -146,10 +146,8 @@ impl Netlink {
     /// Routes of the main table with this protocol number, of both families;
     /// all of them with `None`.
     pub async fn routes(&self, protocol: Option<u8>) -> io::Result<Vec<Route>> {
-        let every = [
-            RouteMessageBuilder::<Ipv4Addr>::new().build(),
-            RouteMessageBuilder::<Ipv6Addr>::new().build(),
-        ];
+        let every =
+            [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()];
         let mut messages: Vec<RouteMessage> = Vec::new();
         for request in every {
             let found = self.0.route().get(request).execute().try_collect::<Vec<_>>().await;
@@ -201,7 +199,9 @@ fn route(message: &RouteMessage) -> Option<Route> {
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = Some((*address).into()),
-            RouteAttribute::Destination(RouteAddress::Inet6(address)) => destination = Some((*address).into()),
+            RouteAttribute::Destination(RouteAddress::Inet6(address)) => {
+                destination = Some((*address).into())
+            }
             RouteAttribute::Gateway(RouteAddress::Inet(address)) => via = Some((*address).into()),
             RouteAttribute::Gateway(RouteAddress::Inet6(address)) => via = Some((*address).into()),
             RouteAttribute::Oif(index) => ifindex = *index,

@@ -50,7 +50,7 @@ pub const SWEEP_KEYS: usize = 16;
 
 /// The programs that the fast ones jump to, by slot: first those of
 /// `from_container`, then those of `from_uplink`.
-pub const JUMPS: [&str; 14] = [
+pub const JUMPS: [&str; 26] = [
     "container_v6",
     "slow_container_v4",
     "slow_container_v6",
@@ -58,6 +58,12 @@ pub const JUMPS: [&str; 14] = [
     "release_v6",
     "icmp_container_v4",
     "icmp_container_v6",
+    "refuse_v4",
+    "refuse_v6",
+    "carry_container_v4",
+    "carry_container_v6",
+    "begin_container_v4",
+    "begin_container_v6",
     "uplink_v6",
     "slow_uplink_v4",
     "slow_uplink_v6",
@@ -65,4 +71,10 @@ pub const JUMPS: [&str; 14] = [
     "release_v6",
     "icmp_uplink_v4",
     "icmp_uplink_v6",
+    "refuse_v4",
+    "refuse_v6",
+    "carry_uplink_v4",
+    "carry_uplink_v6",
+    "begin_uplink_v4",
+    "begin_uplink_v6",
 ];

@@ -127,7 +127,11 @@ impl Service {
             self.name, self.address
         );
         if let Some(address6) = self.address6 {
-            let _ = write!(text, "  clusterIPs: [\"{}\", \"{address6}\"]\n  ipFamilies: [IPv4, IPv6]\n", self.address);
+            let _ = write!(
+                text,
+                "  clusterIPs: [\"{}\", \"{address6}\"]\n  ipFamilies: [IPv4, IPv6]\n",
+                self.address
+            );
         }
         text.push_str(&self.spec);
         text.push_str("  ports:\n");
@@ -164,7 +168,8 @@ impl Slice {
     }
 
     pub fn yaml(&self) -> String {
-        let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = self.backends.iter().partition(|address| address.is_ipv4());
+        let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) =
+            self.backends.iter().partition(|address| address.is_ipv4());
         match (v4.is_empty(), v6.is_empty()) {
             (_, true) => self.document("", "IPv4", &v4),
             (true, false) => self.document("-v6", "IPv6", &v6),

@@ -129,14 +129,8 @@ impl Oracle {
         let scene = Scene { world, routes, side };
         let mut service = TraceRecord::NONE;
         let outcome = self.walk(&scene, frame, &mut service);
-        let mut expected = Expected {
-            verdict: None,
-            ifindex: 0,
-            service,
-            packet: None,
-            fresh: false,
-            events: Vec::new(),
-        };
+        let mut expected =
+            Expected { verdict: None, ifindex: 0, service, packet: None, fresh: false, events: Vec::new() };
         match outcome {
             None => {}
             Some(Ok((verdict, ifindex, packet))) => {

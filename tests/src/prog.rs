@@ -60,7 +60,9 @@ impl Programs {
         let mut loader = EbpfLoader::new();
         let ticks = ticks_per_second();
         loader.override_global("TICKS_PER_SECOND", &ticks, true);
-        for map in ["FRONTENDS", "SERVICES", "BACKENDS", "ARENA", "EP_KEYS", "ENDPOINTS", "FLOWS", "EMBRYONIC"] {
+        for map in
+            ["FRONTENDS", "SERVICES", "BACKENDS", "ARENA", "EP_KEYS", "ENDPOINTS", "FLOWS", "EMBRYONIC"]
+        {
             for family in ["V4", "V6"] {
                 loader.map_max_entries(format!("{map}_{family}").leak(), ROOM);
             }
@@ -84,7 +86,11 @@ impl Programs {
             jumps.set(slot, program.fd()?, 0)?;
         }
         let mut programs = Self { bpf, _jumps: jumps };
-        programs.set("CONFIG", 0, &NodeConfig { trace_mark: TRACE_MARK, version: SCHEMA_VERSION, ..Zeroable::zeroed() });
+        programs.set(
+            "CONFIG",
+            0,
+            &NodeConfig { trace_mark: TRACE_MARK, version: SCHEMA_VERSION, ..Zeroable::zeroed() },
+        );
         Ok(programs)
     }
 
@@ -137,7 +143,9 @@ impl Programs {
 
     /// Entries in the tables of established and of embryonic flows, of both families.
     pub fn flows(&self) -> [usize; 2] {
-        FLOWS.map(|names| names.into_iter().map(|name| Table::of(self.bpf.map(name).unwrap()).keys().len()).sum())
+        FLOWS.map(|names| {
+            names.into_iter().map(|name| Table::of(self.bpf.map(name).unwrap()).keys().len()).sum()
+        })
     }
 
     /// Runs a packet for real: flows and counters move.

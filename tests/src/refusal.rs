@@ -59,7 +59,8 @@ fn reset(frame: &[u8], packet: &Parsed) -> Option<Vec<u8>> {
     answer.extend(sequence.to_be_bytes());
     answer.extend(acknowledgement.to_be_bytes());
     answer.extend([0x50, flags, 0, 0, 0, 0, 0, 0]);
-    let pseudo = pseudo_header((*packet.dst.ip()).into(), (*packet.src.ip()).into(), protocol::TCP, answer.len());
+    let pseudo =
+        pseudo_header((*packet.dst.ip()).into(), (*packet.src.ip()).into(), protocol::TCP, answer.len());
     let check = checksum(&[&pseudo[..], &answer].concat());
     answer[16..18].copy_from_slice(&check.to_be_bytes());
     Some(back(frame, protocol::TCP, &answer))

@@ -227,7 +227,8 @@ impl Node {
 
     pub fn attach(&self, name: &str, netns: &Path, address: Ipv4Addr) {
         let netns = netns.to_str().unwrap();
-        let addresses = [Some(address.to_string()), self.address6(address).map(|address| address.to_string())];
+        let addresses =
+            [Some(address.to_string()), self.address6(address).map(|address| address.to_string())];
         let mut words = vec!["endpoint", "attach", name, "--netns", netns];
         for address in addresses.iter().flatten() {
             words.extend(["--address", address]);
@@ -242,7 +243,11 @@ impl Node {
         let path = netns.path().to_str().unwrap();
         let text = address.to_string();
         let said = self.agent().cli(&["endpoint", "attach", name, "--netns", path, "--address", &text]);
-        if said.code == 0 { Ok(Container { name: name.into(), address, address6: None, netns }) } else { Err(said.stderr) }
+        if said.code == 0 {
+            Ok(Container { name: name.into(), address, address6: None, netns })
+        } else {
+            Err(said.stderr)
+        }
     }
 
     pub fn detach(&self, name: &str) {

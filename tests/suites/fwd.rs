@@ -45,7 +45,11 @@ fn every_pair_sees_real_addresses() {
             let report = requests(from, to, 20, protocol);
             assert!(report.failed == 0, "{what}, {protocol:?}: {report}");
             report.assert_clean(20, to);
-            assert!(report.peers_seen.keys().eq([&IpAddr::from(source)]), "{what}, {protocol:?}: {:?}", report.peers_seen);
+            assert!(
+                report.peers_seen.keys().eq([&IpAddr::from(source)]),
+                "{what}, {protocol:?}: {:?}",
+                report.peers_seen
+            );
         }
     }
     for node in &cluster.nodes {

@@ -39,14 +39,46 @@ fn lies(liar: &Container, other: &Container) -> Vec<(&'static str, Vec<u8>, &'st
     };
     let arp = Arp::request(theirs, [169, 254, 1, 1].into());
     vec![
-        ("another's address", frame(Datagram::udp(&format!("{theirs}:1"), &format!("{outside}:9"), b"x")), "drop_spoofed"),
+        (
+            "another's address",
+            frame(Datagram::udp(&format!("{theirs}:1"), &format!("{outside}:9"), b"x")),
+            "drop_spoofed",
+        ),
         ("nobody's address", frame(Datagram::tcp("192.0.2.9:1", &format!("{theirs}:9"))), "drop_spoofed"),
-        ("another's, to a service", frame(Datagram::tcp(&format!("{theirs}:1"), &format!("{}:80", vip(1)))), "drop_spoofed"),
-        ("another's IPv6 address", frame(Datagram::udp(&format!("[{theirs6}]:1"), &format!("[{}]:9", vip6(9)), b"x")), "drop_spoofed"),
-        ("a ping in another's name", frame(Datagram::icmp(&theirs.to_string(), &outside.to_string(), Message::EchoRequest { id: 1, seq: 1, data: vec![] })), "drop_spoofed"),
-        ("a DHCP server", frame(Datagram::udp(&format!("{own}:67"), &format!("{theirs}:68"), b"x")), "drop_rogue_server"),
-        ("a DHCPv6 server", frame(Datagram::udp(&format!("[{own6}]:547"), &format!("[{theirs6}]:546"), b"x")), "drop_rogue_server"),
-        ("an ARP answer in another's name", Arp { operation: 2, ..arp.clone() }.bytes_to(GATEWAY_MAC), "drop_arp"),
+        (
+            "another's, to a service",
+            frame(Datagram::tcp(&format!("{theirs}:1"), &format!("{}:80", vip(1)))),
+            "drop_spoofed",
+        ),
+        (
+            "another's IPv6 address",
+            frame(Datagram::udp(&format!("[{theirs6}]:1"), &format!("[{}]:9", vip6(9)), b"x")),
+            "drop_spoofed",
+        ),
+        (
+            "a ping in another's name",
+            frame(Datagram::icmp(
+                &theirs.to_string(),
+                &outside.to_string(),
+                Message::EchoRequest { id: 1, seq: 1, data: vec![] },
+            )),
+            "drop_spoofed",
+        ),
+        (
+            "a DHCP server",
+            frame(Datagram::udp(&format!("{own}:67"), &format!("{theirs}:68"), b"x")),
+            "drop_rogue_server",
+        ),
+        (
+            "a DHCPv6 server",
+            frame(Datagram::udp(&format!("[{own6}]:547"), &format!("[{theirs6}]:546"), b"x")),
+            "drop_rogue_server",
+        ),
+        (
+            "an ARP answer in another's name",
+            Arp { operation: 2, ..arp.clone() }.bytes_to(GATEWAY_MAC),
+            "drop_arp",
+        ),
         ("an ARP question in another's name", arp.bytes_to([0xff; 6]), "drop_arp"),
         (
             "a neighbour's advertisement in another's name",
@@ -58,7 +90,11 @@ fn lies(liar: &Container, other: &Container) -> Vec<(&'static str, Vec<u8>, &'st
             neighbour(Message::NeighbourSolicitation { target: theirs6, mac: Some(OWN_MAC) }),
             "drop_nd",
         ),
-        ("a router", neighbour(Message::Other { kind: 134, code: 0, rest: vec![0; 12] }), "drop_rogue_server"),
+        (
+            "a router",
+            neighbour(Message::Other { kind: 134, code: 0, rest: vec![0; 12] }),
+            "drop_rogue_server",
+        ),
     ]
 }
 
@@ -72,8 +108,12 @@ fn a_container_passes_for_nobody_else() {
     let _server = causeway_testkit::server::Server::start(&other.netns, "other", 7000);
     let to = SocketAddr::new(other.address.into(), 7000);
     requests(&liar.netns, to, 5, Protocol::Tcp).assert_clean(5, to);
-    let captures = [(&other.netns, "eth0"), (&cluster.outside, "eth0"), (&node.netns, "up0")]
-        .map(|(netns, link)| Capture::start_where(netns, link, |frame| frame.bytes[6..12] == OWN_MAC || frame.bytes.ends_with(b"x")));
+    let captures =
+        [(&other.netns, "eth0"), (&cluster.outside, "eth0"), (&node.netns, "up0")].map(|(netns, link)| {
+            Capture::start_where(netns, link, |frame| {
+                frame.bytes[6..12] == OWN_MAC || frame.bytes.ends_with(b"x")
+            })
+        });
     let raw = Raw::open(&liar.netns, "eth0");
     for (what, bytes, verdict) in lies(&liar, &other) {
         let before = counters(node);

@@ -80,8 +80,12 @@ fn round(bed: &Bed, programs: &mut Programs, random: &mut Random) -> usize {
             )
         };
 
-        let names: Vec<_> =
-            expected.events.iter().map(|event| event.name()).chain(expected.verdict.map(Verdict::name)).collect();
+        let names: Vec<_> = expected
+            .events
+            .iter()
+            .map(|event| event.name())
+            .chain(expected.verdict.map(Verdict::name))
+            .collect();
         let counted: Vec<_> = real.counters.keys().copied().collect();
         assert!(same_names(&names, &counted), "expected {names:?}, counted {counted:?}\n{}", context());
         assert!(real.counters.values().all(|&moved| moved == 1), "counted twice\n{}", context());

@@ -141,7 +141,12 @@ fn every_datagram_arrives(client: &Container, server: &Container, from: IpAddr, 
                 Err(error) => panic!("{error}"),
             }
         }
-        assert_eq!(whole.len(), usize::from(FLOWS), "datagrams of ids up to {id} that arrived, of {} packets", packets.len());
+        assert_eq!(
+            whole.len(),
+            usize::from(FLOWS),
+            "datagrams of ids up to {id} that arrived, of {} packets",
+            packets.len()
+        );
     });
 }
 

@@ -24,7 +24,8 @@ fn a_container_reaches_itself_through_its_service() {
     cluster.manifests().service(&service, &service.slice(&backends));
     widen(&own.netns);
     cluster.wait_converged();
-    let hairpin: [IpAddr; 2] = [std::net::Ipv4Addr::from(HAIRPIN_V4).into(), std::net::Ipv6Addr::from(HAIRPIN_V6).into()];
+    let hairpin: [IpAddr; 2] =
+        [std::net::Ipv4Addr::from(HAIRPIN_V4).into(), std::net::Ipv6Addr::from(HAIRPIN_V6).into()];
     for (address, seen) in [IpAddr::from(vip(1)), vip6(1).into()].into_iter().zip(hairpin) {
         for (protocol, port) in [(Protocol::Tcp, 80), (Protocol::Udp, 53)] {
             let to = SocketAddr::new(address, port);

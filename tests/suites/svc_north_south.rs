@@ -8,9 +8,7 @@ use causeway_testkit::{
     client::requests,
     manifest::{Port, Service},
     sentinel::assert_no_netfilter,
-    topology::{
-        Cluster, node_address, node_address6, outside_address, outside_address6, vip, vip6, widen,
-    },
+    topology::{Cluster, node_address, node_address6, outside_address, outside_address6, vip, vip6, widen},
     wire::Protocol,
 };
 
@@ -28,7 +26,10 @@ fn the_outside_is_served_by_every_address_and_from_every_node() {
     };
     // All backends on one node, so that it is plain whose source is kept.
     for (name, number, node) in [("near", 1, 0), ("far", 2, 1)] {
-        let ports = [Port::tcp(80, 8080).at_node(NODE_PORT + number), Port::udp(53, 8080).at_node(NODE_PORT + number)];
+        let ports = [
+            Port::tcp(80, 8080).at_node(NODE_PORT + number),
+            Port::udp(53, 8080).at_node(NODE_PORT + number),
+        ];
         let service = Service::new(name, vip(number as u8), &ports)
             .dual(vip6(number as u8))
             .with("type: NodePort")

@@ -53,9 +53,11 @@ fn a_service_learns_the_path_of_its_clients() {
         (vip6(1).into(), hop.far_address6().into(), backends[1]),
     ];
     for (vip, far, backend) in ways {
-        let capture = Capture::start_where(&server.netns, "eth0", |frame| {
-            matches!(Frame::read(&frame.bytes), Ok(frame) if matches!(frame.packet.body, Body::Icmp(_)))
-        });
+        let capture = Capture::start_where(
+            &server.netns,
+            "eth0",
+            |frame| matches!(Frame::read(&frame.bytes), Ok(frame) if matches!(frame.packet.body, Body::Icmp(_))),
+        );
         let got = hop.far.run(|| {
             let to = SocketAddr::new(vip, 80);
             let mut stream = TcpStream::connect_timeout(&to, PATIENCE).unwrap();
@@ -69,7 +71,8 @@ fn a_service_learns_the_path_of_its_clients() {
         assert_eq!(server.netns.run(|| path_mtu(&server.netns, far)), Some(NARROW), "to {far}");
 
         // The error itself: right in all its checksums, about the backend's own packet.
-        let errors: Vec<Frame> = capture.stop().iter().map(|frame| Frame::read_right(&frame.bytes).unwrap()).collect();
+        let errors: Vec<Frame> =
+            capture.stop().iter().map(|frame| Frame::read_right(&frame.bytes).unwrap()).collect();
         let about = errors.iter().find_map(|frame| match &frame.packet.body {
             Body::Icmp(icmp) if matches!(icmp.message, Message::TooBig { .. }) => {
                 Some((frame, icmp.message.quote().unwrap().unwrap()))

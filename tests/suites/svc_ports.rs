@@ -53,12 +53,14 @@ fn one_client_port_to_one_backend_in_four_ways() {
     }
     cluster.wait_converged();
     for direct in backends {
-        let services: Vec<IpAddr> =
-            (1..=3).map(|number| if direct.is_ipv4() { vip(number).into() } else { vip6(number).into() }).collect();
+        let services: Vec<IpAddr> = (1..=3)
+            .map(|number| if direct.is_ipv4() { vip(number).into() } else { vip6(number).into() })
+            .collect();
         client.netns.run(|| {
             for round in 0..ROUNDS {
                 let from = 30_000 + round;
-                let mut ways: Vec<SocketAddr> = services.iter().map(|&vip| SocketAddr::new(vip, 80)).collect();
+                let mut ways: Vec<SocketAddr> =
+                    services.iter().map(|&vip| SocketAddr::new(vip, 80)).collect();
                 // The direct one comes after them: one that came before has left
                 // no trace that a service's flow could heed.
                 ways.push(SocketAddr::new(direct, 8080));

@@ -29,7 +29,8 @@ fn lost(netns: &Netns, socket: &UdpSocket, wanted: &[&str]) -> usize {
                     }
                 }
                 // An ICMP error is an answer too, but not the wanted one.
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionRefused) => {}
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionRefused) => {}
                 Err(error) => panic!("{error}"),
             }
         }

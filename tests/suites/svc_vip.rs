@@ -41,7 +41,11 @@ fn ten_thousand_requests_by_each_way_without_an_error() {
                     println!("{protocol:?} from {from}: {report}");
                     report.assert_clean(REQUESTS, to);
                     assert_eq!(report.by_server.len(), backends, "a backend was never asked: {report}");
-                    assert!(report.peers_seen.keys().eq([&IpAddr::from(from)]), "servers saw {:?}", report.peers_seen);
+                    assert!(
+                        report.peers_seen.keys().eq([&IpAddr::from(from)]),
+                        "servers saw {:?}",
+                        report.peers_seen
+                    );
                 });
             }
         });

@@ -197,7 +197,8 @@ async fn make(
     let outside = outside
         .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
         .map_err(step("find the host side"))?;
-    own_sysctls(host, request.addresses.iter().any(IpAddr::is_ipv6)).map_err(step("set the host side's own switches"))?;
+    own_sysctls(host, request.addresses.iter().any(IpAddr::is_ipv6))
+        .map_err(step("set the host side's own switches"))?;
     let change = |link: rtnetlink::LinkMessageBuilder<_>| link.address(GATEWAY_MAC.to_vec()).mtu(mtu).up();
     netlink.set_link(outside.index, change).await.map_err(step("bring the host side up"))?;
 

@@ -121,7 +121,8 @@ pub fn wanted<'a>(
                 message,
             };
             let v4 = matches!(destination, IpNet::V4(_));
-            let via = node.addresses.iter().find(|address| address.is_ipv4() == v4 && on_link(address)).copied();
+            let via =
+                node.addresses.iter().find(|address| address.is_ipv4() == v4 && on_link(address)).copied();
             let Some(via) = via else {
                 let message = "no address of the node is on the uplink's network: its pods need another way";
                 problems.push(problem(format!("{destination}: {message}")));

@@ -32,9 +32,11 @@ pub fn service(id: &ServiceId, said: &Said, slices: &[&Said]) -> Option<Service>
             IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         });
-        frontends.extend(
-            families.map(|address| Frontend { address, port: port.node_port, protocol: port.protocol }),
-        );
+        frontends.extend(families.map(|address| Frontend {
+            address,
+            port: port.node_port,
+            protocol: port.protocol,
+        }));
     }
     frontends.sort_unstable();
     frontends.dedup();

@@ -24,7 +24,12 @@ fn event(kind: Kind, name: &str, object: Option<Object>) -> Event {
 fn service(name: &str, host: u8, ports: &[u16]) -> Event {
     let ports = ports
         .iter()
-        .map(|&port| ServicePort { name: port.to_string().into(), protocol: Protocol::Tcp, port, node_port: 0 })
+        .map(|&port| ServicePort {
+            name: port.to_string().into(),
+            protocol: Protocol::Tcp,
+            port,
+            node_port: 0,
+        })
         .collect();
     let object = ServiceObject { addresses: vec![[10, 96, 0, host].into()], ports };
     event(Kind::Service, name, Some(Object::Service(object)))

@@ -10,7 +10,9 @@ use std::collections::HashMap;
 use std::fmt;
 
 use causeway_schema::choice::{maglev, rendezvous};
-use causeway_schema::{Addr, Algorithm, Backend, CELL_BYTES, Cell, Frontend, FrontendKey, Service, Target, hash};
+use causeway_schema::{
+    Addr, Algorithm, Backend, CELL_BYTES, Cell, Frontend, FrontendKey, Service, Target, hash,
+};
 
 use super::{Family, Image, ReadError, Rows, tables};
 

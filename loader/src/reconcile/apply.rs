@@ -6,12 +6,7 @@ use std::{
 };
 
 use super::{agent::Agent, plane::Change, status::WRITE};
-use crate::{
-    event::Batch,
-    heap,
-    kernel::routes,
-    model::Touched,
-};
+use crate::{event::Batch, heap, kernel::routes, model::Touched};
 
 /// After a change everything is read back this soon: the change's own rows
 /// were read back at once.

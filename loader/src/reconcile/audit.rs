@@ -35,7 +35,8 @@ impl Agent {
         let ours = self.failures.contains_key(WRITE);
         let found = [self.v4.audit(ours), self.v6.audit(ours)];
         for kind in [WRITE, READ] {
-            let failed = found.iter().filter_map(|audit| audit.failed.as_ref()).find(|(what, _)| *what == kind);
+            let failed =
+                found.iter().filter_map(|audit| audit.failed.as_ref()).find(|(what, _)| *what == kind);
             if let Some((_, error)) = failed {
                 self.note(kind, Err::<(), _>(error));
             } else if found.iter().any(|audit| audit.worked.contains(&kind)) {

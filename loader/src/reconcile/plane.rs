@@ -165,8 +165,7 @@ impl<A: Family> Plane<A> {
         if let Some((_, error)) = self.tables.apply(&steps).into_iter().next() {
             return Err((WRITE, error.to_string()));
         }
-        let left =
-            audit(self.planner.image(), &self.tables).map_err(|error| (READ, error.to_string()))?;
+        let left = audit(self.planner.image(), &self.tables).map_err(|error| (READ, error.to_string()))?;
         match left.first() {
             Some(repair) => Err((WRITE, format!("{repair}, but it does not read back"))),
             None => Ok(()),

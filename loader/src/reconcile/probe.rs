@@ -40,8 +40,7 @@ fn probe<A: Family>(plane: &mut Plane<A>, dataplane: &mut Dataplane, uplink: &Up
     let destination = SocketAddr::new(key.addr.to_ip(), key.port.get());
     let nobody = if destination.is_ipv4() { IpAddr::V4(NOBODY.0) } else { IpAddr::V6(NOBODY.1) };
     let port = 1024 + (plane.probes % 60_000) as u16;
-    let Some(mut packet) =
-        frame::between(SocketAddr::new(nobody, port), destination, protocol, frame::SYN)
+    let Some(mut packet) = frame::between(SocketAddr::new(nobody, port), destination, protocol, frame::SYN)
     else {
         return Ok(());
     };

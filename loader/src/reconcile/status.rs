@@ -1,11 +1,11 @@
 //! How do things stand, in the operator's words?
 
 use super::{agent::Agent, plane::Plane};
+use crate::snapshot::{ALARM_PERCENT, Drift, MapUse, ProblemView, SourceStatus, Status};
 use crate::{
     event::Problem,
     plan::{Capacity, Family},
 };
-use crate::snapshot::{ALARM_PERCENT, Drift, MapUse, ProblemView, SourceStatus, Status};
 
 /// Names of failures; see [`Agent::note`].
 pub(super) const WRITE: &str = "write to the maps";
@@ -78,8 +78,7 @@ impl Agent {
     /// Services that have no room; one line a kind.
     fn waiting(&self) -> Vec<String> {
         let waiting = self.v4.planner.waiting().chain(self.v6.planner.waiting());
-        let mut messages: Vec<&str> =
-            waiting.map(|problem| problem.message.as_str()).collect();
+        let mut messages: Vec<&str> = waiting.map(|problem| problem.message.as_str()).collect();
         messages.sort_unstable();
         let kinds = messages.chunk_by(|a, b| a == b);
         kinds.map(|kind| format!("{} services wait for room: {}", kind.len(), kind[0])).collect()
@@ -118,7 +117,8 @@ impl Agent {
 fn family_use<A: Family>(plane: &Plane<A>, capacity: &Capacity, suffix: &str) -> Vec<MapUse> {
     let view = |map: &str, used, capacity| MapUse { map: format!("{map}{suffix}"), used, capacity };
     let tables = plane.planner.usage().into_iter();
-    let mut maps: Vec<MapUse> = tables.map(|(map, used, capacity)| view(map.name(), used, capacity)).collect();
+    let mut maps: Vec<MapUse> =
+        tables.map(|(map, used, capacity)| view(map.name(), used, capacity)).collect();
     maps.push(view("flows", plane.flow_entries, u64::from(capacity.flows) * 2));
     maps
 }

@@ -48,7 +48,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     }
     let mut text = HEADER.to_owned();
     for (program, (verified, translated, jited)) in &counts {
-        writeln!(text, "{program:<16} {verified:>7} {translated:>7} {jited:>7}")?;
+        writeln!(text, "{program:<20} {verified:>7} {translated:>7} {jited:>7}")?;
     }
     print!("{text}");
     if arguments.update {

@@ -12,8 +12,8 @@ use aya::{
     programs::{Program, ProgramError, SchedClassifier},
 };
 use causeway_schema::{
-    Addr, Backend, Cell, Endpoint, EndpointKey, Flow, FlowKey, Frontend, FrontendKey, Hop, JUMPS, NodeConfig, Service,
-    TraceRecord, V4, V6, config::SCHEMA_VERSION, verdict,
+    Addr, Backend, Cell, Endpoint, EndpointKey, Flow, FlowKey, Frontend, FrontendKey, Hop, JUMPS, NodeConfig,
+    Service, TraceRecord, V4, V6, config::SCHEMA_VERSION, verdict,
 };
 
 use super::{
@@ -152,7 +152,8 @@ impl Object {
         let jumps = self.map(JUMP_MAP)?;
         for (slot, name) in (0_u32..).zip(JUMPS) {
             let target = self.program(name)?;
-            sys::map_update(&jumps, &slot, &target.as_raw_fd()).map_err(BpfError::call("write to map", JUMP_MAP))?;
+            sys::map_update(&jumps, &slot, &target.as_raw_fd())
+                .map_err(BpfError::call("write to map", JUMP_MAP))?;
         }
         Ok(())
     }

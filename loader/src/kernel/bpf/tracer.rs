@@ -34,7 +34,9 @@ impl Tracer {
         for address in addresses {
             match address {
                 IpAddr::V4(address) if config.node_v4 == V4::UNSPECIFIED => config.node_v4 = address.into(),
-                IpAddr::V6(address) if config.node_v6 == V6::UNSPECIFIED && !address.is_unicast_link_local() => {
+                IpAddr::V6(address)
+                    if config.node_v6 == V6::UNSPECIFIED && !address.is_unicast_link_local() =>
+                {
                     config.node_v6 = address.into();
                 }
                 _ => {}

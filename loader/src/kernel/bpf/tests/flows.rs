@@ -24,8 +24,7 @@ impl Flows {
         let key = FlowKey::new(CLIENT, FRONTEND, Port::new(port), Port::new(80), protocol);
         let after = FlowKey::new(CLIENT, BACKEND, Port::new(port), Port::new(8080), protocol);
         let seen = |idle: u32| self.now.wrapping_sub(idle * self.second);
-        let there =
-            Flow { flags: request.1, last_seen: seen(request.0), ..Flow::translating(&key, &after) };
+        let there = Flow { flags: request.1, last_seen: seen(request.0), ..Flow::translating(&key, &after) };
         let back = Flow {
             flags: reply.1 | flags::REPLY,
             last_seen: seen(reply.0),

@@ -37,10 +37,7 @@ fn a_new_agent_adopts_maps_with_their_rows() {
     let place = Place::new();
     let first = place.open();
     let steps = [
-        Step::PutBackend {
-            id: 31,
-            row: Backend::new(V4([10, 1, 0, 1]), Port::new(8080)),
-        },
+        Step::PutBackend { id: 31, row: Backend::new(V4([10, 1, 0, 1]), Port::new(8080)) },
         Step::PutTable { base: 62, cells: vec![Cell([1; 8]), Cell([2; 8])].into() },
         Step::PutService { id: 3, row: service(62) },
         Step::PutEndpoint {
@@ -87,7 +84,12 @@ fn maps_of_another_version_are_refused() {
     let place = Place::new();
     drop(place.open());
     let config = sys::open(&place.0.join("maps/CONFIG")).unwrap();
-    sys::map_update(&config, &0_u32, &NodeConfig { trace_mark: 5, version: 999, ..bytemuck::Zeroable::zeroed() }).unwrap();
+    sys::map_update(
+        &config,
+        &0_u32,
+        &NodeConfig { trace_mark: 5, version: 999, ..bytemuck::Zeroable::zeroed() },
+    )
+    .unwrap();
     let refused = Dataplane::open(&place.0, capacity(), Options::default()).err().unwrap();
     assert!(matches!(refused, BpfError::Version { found: 999, .. }), "{refused}");
 }
