@@ -12,6 +12,9 @@ use crate::{count, maps, trace};
 /// "Not mine": the next program of the hook, then the stack (`TCX_NEXT`).
 pub const PASS: i32 = TC_ACT_UNSPEC;
 
+/// A frame of which clones have gone on, counted by what becomes of them.
+pub const CLONED: i32 = TC_ACT_SHOT;
+
 /// How a packet leaves.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Exit {

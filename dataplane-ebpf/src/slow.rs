@@ -2,7 +2,7 @@
 //! one? The order is that of `pipeline`; here senders are told of refusals,
 //! sources are translated, and headers may be anywhere.
 
-use aya_ebpf::{bindings::TC_ACT_SHOT, programs::TcContext};
+use aya_ebpf::programs::TcContext;
 use causeway_schema::{Event, Flow, FrontendKey, Hop, TraceRecord, Verdict, hash::flow_hash, protocol};
 
 use crate::{
@@ -348,5 +348,5 @@ pub fn release<A: Family>(ctx: &TcContext) -> i32 {
         // SAFETY: as in `flow::pair`.
         fragment::release(ctx, unsafe { &*loose });
     }
-    TC_ACT_SHOT
+    act::CLONED
 }

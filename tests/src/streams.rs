@@ -227,7 +227,7 @@ fn lose(report: &mut StreamsReport, index: usize, error: &str) {
 
 /// An open stream and its server's name.
 fn connect(to: SocketAddr) -> std::io::Result<(TcpStream, String)> {
-    let mut socket = TcpStream::connect_timeout(&to.into(), PATIENCE)?;
+    let mut socket = TcpStream::connect_timeout(&to, PATIENCE)?;
     socket.set_nodelay(true)?;
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.write_all(format!("{WHO}\n").as_bytes())?;

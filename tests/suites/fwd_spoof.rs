@@ -74,11 +74,7 @@ fn lies(liar: &Container, other: &Container) -> Vec<(&'static str, Vec<u8>, &'st
             frame(Datagram::udp(&format!("[{own6}]:547"), &format!("[{theirs6}]:546"), b"x")),
             "drop_rogue_server",
         ),
-        (
-            "an ARP answer in another's name",
-            Arp { operation: 2, ..arp.clone() }.bytes_to(GATEWAY_MAC),
-            "drop_arp",
-        ),
+        ("an ARP answer in another's name", Arp { operation: 2, ..arp }.bytes_to(GATEWAY_MAC), "drop_arp"),
         ("an ARP question in another's name", arp.bytes_to([0xff; 6]), "drop_arp"),
         (
             "a neighbour's advertisement in another's name",

@@ -22,7 +22,6 @@ use ipnet::IpNet;
 use crate::{
     model::desired::Endpoint,
     netlink::{Netlink, Route},
-    plan::Family,
     snapshot::AttachRequest,
 };
 
@@ -265,8 +264,8 @@ async fn configure(netlink: &Netlink, inside: &str, addresses: &[IpAddr]) -> io:
     }
     netlink.set_link(link.index, rtnetlink::LinkMessageBuilder::up).await?;
     let everything: [(IpAddr, IpNet); 2] = [
-        (GATEWAY_V4.to_ip(), ipnet::Ipv4Net::default().into()),
-        (GATEWAY_V6.to_ip(), ipnet::Ipv6Net::default().into()),
+        (IpAddr::V4(GATEWAY_V4.into()), ipnet::Ipv4Net::default().into()),
+        (IpAddr::V6(GATEWAY_V6.into()), ipnet::Ipv6Net::default().into()),
     ];
     let mut routes = Vec::new();
     for (gateway, everything) in everything {

@@ -8,6 +8,8 @@ use super::{BpfError, batch, object::Object, object::sweep_program, sys, tracer:
 use crate::plan::Family;
 
 type Entry<A> = (FlowKey<A>, Flow<A>);
+/// Of the established flows, and of the embryonic ones.
+type Entries<A> = (Vec<Entry<A>>, Vec<Entry<A>>);
 
 /// How long a flow may be silent.
 #[derive(Clone, Copy, Debug)]
@@ -71,7 +73,7 @@ impl<A: Family> Flows<A> {
     ///
     /// # Errors
     /// When a table cannot be read.
-    pub fn entries(&self) -> io::Result<(Vec<Entry<A>>, Vec<Entry<A>>)> {
+    pub fn entries(&self) -> io::Result<Entries<A>> {
         Ok((batch::read(&self.established)?, batch::read(&self.embryonic)?))
     }
 
