@@ -197,7 +197,8 @@ impl Slice {
         }
         text.push_str(if backends.is_empty() { "endpoints: []\n" } else { "endpoints:\n" });
         for backend in backends {
-            let _ = write!(text, "- addresses: [\"{backend}\"]\n  conditions: {{ready: true}}\n");
+            let address = scalar(&backend.to_string());
+            let _ = write!(text, "- addresses: [{address}]\n  conditions: {{ready: true}}\n");
         }
         text
     }
@@ -205,15 +206,21 @@ impl Slice {
 
 /// A node with its addresses and pod networks, the first of each first.
 pub fn node(name: &str, addresses: &[IpAddr], pod_cidrs: &[String]) -> String {
-    let first = &pod_cidrs[0];
-    let cidrs: String = pod_cidrs.iter().map(|cidr| format!("  - {cidr}\n")).collect();
+    let cidrs: Vec<String> = pod_cidrs.iter().map(|cidr| scalar(cidr)).collect();
     let addresses: String = addresses
         .iter()
-        .map(|address| format!("  - type: InternalIP\n    address: \"{address}\"\n"))
+        .map(|address| format!("  - type: InternalIP\n    address: {}\n", scalar(&address.to_string())))
         .collect();
     format!(
-        "apiVersion: v1\nkind: Node\nmetadata:\n  name: {name}\nspec:\n  podCIDR: {first}\n  podCIDRs:\n{cidrs}status:\n  addresses:\n{addresses}"
+        "apiVersion: v1\nkind: Node\nmetadata:\n  name: {name}\nspec:\n  podCIDR: {}\n  podCIDRs: [{}]\nstatus:\n  addresses:\n{addresses}",
+        cidrs[0],
+        cidrs.join(", ")
     )
+}
+
+/// Text as YAML takes it for text: colons have a meaning of their own.
+fn scalar(text: &str) -> String {
+    if text.contains(':') { format!("\"{text}\"") } else { text.to_owned() }
 }
 
 pub fn pod(name: &str, node: &str, address: Ipv4Addr) -> String {
@@ -230,7 +237,7 @@ mod tests {
     fn a_slice_names_its_service_its_port_and_its_backends() {
         let service = Service::new("web", Ipv4Addr::new(10, 96, 0, 1), &[Port::tcp(80, 8080)]);
         let yaml = service.slice(&[Ipv4Addr::new(10, 244, 0, 2)]).weighted("web-2", 3).yaml();
-        for part in ["name: web-2", "service-name: web", "weight: \"3\"", "port: 8080", "[\"10.244.0.2\"]"] {
+        for part in ["name: web-2", "service-name: web", "weight: \"3\"", "port: 8080", "[10.244.0.2]"] {
             assert!(yaml.contains(part), "{part} in\n{yaml}");
         }
     }

@@ -3,7 +3,7 @@
 //! that cost. Everything it makes is gone when it ends, however it ends.
 
 use std::{
-    net::SocketAddrV4,
+    net::{IpAddr, SocketAddr, SocketAddrV4},
     process::ExitCode,
     thread,
     time::{Duration, Instant},
@@ -14,11 +14,12 @@ use causeway_testkit::{
     client::{Report, first_answer, requests},
     load::{ConnectLoad, LoadReport},
     manifest::{Port, Service},
+    netns::Netns,
     scratch,
     sentinel::netfilter,
     server::Server,
     streams::{Streams, StreamsReport},
-    topology::{Cluster, Container, vip, widen},
+    topology::{Cluster, Container, node_address, node_address6, vip, vip6, widen},
     wire::Protocol,
 };
 use clap::Parser;
@@ -37,6 +38,8 @@ struct Arguments {
 const WEB: u16 = 80;
 const DNS: u16 = 53;
 const LISTEN: u16 = 8080;
+/// The TCP port at every node's own address.
+const NODE_PORT: u16 = 30_080;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -75,9 +78,15 @@ impl Demo {
     fn new(quick: bool) -> Self {
         section("A cluster in this machine");
         let begun = Instant::now();
-        let cluster = Cluster::running(2);
+        let cluster = Cluster::dual(2);
         for node in &cluster.nodes {
-            println!("node {}     {}  pods {}", node.name, node.address, node.pod_cidr());
+            println!(
+                "node {}     {}  pods {} and {}",
+                node.name,
+                node.address,
+                node.pod_cidr(),
+                node.pod_cidr6()
+            );
         }
         let mut backends = Vec::new();
         let mut clients = Vec::new();
@@ -91,9 +100,11 @@ impl Demo {
         for client in &clients {
             widen(&client.netns);
         }
+        widen(&cluster.outside);
         let servers = backends.iter().map(|one| Some(Server::start(&one.netns, &one.name, LISTEN))).collect();
         for container in backends.iter().chain(&clients) {
-            println!("container {:<12} {}", container.name, container.address);
+            let address6 = container.address6.map(|address| address.to_string()).unwrap_or_default();
+            println!("container {:<12} {:<14} {address6}", container.name, container.address);
         }
         println!("up in {}", millis(begun.elapsed()));
         Self { quick, servers, backends, clients, cluster, failures: Vec::new() }
@@ -116,7 +127,8 @@ impl Demo {
         self.write_backends(&[0, 1, 2]);
         self.cluster.manifests().write("web.service.yaml", &service.yaml());
         self.cluster.wait_converged();
-        println!("{} ports {WEB}/TCP and {DNS}/UDP, three backends", service.address);
+        println!("{} and {}, ports {WEB}/TCP and {DNS}/UDP, three backends", service.address, vip6(1));
+        println!("node port {NODE_PORT} of every node");
         println!("`causeway wait` says so on both nodes after {}", millis(begun.elapsed()));
         let [first, second] = [0, 1].map(|node: usize| self.cluster.nodes[node].agent().status());
         println!("digest of n0 {}\ndigest of n1 {}", first.kernel_digest, second.kernel_digest);
@@ -124,24 +136,27 @@ impl Demo {
     }
 
     fn spread(&mut self) {
-        section("Requests through the virtual address");
+        section("Requests from a container through the virtual addresses");
         let count = if self.quick { 1000 } else { 10_000 };
-        for (protocol, port) in [(Protocol::Tcp, WEB), (Protocol::Udp, DNS)] {
-            let begun = Instant::now();
-            let to = SocketAddrV4::new(service().address, port);
-            let report = requests(&self.clients[0].netns, to, count, protocol);
-            println!(
-                "{count} {protocol:?} requests in {}, {} failed",
-                millis(begun.elapsed()),
-                report.failed
-            );
-            shares(&report);
-            self.expect(report.failed == 0, "requests failed");
-            self.expect(
-                report.reply_sources.keys().all(|&source| source == to.into()),
-                "a reply came from elsewhere",
-            );
+        for address in [IpAddr::from(vip(1)), vip6(1).into()] {
+            for (protocol, port) in [(Protocol::Tcp, WEB), (Protocol::Udp, DNS)] {
+                let client = &self.clients[0].netns;
+                let report = ask(client, SocketAddr::new(address, port), count, protocol);
+                self.expect_clean(&report, SocketAddr::new(address, port));
+            }
         }
+        section("Requests from outside at a node's own port, wherever the backends are");
+        for address in [IpAddr::from(node_address(0)), node_address6(0).into()] {
+            let to = SocketAddr::new(address, NODE_PORT);
+            let report = ask(&self.cluster.outside, to, count / 5, Protocol::Tcp);
+            self.expect_clean(&report, to);
+        }
+    }
+
+    fn expect_clean(&mut self, report: &Report, to: SocketAddr) {
+        shares(report);
+        self.expect(report.failed == 0, "requests failed");
+        self.expect(report.reply_sources.keys().all(|&source| source == to), "a reply came from elsewhere");
     }
 
     fn replace_a_backend(&mut self) {
@@ -234,7 +249,11 @@ impl Demo {
     }
 
     fn write_backends(&self, which: &[usize]) {
-        let addresses: Vec<_> = which.iter().map(|&index| self.backends[index].address).collect();
+        let chosen = which.iter().map(|&index| &self.backends[index]);
+        let addresses: Vec<IpAddr> = chosen
+            .flat_map(|at| [Some(at.address.into()), at.address6.map(IpAddr::from)])
+            .flatten()
+            .collect();
         self.cluster.manifests().slice(&service().slice(&addresses));
     }
 
@@ -258,7 +277,19 @@ impl Demo {
 }
 
 fn service() -> Service {
-    Service::new("web", vip(1), &[Port::tcp(WEB, LISTEN), Port::udp(DNS, LISTEN)])
+    let ports = [Port::tcp(WEB, LISTEN).at_node(NODE_PORT), Port::udp(DNS, LISTEN)];
+    Service::new("web", vip(1), &ports).dual(vip6(1)).with("type: NodePort")
+}
+
+fn ask(client: &Netns, to: SocketAddr, count: u64, protocol: Protocol) -> Report {
+    let begun = Instant::now();
+    let report = requests(client, to, count, protocol);
+    println!(
+        "{count} {protocol:?} requests to {to} in {}, {} failed",
+        millis(begun.elapsed()),
+        report.failed
+    );
+    report
 }
 
 /// Each server's part beside the even one.
