@@ -12,6 +12,7 @@ use crate::{
     family::Family,
     nat::Begins,
     packet::{self, Packet, TCP_HEADER, TCP_OFFSET_FLAGS, UDP_HEADER, read},
+    pipeline::Side,
     rewrite::L4,
 };
 
@@ -38,7 +39,8 @@ pub struct Loose<A> {
     /// What the packet turns out to belong to, or [`TraceRecord::NONE`].
     pub service: u32,
     pub backend: u32,
-    /// The flow that is to begin, if one is.
+    /// The flow that is to begin, if one is, and the hook that it begins at.
+    pub side: Side,
     pub begins: Begins<A>,
     /// What is decided, for the program that goes on: whether a flow
     /// translates the packet, or what the sender is told.

@@ -117,23 +117,13 @@ pub fn carry_uplink_v6(ctx: TcContext) -> i32 {
 }
 
 #[classifier]
-pub fn begin_container_v4(ctx: TcContext) -> i32 {
-    slow::begin::<V4>(&ctx, Side::Container)
+pub fn begin_v4(ctx: TcContext) -> i32 {
+    slow::begin::<V4>(&ctx)
 }
 
 #[classifier]
-pub fn begin_container_v6(ctx: TcContext) -> i32 {
-    slow::begin::<V6>(&ctx, Side::Container)
-}
-
-#[classifier]
-pub fn begin_uplink_v4(ctx: TcContext) -> i32 {
-    slow::begin::<V4>(&ctx, Side::Uplink)
-}
-
-#[classifier]
-pub fn begin_uplink_v6(ctx: TcContext) -> i32 {
-    slow::begin::<V6>(&ctx, Side::Uplink)
+pub fn begin_v6(ctx: TcContext) -> i32 {
+    slow::begin::<V6>(&ctx)
 }
 
 #[classifier]

@@ -20,6 +20,7 @@ use crate::{
 
 /// Which hook the packet came through.
 #[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
 pub enum Side {
     Container,
     Uplink,

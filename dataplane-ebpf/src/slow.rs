@@ -59,6 +59,7 @@ pub fn run<A: Refuse>(ctx: &TcContext, side: Side) -> i32 {
             Verdict::DropInconsistent
         }
         Step::Begin => {
+            loose.side = side;
             jump::to(ctx, side, A::TO_BEGIN);
             Verdict::DropInconsistent
         }
@@ -79,7 +80,7 @@ pub fn run<A: Refuse>(ctx: &TcContext, side: Side) -> i32 {
 /// Begins the flow that the slow program has decided on, with another source
 /// if it needs one.
 #[inline(always)]
-pub fn begin<A: Refuse>(ctx: &TcContext, side: Side) -> i32 {
+pub fn begin<A: Refuse>(ctx: &TcContext) -> i32 {
     let Some(loose) = A::loose() else {
         return act::act(ctx, Decision::end(Verdict::DropInconsistent));
     };
@@ -88,13 +89,13 @@ pub fn begin<A: Refuse>(ctx: &TcContext, side: Side) -> i32 {
     let verdict = match nat::create(&loose.packet.key, &mut loose.begins, trace::is_dry(ctx)) {
         Outcome::Created => {
             loose.translated = true;
-            jump::to(ctx, side, A::TO_CARRY);
+            jump::to(ctx, loose.side, A::TO_CARRY);
             Verdict::DropInconsistent
         }
         Outcome::NoPort => Verdict::DropNoPort,
         Outcome::Full => Verdict::DropFlowTable,
     };
-    finish(ctx, side, loose, Decision::end(verdict))
+    act::act(ctx, Decision::end(verdict).of(loose.service, loose.backend))
 }
 
 /// Carries on what the slow program has decided: by the flow that it left

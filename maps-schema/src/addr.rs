@@ -26,6 +26,9 @@ pub trait Addr: Pod + Eq + Ord + core::hash::Hash + core::fmt::Debug {
     /// The address as network-order bytes.
     fn bytes(&self) -> &[u8];
 
+    /// 0 for equal addresses, and for no others.
+    fn difference(&self, other: &Self) -> u32;
+
     /// The address folded into one word for hashing; host independent.
     fn fold(&self) -> u64;
 
@@ -40,9 +43,23 @@ pub trait Addr: Pod + Eq + Ord + core::hash::Hash + core::fmt::Debug {
 pub struct V4(pub [u8; 4]);
 
 /// An IPv6 address. Aligned so that BPF loads it as four words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, Eq, PartialOrd, Ord, Pod, Zeroable)]
 #[repr(C, align(4))]
 pub struct V6(pub [u8; 16]);
+
+impl PartialEq for V6 {
+    /// Without a branch for each word: the verifier would walk them all.
+    #[inline(always)]
+    fn eq(&self, other: &Self) -> bool {
+        self.difference(other) == 0
+    }
+}
+
+impl core::hash::Hash for V6 {
+    fn hash<H: core::hash::Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+    }
+}
 
 impl V4 {
     /// The address as one network-order word (bytes in memory order).
@@ -71,6 +88,11 @@ impl Addr for V4 {
     }
 
     #[inline(always)]
+    fn difference(&self, other: &Self) -> u32 {
+        self.word() ^ other.word()
+    }
+
+    #[inline(always)]
     fn fold(&self) -> u64 {
         u64::from(u32::from_be_bytes(self.0))
     }
@@ -90,6 +112,12 @@ impl Addr for V6 {
 
     fn bytes(&self) -> &[u8] {
         &self.0
+    }
+
+    #[inline(always)]
+    fn difference(&self, other: &Self) -> u32 {
+        let ([a, b, c, d], [e, f, g, h]) = (self.words(), other.words());
+        (a ^ e) | (b ^ f) | (c ^ g) | (d ^ h)
     }
 
     #[inline(always)]

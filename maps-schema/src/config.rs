@@ -46,7 +46,7 @@ impl TraceRecord {
 
 /// Keys in one run of the `sweep` program: as many as keep it well under the
 /// verifier's budget.
-pub const SWEEP_KEYS: usize = 16;
+pub const SWEEP_KEYS: usize = 8;
 
 /// The programs that the fast ones jump to, by slot: first those of
 /// `from_container`, then those of `from_uplink`.
@@ -62,8 +62,8 @@ pub const JUMPS: [&str; 26] = [
     "refuse_v6",
     "carry_container_v4",
     "carry_container_v6",
-    "begin_container_v4",
-    "begin_container_v6",
+    "begin_v4",
+    "begin_v6",
     "uplink_v6",
     "slow_uplink_v4",
     "slow_uplink_v6",
@@ -75,6 +75,6 @@ pub const JUMPS: [&str; 26] = [
     "refuse_v6",
     "carry_uplink_v4",
     "carry_uplink_v6",
-    "begin_uplink_v4",
-    "begin_uplink_v6",
+    "begin_v4",
+    "begin_v6",
 ];

@@ -66,10 +66,10 @@ impl Capacity {
 impl Default for Capacity {
     fn default() -> Self {
         Self {
-            frontends: 131_072,
-            services: 65_536,
+            frontends: 65_536,
+            services: 32_768,
             backends: 131_072,
-            arena: 65_536,
+            arena: 32_768,
             endpoints: 4_096,
             flows: 131_072,
             embryonic: 32_768,

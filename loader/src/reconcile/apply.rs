@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{agent::Agent, plane::Change, status::WRITE};
+use super::{agent::Agent, status::WRITE};
 use crate::{event::Batch, heap, kernel::routes, model::Touched};
 
 /// After a change everything is read back this soon: the change's own rows
@@ -31,9 +31,10 @@ impl Agent {
             self.desired = Weak::new();
         }
         if !touched.services.is_empty() {
-            let changes: Vec<Change> =
-                touched.services.iter().map(|id| (id.clone(), self.model.service(id))).collect();
-            let written = (self.v4.update(&changes), self.v6.update(&changes));
+            // Merged twice, one at a time, rather than all held at once.
+            let (model, services) = (&self.model, &touched.services);
+            let changes = || services.iter().map(|id| (id, model.service(id)));
+            let written = (self.v4.update(changes()), self.v6.update(changes()));
             self.note_written(written);
             self.last_apply = start.elapsed();
         }

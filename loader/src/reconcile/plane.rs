@@ -50,9 +50,6 @@ pub struct Audit {
     pub worked: Vec<&'static str>,
 }
 
-/// A service that changed, or went away.
-pub type Change = (ServiceId, Option<Service>);
-
 impl<A: Family> Plane<A> {
     /// Takes over what an earlier agent left.
     ///
@@ -75,12 +72,15 @@ impl<A: Family> Plane<A> {
         })
     }
 
-    /// Plans and writes services that changed.
+    /// Plans and writes services that changed, or went away.
     ///
     /// # Errors
     /// What the maps refused; the next audit tries again.
-    pub fn update(&mut self, changes: &[Change]) -> Result<(), String> {
-        let steps = self.planner.update(changes.iter().map(|(id, service)| (id, service.as_ref())));
+    pub fn update<'a>(
+        &mut self,
+        changes: impl Iterator<Item = (&'a ServiceId, Option<Service>)>,
+    ) -> Result<(), String> {
+        let steps = self.planner.update(changes);
         self.write(&steps)
     }
 
