@@ -68,8 +68,8 @@ impl Default for Capacity {
         Self {
             frontends: 65_536,
             services: 32_768,
-            backends: 131_072,
-            arena: 32_768,
+            backends: 102_400,
+            arena: 40_960,
             endpoints: 4_096,
             flows: 131_072,
             embryonic: 32_768,
