@@ -18,21 +18,21 @@ pub enum Target {
     /// Everything else of IPv4, and of IPv6.
     SlowV4 = 1,
     SlowV6 = 2,
+    /// First fragments that others wait for.
+    ReleaseV4 = 3,
+    ReleaseV6 = 4,
+    /// ICMP.
+    IcmpV4 = 5,
+    IcmpV6 = 6,
+    /// Senders that have to be told of a drop.
+    RefuseV4 = 7,
+    RefuseV6 = 8,
     /// Packets whose way is decided.
     CarryV4 = 9,
     CarryV6 = 10,
     /// Flows that are to begin.
     BeginV4 = 11,
     BeginV6 = 12,
-    /// Senders that have to be told of a drop.
-    RefuseV4 = 7,
-    RefuseV6 = 8,
-    /// ICMP, from the slow programs.
-    IcmpV4 = 5,
-    IcmpV6 = 6,
-    /// First fragments that others wait for.
-    ReleaseV4 = 3,
-    ReleaseV6 = 4,
 }
 
 /// Goes to another program; returns only when there is none.

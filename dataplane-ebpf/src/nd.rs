@@ -2,7 +2,7 @@
 //! becomes its advertisement, in place (RFC 4861).
 
 use aya_ebpf::programs::TcContext;
-use causeway_schema::{GATEWAY_MAC, GATEWAY_V6, V6, Verdict, checksum};
+use causeway_schema::{Addr, GATEWAY_MAC, GATEWAY_V6, V6, Verdict, checksum};
 use network_types::eth::EthHdr;
 
 use crate::{act::Decision, deliver, family::Family, loose::Loose, packet};
@@ -82,7 +82,6 @@ pub fn answer(ctx: &TcContext, loose: &Loose<V6>) -> Decision {
             }
             sum
         };
-        use causeway_schema::Addr;
         let pseudo = asker.sum()
             + GATEWAY_V6.sum()
             + u32::from((LENGTH as u16).to_be())
