@@ -35,10 +35,17 @@ fn ten_thousand_requests_by_each_way_without_an_error() {
     {
         thread::scope(|scope| {
             for (protocol, port) in [(Protocol::Tcp, 80), (Protocol::Udp, 53)] {
+                let cluster = &cluster;
                 scope.spawn(move || {
                     let to = SocketAddrV4::new(address, port);
                     let report = requests(netns, to, REQUESTS, protocol);
                     println!("{protocol:?} from {from}: {report}");
+                    if report.failed > 0 {
+                        cluster
+                            .nodes
+                            .iter()
+                            .for_each(|node| println!("{}", node.agent().text(&["show", "counters"])));
+                    }
                     report.assert_clean(REQUESTS, to);
                     assert_eq!(report.by_server.len(), backends, "a backend was never asked: {report}");
                     assert!(
