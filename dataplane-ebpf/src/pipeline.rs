@@ -142,7 +142,13 @@ fn first<A: Family>(
     (after.dst, after.dst_port) = (backend.addr, backend.port);
     let serving = Serving { service: frontend.service, generation: service.generation, backend: backend.id };
     let Some(pair) = flow::pair(key, &after, &serving, hop) else { return Decision::slow() };
-    if !dry && !matches!(flow::create(key, pair), Created::Yes) {
+    // A trace only asks whether the answers' tuple is free.
+    let created = if dry {
+        !flow::is_known(&pair.request.twin(key.protocol))
+    } else {
+        matches!(flow::create(key, pair), Created::Yes)
+    };
+    if !created {
         return Decision::slow();
     }
     let request = Some(&pair.request);
