@@ -6,7 +6,6 @@ use aya_ebpf::{
         BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NO_NEIGH,
         BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibLookup,
     },
-    helpers::bpf_fib_lookup,
     programs::TcContext,
 };
 use causeway_schema::{Endpoint, Flow, Hop, Verdict, endpoint::flags};
@@ -14,6 +13,7 @@ use network_types::eth::EthHdr;
 
 use crate::{
     act::{Decision, Exit},
+    context::Context,
     family::Family,
     maps,
     packet::Packet,
@@ -41,8 +41,7 @@ pub fn endpoint<A: Family>(address: A) -> Option<(Hop, &'static Endpoint)> {
 /// Whether the interface that a packet came by leads to its source.
 #[inline(always)]
 pub fn is_own_source<A: Family>(ctx: &TcContext, src: A) -> bool {
-    // SAFETY: the context is valid for the whole run of the program.
-    endpoint(src).is_some_and(|(_, row)| row.ifindex == unsafe { (*ctx.skb.skb).ifindex })
+    endpoint(src).is_some_and(|(_, row)| row.ifindex == ctx.ifindex())
 }
 
 /// As [`endpoint`], with a hop remembered from earlier packets: no hash lookup
@@ -93,32 +92,37 @@ pub enum Way {
 /// The length that the MTU of the way out has to hold: of the packet, or of
 /// what it will be cut into.
 #[inline(always)]
-fn longest<A: Family>(ctx: &TcContext, packet: &Packet<A>) -> u16 {
-    // SAFETY: the context is valid for the whole run of the program.
-    match unsafe { (*ctx.skb.skb).gso_size } {
-        0 => (ctx.len() as usize - EthHdr::LEN) as u16,
+fn longest<A: Family, C: Context>(ctx: &C, packet: &Packet<A>) -> u16 {
+    match ctx.segment() {
+        0 => (ctx.length() as usize - EthHdr::LEN) as u16,
         segment => A::HEADER as u16 + u16::from(packet.l4_header) + segment as u16,
     }
 }
 
-/// By the routing table, which the agent keeps for other nodes and the
+/// Asks the routing table, which the agent keeps for other nodes and the
 /// operator for everything else. `src` and `dst` are the final addresses.
 #[inline(always)]
-pub fn way<A: Family>(ctx: &TcContext, packet: &Packet<A>, src: A, dst: A) -> Way {
+pub fn look_up<A: Family, C: Context>(ctx: &C, packet: &Packet<A>, src: A, dst: A) -> (u32, FibLookup) {
     // SAFETY: all bytes zero is a valid lookup; the union fields written are
-    // those of the family; the context is valid for the whole run.
-    let (code, fib) = unsafe {
-        let mut fib: FibLookup = core::mem::zeroed();
-        fib.family = A::FAMILY;
-        fib.l4_protocol = packet.key.protocol;
-        fib.__bindgen_anon_1.tot_len = longest(ctx, packet);
-        fib.ifindex = (*ctx.skb.skb).ifindex;
-        // Both unions start with the v4 word and hold the 16 bytes of v6.
+    // those of the family.
+    let mut fib: FibLookup = unsafe { core::mem::zeroed() };
+    fib.family = A::FAMILY;
+    fib.l4_protocol = packet.key.protocol;
+    fib.__bindgen_anon_1.tot_len = longest(ctx, packet);
+    fib.ifindex = ctx.ifindex();
+    // SAFETY: both unions start with the v4 word and hold the 16 bytes of v6.
+    unsafe {
         *(&raw mut fib.__bindgen_anon_3).cast::<A>() = src;
         *(&raw mut fib.__bindgen_anon_4).cast::<A>() = dst;
-        let code = bpf_fib_lookup(ctx.skb.skb.cast(), &mut fib, size_of::<FibLookup>() as i32, 0);
-        (code as u32, fib)
-    };
+    }
+    let code = ctx.route(&mut fib);
+    (code, fib)
+}
+
+/// The way to `dst` by the routing table.
+#[inline(always)]
+pub fn way<A: Family>(ctx: &TcContext, packet: &Packet<A>, src: A, dst: A) -> Way {
+    let (code, fib) = look_up(ctx, packet, src, dst);
     match code {
         // `redirect_neigh` resolves a neighbour that is not there yet.
         BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => {

@@ -1,7 +1,7 @@
 //! What does the pipeline need of an address family? Its maps, and where its
 //! header keeps what gets rewritten.
 
-use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_csum_update, programs::TcContext};
+use aya_ebpf::bindings::BPF_NOEXIST;
 use causeway_schema::{
     Addr, Arena, Backend, Cell, Endpoint, EndpointKey, Flow, FlowKey, Frontend, FrontendKey, HAIRPIN_V4,
     HAIRPIN_V6, Hop, Service, V4, V6, checksum, protocol,
@@ -13,6 +13,7 @@ use network_types::{
 
 use crate::{
     cache::Line,
+    context::Context,
     flow::Pair,
     fragment::{Datagram, Queue, Routed},
     jump,
@@ -56,7 +57,7 @@ pub trait Family: Addr {
 
     /// The packet's TTL goes from `before` to one less: what that adds to the
     /// header's sum.
-    fn account_ttl(ctx: &TcContext, before: u32) -> u32;
+    fn account_ttl<C: Context>(ctx: &C, before: u32) -> u32;
 
     fn frontend(key: &FrontendKey<Self>) -> Option<Frontend>;
     fn service(id: u32) -> Option<*const Service>;
@@ -244,7 +245,7 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn account_ttl(_ctx: &TcContext, before: u32) -> u32 {
+    fn account_ttl<C: Context>(_ctx: &C, before: u32) -> u32 {
         // The first byte of its word, which is the low one on this machine.
         checksum::difference(before, before - 1)
     }
@@ -310,11 +311,9 @@ impl Family for V6 {
     /// The hop limit is in no checksum of the packet, but in the sum that a
     /// NIC has taken of it (CHECKSUM_COMPLETE).
     #[inline(always)]
-    fn account_ttl(ctx: &TcContext, before: u32) -> u32 {
+    fn account_ttl<C: Context>(ctx: &C, before: u32) -> u32 {
         // The second byte of its word.
-        let difference = checksum::difference(before << 8, (before - 1) << 8);
-        // SAFETY: the context is valid; an error means "no such sum".
-        unsafe { bpf_csum_update(ctx.skb.skb, difference) };
+        ctx.account(checksum::difference(before << 8, (before - 1) << 8));
         0
     }
 

@@ -8,6 +8,7 @@
 mod act;
 mod arp;
 mod cache;
+mod context;
 mod count;
 mod deliver;
 mod family;
@@ -27,8 +28,12 @@ mod service;
 mod slow;
 mod sweep;
 mod trace;
+mod xdp;
 
-use aya_ebpf::{macros::classifier, programs::TcContext};
+use aya_ebpf::{
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
 use causeway_schema::{V4, V6};
 use pipeline::Side;
 
@@ -42,6 +47,12 @@ pub fn from_container(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn from_uplink(ctx: TcContext) -> i32 {
     pipeline::enter(&ctx, Side::Uplink)
+}
+
+/// The uplink's driver, where the operator wants it: see `xdp`.
+#[xdp(frags)]
+pub fn uplink_xdp(ctx: XdpContext) -> u32 {
+    xdp::enter(&ctx)
 }
 
 // Reached by tail call only: `jump`.

@@ -1,14 +1,13 @@
 //! What is this packet? The fast programs ask only whether it is a plain one:
 //! whole TCP or UDP, every header where it usually is. `loose` reads the rest.
 
-use aya_ebpf::programs::TcContext;
 use causeway_schema::{FlowKey, Port, V4, V6, protocol};
 use network_types::{
     eth::EthHdr,
     ip::{Ipv4Hdr, Ipv6Hdr},
 };
 
-use crate::family::Family;
+use crate::{context::Context, family::Family};
 
 /// What every step of the pipeline reads of a packet.
 pub struct Packet<A> {
@@ -90,9 +89,9 @@ pub enum Frame {
 
 /// A pointer to `length` bytes at `offset` of the linear part of the packet.
 #[inline(always)]
-pub fn bytes(ctx: &TcContext, offset: usize, length: usize) -> Option<*mut u8> {
-    let start = ctx.data();
-    if start + offset + length > ctx.data_end() {
+pub fn bytes<C: Context>(ctx: &C, offset: usize, length: usize) -> Option<*mut u8> {
+    let start = ctx.start();
+    if start + offset + length > ctx.end() {
         return None;
     }
     Some((start + offset) as *mut u8)
@@ -101,14 +100,13 @@ pub fn bytes(ctx: &TcContext, offset: usize, length: usize) -> Option<*mut u8> {
 /// As [`bytes`], but first brings the bytes into the linear part if the packet
 /// has them elsewhere (only packets from raw sockets and taps do).
 #[inline(always)]
-pub fn pulled(ctx: &TcContext, offset: usize, length: usize) -> Option<*mut u8> {
+pub fn pulled<C: Context>(ctx: &C, offset: usize, length: usize) -> Option<*mut u8> {
     if let Some(bytes) = bytes(ctx, offset, length) {
         return Some(bytes);
     }
-    if (ctx.len() as usize) < offset + length {
+    if (ctx.length() as usize) < offset + length || !ctx.pull((offset + length) as u32) {
         return None;
     }
-    ctx.pull_data((offset + length) as u32).ok()?;
     bytes(ctx, offset, length)
 }
 
@@ -140,9 +138,8 @@ pub unsafe fn write_mac(to: *mut u8, mac: [u8; 6]) {
 
 /// Looks at the Ethernet header.
 #[inline(always)]
-pub fn frame(ctx: &TcContext) -> Frame {
-    // SAFETY: the context is valid for the whole run of the program.
-    if unsafe { (*ctx.skb.skb).vlan_present } != 0 {
+pub fn frame<C: Context>(ctx: &C) -> Frame {
+    if ctx.has_tag() {
         return Frame::Vlan;
     }
     let Some(eth) = pulled(ctx, 0, EthHdr::LEN) else {
@@ -160,7 +157,7 @@ pub fn frame(ctx: &TcContext) -> Frame {
 
 /// A plain IPv4 packet; `None` for every other, sound or not.
 #[inline(always)]
-pub fn ipv4(ctx: &TcContext) -> Option<Packet<V4>> {
+pub fn ipv4<C: Context>(ctx: &C) -> Option<Packet<V4>> {
     let ip = bytes(ctx, EthHdr::LEN, Ipv4Hdr::LEN)?;
     // SAFETY: `bytes` has checked the header's length.
     let (version_length, total, fragment, ttl, protocol, src, dst) = unsafe {
@@ -183,7 +180,7 @@ pub fn ipv4(ctx: &TcContext) -> Option<Packet<V4>> {
 
 /// A plain IPv6 packet; `None` for every other, sound or not.
 #[inline(always)]
-pub fn ipv6(ctx: &TcContext) -> Option<Packet<V6>> {
+pub fn ipv6<C: Context>(ctx: &C) -> Option<Packet<V6>> {
     let ip = bytes(ctx, EthHdr::LEN, Ipv6Hdr::LEN)?;
     // SAFETY: `bytes` has checked the header's length.
     let (version, payload, next, hops, src, dst) = unsafe {
@@ -204,8 +201,8 @@ pub fn ipv6(ctx: &TcContext) -> Option<Packet<V6>> {
 
 /// `payload`: bytes after the IP header, by the header's own word.
 #[inline(always)]
-fn plain<A: Family>(
-    ctx: &TcContext,
+fn plain<A: Family, C: Context>(
+    ctx: &C,
     src: A,
     dst: A,
     protocol: u8,
@@ -218,7 +215,7 @@ fn plain<A: Family>(
         _ => return None,
     };
     // A payload below the header's length, and one that wrapped below zero.
-    if payload.wrapping_sub(header as u32) > u32::from(u16::MAX) || A::L4 as u32 + payload > ctx.len() {
+    if payload.wrapping_sub(header as u32) > u32::from(u16::MAX) || A::L4 as u32 + payload > ctx.length() {
         return None;
     }
     let l4 = bytes(ctx, A::L4, header)?;

@@ -8,6 +8,7 @@ use causeway_schema::{Flow, Frontend, FrontendKey, Hop, V6, Verdict, hash::flow_
 use crate::{
     act::{self, Decision},
     arp,
+    context::Context,
     deliver::{self, Way},
     family::Family,
     flow::{self, Created, Serving},
@@ -76,8 +77,7 @@ fn not_ip(ctx: &TcContext, side: Side, frame: Frame) -> Decision {
 #[inline(always)]
 fn ip<A: Family>(ctx: &TcContext, side: Side, packet: &Packet<A>) -> Decision {
     let dry = trace::is_dry(ctx);
-    // SAFETY: the context is valid for the whole run of the program.
-    if let Some(entry) = flow::find(packet, unsafe { (*ctx.skb.skb).ifindex }, dry) {
+    if let Some(entry) = flow::find(packet, ctx.ifindex(), dry) {
         return established(ctx, packet, entry, dry, L4::Plain);
     }
     if side == Side::Container && (!deliver::is_own_source(ctx, packet.key.src) || slow::is_rogue(packet)) {

@@ -1,14 +1,10 @@
 //! How does a packet get its new addresses? By direct writes where the bytes
 //! are ours alone, by helper where the kernel keeps a checksum half done.
 
-use aya_ebpf::{
-    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
-    programs::TcContext,
-};
 use causeway_schema::{Flow, GATEWAY_MAC, Port, protocol};
 use network_types::eth::EthHdr;
 
-use crate::{family::Family, packet};
+use crate::{context::Context, family::Family, packet};
 
 /// Offsets of the checksum in the L4 header.
 const TCP_CHECKSUM: u32 = 16;
@@ -29,8 +25,8 @@ pub enum L4 {
 ///
 /// `None` when the packet cannot be written.
 #[inline(always)]
-pub fn forward<A: Family>(
-    ctx: &TcContext,
+pub fn forward<A: Family, C: Context>(
+    ctx: &C,
     mac: Option<&[u8; 6]>,
     flow: Option<&Flow<A>>,
     protocol: u8,
@@ -64,46 +60,16 @@ pub fn forward<A: Family>(
         L4::Plain => A::L4 as u32,
         L4::Absent => return Some(()),
         L4::At(offset) => {
-            ctx.store(offset as usize, &[flow.src_port, flow.dst_port], 0).ok()?;
+            ctx.store(offset as usize, &[flow.src_port, flow.dst_port])?;
             offset
         }
     };
-    l4_checksum::<A>(ctx, l4, protocol, flow.addr_delta, flow.port_delta)
+    let checksum = checksum_at(l4, protocol) as usize;
+    ctx.update_checksum::<A>(checksum, protocol, flow.addr_delta, flow.port_delta)
 }
 
 /// Where the checksum of a TCP or UDP header stands.
 #[inline(always)]
 pub fn checksum_at(l4: u32, protocol: u8) -> u32 {
     l4 + if protocol == protocol::TCP { TCP_CHECKSUM } else { UDP_CHECKSUM }
-}
-
-/// Updates the L4 checksum for what addresses and ports have changed.
-///
-/// That of a locally made packet holds only the pseudo header's sum
-/// (CHECKSUM_PARTIAL), which this program cannot see but the helper can:
-/// addresses belong to that sum, ports do not.
-#[inline(always)]
-pub fn l4_checksum<A: Family>(
-    ctx: &TcContext,
-    l4: u32,
-    protocol: u8,
-    addresses: u16,
-    ports: u16,
-) -> Option<()> {
-    let at = checksum_at(l4, protocol) as usize;
-    let mangled = if protocol == protocol::TCP { 0 } else { u64::from(BPF_F_MARK_MANGLED_0) };
-    if addresses != 0 {
-        let pseudo = u64::from(BPF_F_PSEUDO_HDR) | mangled;
-        let added = ctx.l4_csum_replace(at, 0, u64::from(addresses), pseudo | A::PSEUDO_FLAG);
-        if A::PSEUDO_FLAG == 0 {
-            added.ok()?;
-        } else if added.is_err() {
-            // Kernels before 6.16 do not know the flag.
-            ctx.l4_csum_replace(at, 0, u64::from(addresses), pseudo).ok()?;
-        }
-    }
-    if ports != 0 {
-        ctx.l4_csum_replace(at, 0, u64::from(ports), mangled).ok()?;
-    }
-    Some(())
 }

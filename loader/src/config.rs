@@ -36,6 +36,8 @@ pub struct AgentConfig {
     /// Which messages are logged, e.g. `info,causeway::plan=debug`.
     pub log: String,
     pub log_format: LogFormat,
+    /// Take packets at the uplink's driver as well.
+    pub xdp: bool,
     pub recreate_maps: bool,
     pub force_clsact: bool,
 }
@@ -67,6 +69,7 @@ pub struct Settings {
     pub resync_ms: Option<u64>,
     pub log: Option<String>,
     pub log_format: Option<LogFormat>,
+    pub xdp: Option<bool>,
 }
 
 impl Settings {
@@ -124,6 +127,7 @@ impl Settings {
             resync: Duration::from_millis(resync),
             log: self.log.or(file.log).unwrap_or_else(|| "info".into()),
             log_format: self.log_format.or(file.log_format).unwrap_or_default(),
+            xdp: self.xdp.or(file.xdp).unwrap_or_default(),
             recreate_maps: false,
             force_clsact: false,
         })

@@ -57,7 +57,7 @@ pub struct Status {
     pub alarms: Vec<String>,
     pub drift: Drift,
     pub uplink: Option<String>,
-    /// `tcx` or `clsact`.
+    /// `tcx` or `clsact`; with `+xdp` where the uplink's driver has a program.
     pub hook: String,
     pub services: usize,
     pub endpoints: usize,

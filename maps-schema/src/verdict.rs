@@ -166,10 +166,12 @@ pub enum Event {
     Refused = 5,
     /// An ICMP error about a service's packet was translated.
     IcmpTranslated = 6,
+    /// A forwarded packet left from the uplink's driver already.
+    XdpForwarded = 7,
 }
 
 impl Event {
-    pub const ALL: [Event; 7] = [
+    pub const ALL: [Event; 8] = [
         Event::FlowCreated,
         Event::FlowPromoted,
         Event::FlowPromotionFailed,
@@ -177,6 +179,7 @@ impl Event {
         Event::FlowTranslated,
         Event::Refused,
         Event::IcmpTranslated,
+        Event::XdpForwarded,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -188,6 +191,7 @@ impl Event {
             Event::FlowTranslated => "flow_translated",
             Event::Refused => "refused",
             Event::IcmpTranslated => "icmp_translated",
+            Event::XdpForwarded => "xdp_forwarded",
         }
     }
 

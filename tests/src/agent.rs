@@ -1,6 +1,7 @@
 //! An agent as a value: the real binary, as a child that dies with the test.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io::{Read, Write},
     os::unix::{net::UnixStream, process::CommandExt},
@@ -83,6 +84,11 @@ impl Agent {
         self.child = Some(spawn(command));
     }
 
+    /// With another configuration file from the next start on.
+    pub fn reconfigure(&mut self, config: &str) {
+        self.setup.config = Some(config.to_owned());
+    }
+
     pub fn kill9(&mut self) {
         self.end(Signal::SIGKILL);
     }
@@ -147,6 +153,14 @@ impl Agent {
         let said = self.cli(&["status"]);
         serde_json::from_value(said.json.clone())
             .unwrap_or_else(|error| panic!("status: {error}: {said:?}\nlog:\n{}", self.log_tail()))
+    }
+
+    /// What the node's programs have counted, by name.
+    pub fn counters(&self) -> BTreeMap<String, u64> {
+        let shown = self.ask(&["show", "counters"]);
+        let rows = shown.as_array().into_iter().flatten();
+        let row = |row: &Value| Some((row["name"].as_str()?.to_owned(), row["packets"].as_u64()?));
+        rows.filter_map(row).collect()
     }
 
     /// Until the socket answers.

@@ -39,3 +39,4 @@ pub mod topology;
 pub mod udp_end;
 pub mod wire;
 pub mod world;
+pub mod xdp;

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::netns::Netns;
+use crate::{netns::Netns, offload, xdp::Pass};
 
 /// A veth pair with one end in each namespace, both up.
 pub fn pair(left: &Netns, left_name: &str, right: &Netns, right_name: &str) {
@@ -31,6 +31,15 @@ pub fn mtu(netns: &Netns, link: &str, mtu: u32) {
     netns.ip(&format!("link set {link} mtu {mtu}"));
 }
 
+/// The hardware address of a link.
+pub fn mac(netns: &Netns, link: &str) -> [u8; 6] {
+    let shown = netns.ip(&format!("link show {link}"));
+    let text = shown.split_whitespace().skip_while(|&word| word != "link/ether").nth(1);
+    let bytes = text.into_iter().flat_map(|text| text.split(':'));
+    let bytes: Option<Vec<u8>> = bytes.map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
+    bytes.and_then(|bytes| bytes.try_into().ok()).unwrap_or_else(|| panic!("no address of {link}: {shown}"))
+}
+
 /// What `netns` has learned about the path to `destination`, if anything.
 pub fn path_mtu(netns: &Netns, destination: IpAddr) -> Option<u32> {
     let route = netns.ip(&format!("route get {destination}"));
@@ -45,6 +54,7 @@ pub fn route(netns: &Netns, destination: &str, via: &str) {
 
 /// A bridge in its own namespace, as the cable between hosts.
 pub struct Switch {
+    taking_xdp: Vec<Pass>,
     netns: Netns,
     ports: u32,
 }
@@ -54,7 +64,7 @@ impl Switch {
         let netns = Netns::new();
         netns.ip("link add sw0 type bridge");
         netns.ip("link set sw0 up");
-        Self { netns, ports: 0 }
+        Self { taking_xdp: Vec::new(), netns, ports: 0 }
     }
 
     /// Plugs `netns` in: its end is called `name` and gets `address`.
@@ -64,6 +74,24 @@ impl Switch {
         pair(netns, name, &self.netns, &port);
         self.netns.ip(&format!("link set {port} master sw0"));
         self::address(netns, name, &format!("{}/{length}", address.into()));
+    }
+
+    /// From now on the ports that are there take what XDP programs send, and
+    /// send frames as a wire would.
+    pub fn take_xdp(&mut self) {
+        let ports = (0..self.ports).map(|port| format!("p{port}"));
+        self.taking_xdp = ports
+            .map(|port| {
+                offload::off(&self.netns, &port);
+                Pass::at(&self.netns, &port)
+            })
+            .collect();
+    }
+
+    /// Of all that is plugged in so far, as the switch sees it.
+    pub fn mtu(&self, mtu: u32) {
+        (0..self.ports).for_each(|port| self::mtu(&self.netns, &format!("p{port}"), mtu));
+        self::mtu(&self.netns, "sw0", mtu);
     }
 
     pub fn netns(&self) -> &Netns {

@@ -1,5 +1,6 @@
-//! Who computes checksums and cuts segments? A veth leaves both to a device
-//! that never comes; a test that looks at frames wants them finished.
+//! Who computes checksums, cuts segments and writes VLAN tags? A veth leaves
+//! all that to a device that never comes; a test that looks at frames wants
+//! them finished.
 
 use std::os::fd::AsRawFd;
 
@@ -8,8 +9,9 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use crate::netns::Netns;
 
 /// Commands of linux/ethtool.h: checksums, TCP segments, generic segments on
-/// the way out, and coalescing on the way in.
-const COMMANDS: [u32; 4] = [0x17, 0x1f, 0x24, 0x2c];
+/// the way out, coalescing on the way in, and flags (among them VLAN tags
+/// beside the frame).
+const COMMANDS: [u32; 5] = [0x17, 0x1f, 0x24, 0x2c, 0x26];
 
 #[repr(C)]
 struct Value {

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, MapData, PerCpuArray, ProgramArray},
-    programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions},
+    programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions, Xdp, xdp::XdpMode},
 };
 use bytemuck::{Pod, Zeroable, bytes_of};
 use causeway::plan::{Family, Image};
@@ -146,6 +146,16 @@ impl Programs {
         FLOWS.map(|names| {
             names.into_iter().map(|name| Table::of(self.bpf.map(name).unwrap()).keys().len()).sum()
         })
+    }
+
+    /// Gives the program for XDP to the driver of an interface, until the value
+    /// goes. (Only then can it be run over packets that come by it.)
+    pub fn attach_xdp(&mut self, interface: &str) {
+        let program: &mut Xdp = self.bpf.program_mut("uplink_xdp").unwrap().try_into().unwrap();
+        if program.fd().is_err() {
+            program.load().unwrap();
+        }
+        program.attach(interface, XdpMode::Driver).unwrap();
     }
 
     /// Runs a packet for real: flows and counters move.

@@ -19,6 +19,7 @@ use crate::{
     link::{Switch, address, route},
     manifest::{self, Manifests},
     netns::Netns,
+    offload,
     server::Server,
 };
 
@@ -68,6 +69,23 @@ impl Cluster {
         let shared = Arc::<Manifests>::default();
         let mut cluster = Self::build(nodes, true, |_| shared.clone());
         cluster.start();
+        cluster
+    }
+
+    /// As [`Cluster::dual`], with a program in the driver of each uplink, and
+    /// frames between the hosts as a wire would bring them.
+    pub fn xdp(nodes: u8) -> Self {
+        let shared = Arc::<Manifests>::default();
+        let mut cluster = Self::build(nodes, true, |_| shared.clone());
+        offload::off(&cluster.outside, "eth0");
+        for node in &mut cluster.nodes {
+            offload::off(&node.netns, UPLINK);
+            // As on every node of Kubernetes; the FIB helper asks for it.
+            node.netns.set_sysctl(&format!("net/ipv4/conf/{UPLINK}/forwarding"), "1");
+            node.start_with(Some("xdp = true\n"));
+        }
+        cluster.switch.take_xdp();
+        cluster.wait_converged();
         cluster
     }
 

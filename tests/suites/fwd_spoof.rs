@@ -11,18 +11,14 @@ use causeway_testkit::{
     frame::{Datagram, Frame, Message},
     packet::Arp,
     raw::Raw,
-    topology::{Cluster, Container, Node, outside_address, vip, vip6},
+    topology::{Cluster, Container, outside_address, vip, vip6},
     wire::Protocol,
 };
 
 const TIMES: u64 = 20;
+/// What the frames carry, to know them by.
+const LIE: &[u8] = b"a lie";
 const OWN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
-
-fn counters(node: &Node) -> BTreeMap<String, u64> {
-    let shown = node.agent().ask(&["show", "counters"]);
-    let rows = shown.as_array().unwrap().iter();
-    rows.map(|row| (row["name"].as_str().unwrap().to_owned(), row["packets"].as_u64().unwrap())).collect()
-}
 
 fn frame(packet: Datagram) -> Vec<u8> {
     Frame::new(packet).macs(OWN_MAC, GATEWAY_MAC).bytes()
@@ -41,7 +37,7 @@ fn lies(liar: &Container, other: &Container) -> Vec<(&'static str, Vec<u8>, &'st
     vec![
         (
             "another's address",
-            frame(Datagram::udp(&format!("{theirs}:1"), &format!("{outside}:9"), b"x")),
+            frame(Datagram::udp(&format!("{theirs}:1"), &format!("{outside}:9"), LIE)),
             "drop_spoofed",
         ),
         ("nobody's address", frame(Datagram::tcp("192.0.2.9:1", &format!("{theirs}:9"))), "drop_spoofed"),
@@ -52,7 +48,7 @@ fn lies(liar: &Container, other: &Container) -> Vec<(&'static str, Vec<u8>, &'st
         ),
         (
             "another's IPv6 address",
-            frame(Datagram::udp(&format!("[{theirs6}]:1"), &format!("[{}]:9", vip6(9)), b"x")),
+            frame(Datagram::udp(&format!("[{theirs6}]:1"), &format!("[{}]:9", vip6(9)), LIE)),
             "drop_spoofed",
         ),
         (
@@ -66,12 +62,12 @@ fn lies(liar: &Container, other: &Container) -> Vec<(&'static str, Vec<u8>, &'st
         ),
         (
             "a DHCP server",
-            frame(Datagram::udp(&format!("{own}:67"), &format!("{theirs}:68"), b"x")),
+            frame(Datagram::udp(&format!("{own}:67"), &format!("{theirs}:68"), LIE)),
             "drop_rogue_server",
         ),
         (
             "a DHCPv6 server",
-            frame(Datagram::udp(&format!("[{own6}]:547"), &format!("[{theirs6}]:546"), b"x")),
+            frame(Datagram::udp(&format!("[{own6}]:547"), &format!("[{theirs6}]:546"), LIE)),
             "drop_rogue_server",
         ),
         ("an ARP answer in another's name", Arp { operation: 2, ..arp }.bytes_to(GATEWAY_MAC), "drop_arp"),
@@ -107,17 +103,17 @@ fn a_container_passes_for_nobody_else() {
     let captures =
         [(&other.netns, "eth0"), (&cluster.outside, "eth0"), (&node.netns, "up0")].map(|(netns, link)| {
             Capture::start_where(netns, link, |frame| {
-                frame.bytes[6..12] == OWN_MAC || frame.bytes.ends_with(b"x")
+                frame.bytes[6..12] == OWN_MAC || frame.bytes.ends_with(LIE)
             })
         });
     let raw = Raw::open(&liar.netns, "eth0");
     for (what, bytes, verdict) in lies(&liar, &other) {
-        let before = counters(node);
+        let before = node.agent().counters();
         for _ in 0..TIMES {
             raw.send(&bytes);
         }
         thread::sleep(Duration::from_millis(20));
-        let after = counters(node);
+        let after = node.agent().counters();
         assert_eq!(after[verdict] - before[verdict], TIMES, "{what}: {:?}", moved(&before, &after));
     }
     for capture in captures {

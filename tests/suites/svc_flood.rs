@@ -13,6 +13,7 @@ use std::{
 use causeway_testkit::{
     client::requests,
     frame::{Datagram, Frame},
+    link,
     manifest::{Port, Service},
     raw::Raw,
     streams::Streams,
@@ -39,9 +40,7 @@ fn a_flood_costs_nobody_a_connection() {
     let to = SocketAddr::V4(SocketAddrV4::new(vip(1), 80));
     let streams = Streams::open(&cluster.outside, to, STREAMS, Duration::from_millis(500));
 
-    let shown = cluster.nodes[0].netns.ip(&format!("link show {UPLINK}"));
-    let mac = shown.split_whitespace().skip_while(|&word| word != "link/ether").nth(1).unwrap();
-    let mac: Vec<u8> = mac.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
+    let mac = link::mac(&cluster.nodes[0].netns, UPLINK);
     let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -52,7 +51,7 @@ fn a_flood_costs_nobody_a_connection() {
                     let number = sent.fetch_add(1, Ordering::Relaxed) as u32;
                     let source = Ipv4Addr::from(0xcb00_0000 | number.wrapping_mul(0x9e37_79b1) >> 8);
                     let packet = Datagram { src: IpAddr::V4(source), ..syn.clone() };
-                    raw.send(&Frame::new(packet).macs([2; 6], mac.clone().try_into().unwrap()).bytes());
+                    raw.send(&Frame::new(packet).macs([2; 6], mac).bytes());
                 }
             }
         });

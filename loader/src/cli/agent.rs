@@ -49,6 +49,10 @@ pub struct Arguments {
     /// A TOML file with the same settings; the environment and flags win.
     #[arg(long, env = "CAUSEWAY_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Carry packets that leave again by the uplink in its driver (native XDP). Drivers without
+    /// it, and packets that are more than plain, go by tc as they would otherwise.
+    #[arg(long, env = "CAUSEWAY_XDP", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    xdp: Option<bool>,
     /// Replace pinned maps of another size or version; open connections are lost.
     #[arg(long)]
     recreate_maps: bool,
@@ -114,6 +118,7 @@ fn resolve(arguments: Arguments, socket: Option<PathBuf>) -> anyhow::Result<Agen
         resync_ms: arguments.resync.map(|resync| resync.as_millis() as u64),
         log: arguments.log,
         log_format: arguments.log_format,
+        xdp: arguments.xdp,
     };
     let config = given.resolve(file, &arguments.capacity)?;
     Ok(AgentConfig { recreate_maps: arguments.recreate_maps, force_clsact: arguments.force_clsact, ..config })
@@ -139,14 +144,14 @@ mod tests {
     #[test]
     fn flags_reach_the_configuration() {
         let line = "agent --node n1 --manifests /m --capacity flows=7,services=9 --resync 2s --log debug \
-                    --metrics 127.0.0.1:9102 --recreate-maps";
+                    --metrics 127.0.0.1:9102 --xdp --recreate-maps";
         let matches = command().try_get_matches_from(line.split_whitespace()).unwrap();
         let arguments = Arguments::from_arg_matches(&matches).unwrap();
         let config = resolve(arguments, Some("/run/a.sock".into())).unwrap();
         assert_eq!((config.capacity.flows, config.capacity.services), (7, 9));
         assert_eq!((config.resync, config.log.as_str()), (Duration::from_secs(2), "debug"));
         assert_eq!((config.socket, config.metrics), ("/run/a.sock".into(), "127.0.0.1:9102".parse().ok()));
-        assert!(config.recreate_maps && !config.force_clsact);
+        assert!(config.xdp && config.recreate_maps && !config.force_clsact);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::{
     config::AgentConfig,
     event::Problem,
     kernel::{
-        bpf::{Attachment, Dataplane, FROM_CONTAINER, FROM_UPLINK, Options},
+        bpf::{Attachment, Dataplane, FROM_CONTAINER, FROM_UPLINK, Options, UPLINK_XDP},
         routes::RouteTable,
     },
     model::{Model, desired::DesiredState},
@@ -77,7 +77,8 @@ impl Agent {
         let uplink = attach::uplink(&netlink, config.uplink.as_deref()).await?;
         let (store, warning) = EndpointStore::open(&config.state_dir)
             .with_context(|| format!("use the state directory {}", config.state_dir.display()))?;
-        let options = Options { recreate: config.recreate_maps, force_clsact: config.force_clsact };
+        let options =
+            Options { recreate: config.recreate_maps, force_clsact: config.force_clsact, xdp: config.xdp };
         let dataplane = Dataplane::open(&config.bpffs, config.capacity, options)?;
         dataplane
             .tracer
@@ -117,6 +118,9 @@ impl Agent {
         };
         agent.adopt_endpoints().await;
         agent.attach_all();
+        if agent.config.xdp {
+            agent.attach_xdp();
+        }
         agent.publish();
         Ok(agent)
     }
@@ -188,6 +192,18 @@ impl Agent {
             let Some(dataplane) = &mut self.dataplane else { return };
             let attached = dataplane.attach(attachment);
             self.note("attach programs", attached);
+        }
+    }
+
+    /// The program of the uplink's driver. Without it everything goes by tc,
+    /// which is slower but right: no reason to call the node unready.
+    fn attach_xdp(&mut self) {
+        let Some(dataplane) = &mut self.dataplane else { return };
+        let Uplink { ifindex, name: interface, .. } = self.uplink.clone();
+        if let Err(error) = dataplane.attach(Attachment { program: UPLINK_XDP, ifindex, interface }) {
+            let warning = format!("no XDP, packets go by {} alone: {error}", dataplane.hook().name());
+            tracing::warn!("{warning}");
+            self.warnings.push(warning);
         }
     }
 }

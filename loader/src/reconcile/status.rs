@@ -4,6 +4,7 @@ use super::{agent::Agent, plane::Plane};
 use crate::snapshot::{ALARM_PERCENT, Drift, MapUse, ProblemView, SourceStatus, Status};
 use crate::{
     event::Problem,
+    kernel::bpf::Dataplane,
     plan::{Capacity, Family},
 };
 
@@ -40,11 +41,7 @@ impl Agent {
             maps,
             drift: Drift { repaired: self.repaired, last: self.repairs.iter().cloned().collect() },
             uplink: Some(self.uplink.name.clone()),
-            hook: self
-                .dataplane
-                .as_ref()
-                .map(|dataplane| dataplane.hook().name().to_owned())
-                .unwrap_or_default(),
+            hook: self.dataplane.as_ref().map(Dataplane::hooks).unwrap_or_default(),
             services: self.model.services(),
             endpoints: self.store.iter().count(),
             nodes: self.model.nodes().len(),

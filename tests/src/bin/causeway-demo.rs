@@ -78,7 +78,7 @@ impl Demo {
     fn new(quick: bool) -> Self {
         section("A cluster in this machine");
         let begun = Instant::now();
-        let cluster = Cluster::dual(2);
+        let cluster = Cluster::xdp(2);
         for node in &cluster.nodes {
             println!(
                 "node {}     {}  pods {} and {}",
@@ -151,6 +151,11 @@ impl Demo {
             let report = ask(&self.cluster.outside, to, count / 5, Protocol::Tcp);
             self.expect_clean(&report, to);
         }
+        let node = self.cluster.nodes[0].agent();
+        let by_xdp = node.counters()["xdp_forwarded"];
+        println!("n0 has programs at {}: to the backend on n1 and back,", node.status().hook);
+        println!("{by_xdp} packets were turned around in the uplink's driver");
+        self.expect(by_xdp > 0, "XDP carried nothing");
     }
 
     fn expect_clean(&mut self, report: &Report, to: SocketAddr) {

@@ -10,7 +10,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use aya::{Ebpf, programs::SchedClassifier};
+use aya::{
+    Ebpf,
+    programs::{Program, SchedClassifier},
+};
 use clap::Parser;
 
 /// Loads every BPF program and compares the verifier's counts with
@@ -64,8 +67,11 @@ fn load(path: &Path) -> Result<Counts> {
     let mut counts = Counts::new();
     for (name, program) in object.programs_mut() {
         let name = name.to_owned();
-        let program: &mut SchedClassifier = program.try_into()?;
-        program.load().with_context(|| format!("program {name} is refused by the verifier"))?;
+        let loaded = match &mut *program {
+            Program::Xdp(program) => program.load(),
+            program => TryInto::<&mut SchedClassifier>::try_into(program)?.load(),
+        };
+        loaded.with_context(|| format!("program {name} is refused by the verifier"))?;
         let info = program.info()?;
         let verified = info.verified_instruction_count().context("the kernel does not count")?;
         counts.insert(name, (verified, info.size_translated().unwrap_or(0), info.size_jitted()));

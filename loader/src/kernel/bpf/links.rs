@@ -1,5 +1,6 @@
 //! How do the programs get packets? By a tcx link at the ingress of each
-//! interface, pinned; on kernels before 6.6 by a filter of a clsact qdisc.
+//! interface, pinned; on kernels before 6.6 by a filter of a clsact qdisc. XDP
+//! programs have a link to the interface's driver.
 //!
 //! `links/PROGRAM-IFINDEX` is the pin of the link. For a filter, which cannot
 //! be pinned, it is a directory that remembers it, and in it `qdisc` when the
@@ -10,7 +11,7 @@ use std::{collections::BTreeMap, fs, io, os::fd::OwnedFd, path::Path, path::Path
 use super::{
     BpfError,
     bpffs::{self, Pins},
-    object::Object,
+    object::{Object, UPLINK_XDP},
     sys, tc,
 };
 
@@ -18,6 +19,7 @@ use super::{
 pub enum Hook {
     Tcx,
     Clsact,
+    Xdp,
 }
 
 impl Hook {
@@ -25,6 +27,7 @@ impl Hook {
         match self {
             Hook::Tcx => "tcx",
             Hook::Clsact => "clsact",
+            Hook::Xdp => "xdp",
         }
     }
 
@@ -50,6 +53,7 @@ pub struct Attachment {
 }
 
 pub struct Links {
+    /// Of all programs but those for XDP.
     hook: Hook,
     pins: Pins,
     /// The link, where the hook has one: kept open, so that it outlives its pin.
@@ -75,8 +79,8 @@ impl Links {
     pub(super) fn attach(&mut self, object: &Object, attachment: Attachment) -> Result<(), BpfError> {
         let path = self.path(&attachment);
         let failed = BpfError::call("attach to", attachment.interface.clone());
-        let link = match self.hook {
-            Hook::Tcx => Some(self.attach_tcx(object, &attachment, &path)?),
+        let link = match self.hook_of(&attachment) {
+            hook @ (Hook::Tcx | Hook::Xdp) => Some(self.attach_link(object, &attachment, &path, hook)?),
             Hook::Clsact => {
                 attach_clsact(object, &attachment, &path).map_err(failed)?;
                 None
@@ -110,27 +114,26 @@ impl Links {
 
     /// Takes whatever is ours off an interface; absent is fine.
     pub(super) fn detach(&mut self, ifindex: u32) -> Result<(), BpfError> {
-        self.remove(|of| of == Some(ifindex))
+        self.remove(|_, of| of == Some(ifindex))
     }
 
     /// Removes what an earlier agent attached and this one has not taken over.
     pub(super) fn prune(&mut self) -> Result<(), BpfError> {
-        let held: Vec<u32> = self.held.keys().map(|attachment| attachment.ifindex).collect();
-        self.remove(|of| of.is_none_or(|ifindex| !held.contains(&ifindex)))
+        let held: Vec<_> = self.held.keys().map(|held| (held.program, Some(held.ifindex))).collect();
+        self.remove(|program, of| !held.contains(&(program, of)))
     }
 
     /// Detaches everything, whoever pinned it under our directory.
     pub(super) fn detach_all(&mut self) -> Result<(), BpfError> {
-        self.remove(|_| true)
+        self.remove(|_, _| true)
     }
 
-    /// Removes the attachments of chosen interfaces; `None` stands for a name
-    /// that is none of ours.
-    fn remove(&mut self, chosen: impl Fn(Option<u32>) -> bool) -> Result<(), BpfError> {
+    /// Removes chosen attachments, by program and interface; `None` stands for
+    /// a name that is none of ours.
+    fn remove(&mut self, chosen: impl Fn(&str, Option<u32>) -> bool) -> Result<(), BpfError> {
         let mut errors = Vec::new();
-        for link in
-            self.held.extract_if(.., |held, _| chosen(Some(held.ifindex))).filter_map(|(_, link)| link)
-        {
+        let gone = self.held.extract_if(.., |held, _| chosen(held.program, Some(held.ifindex)));
+        for link in gone.filter_map(|(_, link)| link) {
             // Its pin may be missing. A link whose interface is gone is
             // detached already.
             let _ = sys::link_detach(&link);
@@ -139,9 +142,10 @@ impl Links {
         let names =
             bpffs::names(&directory).map_err(BpfError::call("list", directory.display().to_string()))?;
         for name in names {
-            let ifindex = name.rsplit_once('-').and_then(|(_, ifindex)| ifindex.parse().ok());
-            if chosen(ifindex) {
-                let path = directory.join(name);
+            let (program, ifindex) = name.rsplit_once('-').unwrap_or_default();
+            let ifindex = ifindex.parse().ok();
+            if chosen(program, ifindex) {
+                let path = directory.join(&name);
                 let removed = remove(&path, ifindex.unwrap_or(0));
                 errors.extend(removed.map_err(BpfError::call("detach", path.display().to_string())).err());
             }
@@ -153,21 +157,33 @@ impl Links {
         self.pins.links().join(format!("{}-{}", attachment.program, attachment.ifindex))
     }
 
-    fn attach_tcx(&self, object: &Object, attachment: &Attachment, path: &Path) -> Result<OwnedFd, BpfError> {
+    fn hook_of(&self, attachment: &Attachment) -> Hook {
+        if attachment.program == UPLINK_XDP { Hook::Xdp } else { self.hook }
+    }
+
+    fn attach_link(
+        &self,
+        object: &Object,
+        attachment: &Attachment,
+        path: &Path,
+        hook: Hook,
+    ) -> Result<OwnedFd, BpfError> {
         let failed = || BpfError::call("attach to", attachment.interface.clone());
         let program = object.program(attachment.program)?;
         let held = self.held.get(attachment).and_then(Option::as_ref);
         // Ours, though its pin may be gone; else the pinned one.
         for link in [held.and_then(|link| link.try_clone().ok()), sys::open(path).ok()].into_iter().flatten()
         {
-            if link_at(&link, attachment.ifindex).is_some() && sys::link_update(&link, &program).is_ok() {
+            if link_at(&link, attachment.ifindex, hook).is_some() && sys::link_update(&link, &program).is_ok()
+            {
                 if id_of(&link) != pinned_id(path) {
                     bpffs::publish(&link, path)?;
                 }
                 return Ok(link);
             }
         }
-        let link = sys::tcx_create(&program, attachment.ifindex).map_err(failed())?;
+        let create = if hook == Hook::Xdp { sys::xdp_create } else { sys::tcx_create };
+        let link = create(&program, attachment.ifindex).map_err(failed())?;
         if path.is_dir() {
             // A filter of an agent that used the other hook.
             remove(path, attachment.ifindex).map_err(failed())?;
@@ -181,7 +197,9 @@ impl Links {
         let program = object.program(attachment.program).ok()?;
         let wanted = sys::info::<sys::ProgramInfo>(&program).ok()?.id;
         let (there, remembered) = match self.held.get(attachment)? {
-            Some(link) => (link_at(link, attachment.ifindex), id_of(link) == pinned_id(&path)),
+            Some(link) => {
+                (link_at(link, attachment.ifindex, self.hook_of(attachment)), id_of(link) == pinned_id(&path))
+            }
             None => (tc::program_in_filter(attachment.ifindex).ok().flatten(), path.is_dir()),
         };
         match there {
@@ -195,8 +213,12 @@ impl Links {
 
 /// Id of the program that the link runs at this interface of this network
 /// namespace; an index alone may be another interface's.
-fn link_at(link: &OwnedFd, ifindex: u32) -> Option<u32> {
-    let id = id_of(link)?;
+fn link_at(link: &OwnedFd, ifindex: u32, hook: Hook) -> Option<u32> {
+    let sys::LinkInfo { id, program, ifindex: at, .. } = sys::info(link).ok()?;
+    if hook == Hook::Xdp {
+        // A driver has one program, and no list of links to look into.
+        return (at == ifindex).then_some(program);
+    }
     let there = sys::tcx_query(ifindex).ok()?;
     there.into_iter().find(|(_, link)| *link == id).map(|(program, _)| program)
 }

@@ -18,7 +18,7 @@ pub use error::BpfError;
 pub use features::features;
 pub use flows::{Flows, Timeouts};
 pub use links::{Attachment, Hook, Links};
-pub use object::{FROM_CONTAINER, FROM_UPLINK};
+pub use object::{FROM_CONTAINER, FROM_UPLINK, UPLINK_XDP};
 pub use tables::BpfTables;
 pub use tracer::Tracer;
 
@@ -35,6 +35,8 @@ pub struct Options {
     pub recreate: bool,
     /// Attach as a kernel before 6.6 would.
     pub force_clsact: bool,
+    /// Load the program for the uplink's driver too.
+    pub xdp: bool,
 }
 
 pub struct Dataplane {
@@ -53,7 +55,7 @@ impl Dataplane {
     /// Names the step, the object and what helps.
     pub fn open(root: &Path, capacity: Capacity, options: Options) -> Result<Self, BpfError> {
         let pins = Pins::prepare(root)?;
-        let object = Object::load(pins.clone(), &capacity, options.recreate)?;
+        let object = Object::load(pins.clone(), &capacity, options)?;
         Ok(Self {
             tracer: Tracer::open(&object)?,
             links: Links::new(pins.clone(), options.force_clsact),
@@ -81,6 +83,12 @@ impl Dataplane {
 
     pub fn hook(&self) -> Hook {
         self.links.hook()
+    }
+
+    /// The hooks in use, joined by `+`.
+    pub fn hooks(&self) -> String {
+        let xdp = self.attached().any(|held| held.program == UPLINK_XDP);
+        format!("{}{}", self.hook().name(), if xdp { "+xdp" } else { "" })
     }
 
     pub fn attached(&self) -> impl Iterator<Item = &Attachment> {
@@ -127,7 +135,8 @@ impl Dataplane {
     /// # Errors
     /// When the process has no descriptor left.
     pub fn program_at(&self, ifindex: u32) -> Result<Option<OwnedFd>, BpfError> {
-        let attachment = self.links.held().find(|attachment| attachment.ifindex == ifindex);
+        let mut held = self.links.held();
+        let attachment = held.find(|held| held.ifindex == ifindex && held.program != UPLINK_XDP);
         attachment.map(|attachment| self.object.program(attachment.program)).transpose()
     }
 

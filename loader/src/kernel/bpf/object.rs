@@ -9,7 +9,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    programs::{Program, ProgramError, SchedClassifier},
+    programs::{Program, ProgramError},
 };
 use causeway_schema::{
     Addr, Backend, Cell, Endpoint, EndpointKey, Flow, FlowKey, Frontend, FrontendKey, Hop, JUMPS, NodeConfig,
@@ -17,7 +17,7 @@ use causeway_schema::{
 };
 
 use super::{
-    BpfError,
+    BpfError, Options,
     bpffs::{self, Pins},
     sys,
 };
@@ -27,6 +27,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ca
 
 pub const FROM_CONTAINER: &str = "from_container";
 pub const FROM_UPLINK: &str = "from_uplink";
+/// In front of `FROM_UPLINK`, where it is wanted.
+pub const UPLINK_XDP: &str = "uplink_xdp";
 /// What is attached or run from here; the others are jumped to.
 const ENTRIES: [&str; 4] = [FROM_CONTAINER, FROM_UPLINK, "sweep_v4", "sweep_v6"];
 const JUMP_MAP: &str = "JUMPS";
@@ -108,10 +110,10 @@ impl Object {
     /// # Errors
     /// [`BpfError::Shape`] when pinned maps do not fit `capacity` (with
     /// `recreate` they are replaced instead), and what the kernel refuses.
-    pub fn load(pins: Pins, capacity: &Capacity, recreate: bool) -> Result<Self, BpfError> {
+    pub fn load(pins: Pins, capacity: &Capacity, options: Options) -> Result<Self, BpfError> {
         let shapes = shapes(capacity);
         match check(&pins, &shapes) {
-            Err(BpfError::Shape { .. } | BpfError::Version { .. }) if recreate => discard(&pins)?,
+            Err(BpfError::Shape { .. } | BpfError::Version { .. }) if options.recreate => discard(&pins)?,
             other => other?,
         }
         let mut loader = EbpfLoader::new();
@@ -138,7 +140,7 @@ impl Object {
         let there = there.unwrap_or(bytemuck::Zeroable::zeroed());
         sys::map_update(&config, &0_u32, &NodeConfig { trace_mark: 0, version: SCHEMA_VERSION, ..there })
             .map_err(BpfError::call("write to map", "CONFIG"))?;
-        for (name, program) in load_programs(&mut ebpf)? {
+        for (name, program) in load_programs(&mut ebpf, options.xdp)? {
             bpffs::publish(&program, &object.pins.programs().join(name))?;
             object.programs.insert(name, program);
         }
@@ -204,13 +206,13 @@ fn duplicate(kind: &'static str, name: &str, fd: Option<&OwnedFd>) -> Result<Own
 
 /// Each on a thread of its own: most of an agent's start is the verifier, and
 /// for a privileged process it runs on all CPUs.
-fn load_programs(ebpf: &mut Ebpf) -> Result<Vec<(&'static str, OwnedFd)>, BpfError> {
+fn load_programs(ebpf: &mut Ebpf, xdp: bool) -> Result<Vec<(&'static str, OwnedFd)>, BpfError> {
     let missing = |name: &str| BpfError::Missing { kind: "program", name: name.into() };
     let mut found: Vec<_> = ebpf
         .programs_mut()
-        .filter_map(|(name, program)| Some((programs().find(|wanted| *wanted == name)?, program)))
+        .filter_map(|(name, program)| Some((programs(xdp).find(|wanted| *wanted == name)?, program)))
         .collect();
-    if let Some(name) = programs().find(|name| !found.iter().any(|(there, _)| there == name)) {
+    if let Some(name) = programs(xdp).find(|name| !found.iter().any(|(there, _)| there == name)) {
         return Err(missing(name));
     }
     std::thread::scope(|scope| {
@@ -228,14 +230,18 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<Vec<(&'static str, OwnedFd)>, BpfErr
     })
 }
 
-fn programs() -> impl Iterator<Item = &'static str> {
-    ENTRIES.into_iter().chain(JUMPS)
+fn programs(xdp: bool) -> impl Iterator<Item = &'static str> {
+    ENTRIES.into_iter().chain(JUMPS).chain(xdp.then_some(UPLINK_XDP))
 }
 
 fn load_program(program: &mut Program, name: &'static str) -> Result<OwnedFd, BpfError> {
     let missing = || BpfError::Missing { kind: "program", name: name.into() };
-    let program: &mut SchedClassifier = program.try_into().map_err(|_| missing())?;
-    program.load().map_err(|error| match error {
+    let loaded = match program {
+        Program::SchedClassifier(program) => program.load(),
+        Program::Xdp(program) => program.load(),
+        _ => return Err(missing()),
+    };
+    loaded.map_err(|error| match error {
         ProgramError::LoadError { io_error, verifier_log } => {
             BpfError::Verifier { program: name, cause: io_error, log: end_of(&verifier_log.to_string()) }
         }

@@ -30,10 +30,13 @@ const LINK_CREATE: libc::c_int = 28;
 const LINK_UPDATE: libc::c_int = 29;
 const LINK_DETACH: libc::c_int = 34;
 
-/// `enum bpf_attach_type`, since Linux 6.6.
+/// `enum bpf_attach_type`, the second since Linux 6.6.
+const XDP: u32 = 37;
 const TCX_INGRESS: u32 = 46;
 /// Before every program that is there, when no relative is named.
 const F_BEFORE: u32 = 1 << 3;
+/// In the driver, not in the stack's imitation of it (`linux/if_link.h`).
+const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 
 pub fn map_lookup<K: Pod, V: Pod>(map: &impl AsFd, key: &K) -> io::Result<Option<V>> {
     let mut value = V::zeroed();
@@ -137,7 +140,7 @@ pub struct ProgramInfo {
     pub id: u32,
 }
 
-/// `struct bpf_link_info` of a tcx link, its first fields.
+/// `struct bpf_link_info` of a link to an interface, its first fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct LinkInfo {
@@ -147,6 +150,7 @@ pub struct LinkInfo {
     pad: u32,
     /// 0 when the link is detached or its interface gone.
     pub ifindex: u32,
+    /// Of a tcx link.
     pub attach_type: u32,
 }
 
@@ -160,13 +164,17 @@ pub fn info<T: Pod>(object: &impl AsFd) -> io::Result<T> {
 
 /// Puts the program before all others at the interface's ingress.
 pub fn tcx_create(program: &impl AsFd, ifindex: u32) -> io::Result<OwnedFd> {
-    let mut attr = LinkCreate {
-        program: raw(program),
-        ifindex,
-        attach_type: TCX_INGRESS,
-        flags: F_BEFORE,
-        ..Zeroable::zeroed()
-    };
+    link_create(program, ifindex, TCX_INGRESS, F_BEFORE)
+}
+
+/// Gives the program to the interface's driver; `EOPNOTSUPP` from drivers
+/// that run none, `EBUSY` when another is there.
+pub fn xdp_create(program: &impl AsFd, ifindex: u32) -> io::Result<OwnedFd> {
+    link_create(program, ifindex, XDP, XDP_FLAGS_DRV_MODE)
+}
+
+fn link_create(program: &impl AsFd, ifindex: u32, attach_type: u32, flags: u32) -> io::Result<OwnedFd> {
+    let mut attr = LinkCreate { program: raw(program), ifindex, attach_type, flags, ..Zeroable::zeroed() };
     let fd = call(LINK_CREATE, &mut attr)?;
     // SAFETY: the command returns a new descriptor that nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })

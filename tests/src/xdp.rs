@@ -1,0 +1,78 @@
+//! An XDP program that passes everything. A veth brings what XDP programs send
+//! to its other end only where a program is; and an interface that has one
+//! takes no second.
+
+use std::{
+    io,
+    os::fd::{FromRawFd, OwnedFd},
+};
+
+use crate::netns::Netns;
+
+/// Commands and constants of linux/bpf.h and linux/if_link.h.
+const PROG_LOAD: libc::c_int = 5;
+const LINK_CREATE: libc::c_int = 28;
+const PROG_TYPE_XDP: u32 = 6;
+const HAS_FRAGS: u32 = 1 << 5;
+const ATTACH_XDP: u32 = 37;
+const FLAGS_DRV_MODE: u32 = 1 << 2;
+
+/// `r0 = XDP_PASS; exit`
+const PASS: [u64; 2] = [0xb7 | 2 << 32, 0x95];
+
+#[repr(C)]
+#[derive(Default)]
+struct Load {
+    kind: u32,
+    instructions: u32,
+    code: u64,
+    license: u64,
+    log: [u32; 4],
+    version: u32,
+    flags: u32,
+}
+
+#[repr(C)]
+struct Link {
+    program: u32,
+    ifindex: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// The program in an interface's driver, until the value goes.
+pub struct Pass(#[expect(dead_code, reason = "the kernel detaches when it closes")] OwnedFd);
+
+impl Pass {
+    pub fn at(netns: &Netns, interface: &str) -> Self {
+        netns.run(|| {
+            let load = Load {
+                kind: PROG_TYPE_XDP,
+                instructions: PASS.len() as u32,
+                code: PASS.as_ptr() as u64,
+                license: c"GPL".as_ptr() as u64,
+                flags: HAS_FRAGS,
+                ..Load::default()
+            };
+            let program = bpf(PROG_LOAD, &load).unwrap();
+            let link = Link {
+                program: std::os::fd::AsRawFd::as_raw_fd(&program) as u32,
+                ifindex: nix::net::if_::if_nametoindex(interface).unwrap(),
+                attach_type: ATTACH_XDP,
+                flags: FLAGS_DRV_MODE,
+            };
+            Self(bpf(LINK_CREATE, &link).unwrap_or_else(|error| panic!("XDP at {interface}: {error}")))
+        })
+    }
+}
+
+fn bpf<T>(command: libc::c_int, attributes: &T) -> io::Result<OwnedFd> {
+    // SAFETY: the attributes are those of the command, and what they point to
+    // is alive; both commands return a new descriptor.
+    unsafe {
+        match libc::syscall(libc::SYS_bpf, command, attributes as *const T, size_of::<T>()) {
+            -1 => Err(io::Error::last_os_error()),
+            fd => Ok(OwnedFd::from_raw_fd(fd as i32)),
+        }
+    }
+}
