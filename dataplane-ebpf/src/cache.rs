@@ -8,7 +8,7 @@
 
 use core::arch::asm;
 
-use causeway_schema::{Flow, FlowKey, flow::flags};
+use causeway_schema::{Flow, FlowKey, TraceRecord, flow::flags};
 
 use crate::{family::Family, flow, maps, packet::Packet, service};
 
@@ -60,7 +60,7 @@ pub fn find<A: Family>(packet: &Packet<A>, ifindex: u32, epoch: u64, now: u32) -
     if !flow::comes_by(flow, ifindex) || now.wrapping_sub(flow.last_seen) >= maps::TICKS_PER_SECOND.load() {
         return None;
     }
-    if !packet.is_tcp() && flow.flags & flags::REPLY == 0 {
+    if !packet.is_tcp() && flow.flags & flags::REPLY == 0 && flow.service != TraceRecord::NONE {
         let row = service::row::<A>(flow.service)?;
         if row.generation != flow.generation {
             return None;

@@ -4,7 +4,7 @@
 use aya_ebpf::bindings::BPF_NOEXIST;
 use causeway_schema::{
     Addr, Arena, Backend, Cell, Endpoint, EndpointKey, Flow, FlowKey, Frontend, FrontendKey, HAIRPIN_V4,
-    HAIRPIN_V6, Hop, Service, V4, V6, checksum, protocol,
+    HAIRPIN_V6, Hop, Network, NodeConfig, Service, V4, V6, checksum, egress::NETWORKS, protocol,
 };
 use network_types::{
     eth::EthHdr,
@@ -24,6 +24,8 @@ use crate::{
 pub trait Family: Addr {
     /// ICMP or ICMPv6.
     const ICMP: u8;
+    /// Whether its checksum covers the addresses.
+    const ICMP_COVERS_ADDRESSES: bool;
     /// The EtherType, as it lies in memory.
     const ETHER_TYPE: u16;
     /// The slow programs that go on for another: see [`jump::Target`].
@@ -51,6 +53,9 @@ pub trait Family: Addr {
     /// An address that no router passes on (RFC 4291); IPv4 has none that we
     /// need to know.
     fn is_link_local(address: Self) -> bool;
+
+    /// Networks where containers' own addresses are known.
+    fn native(config: &NodeConfig) -> &[Network<Self>; NETWORKS];
 
     /// The node's address, or the unspecified one.
     fn node() -> Self;
@@ -215,6 +220,7 @@ macro_rules! tables {
 
 impl Family for V4 {
     const ICMP: u8 = protocol::ICMP;
+    const ICMP_COVERS_ADDRESSES: bool = false;
     const ETHER_TYPE: u16 = 0x0800_u16.to_be();
     const TO_ICMP: jump::Target = jump::Target::IcmpV4;
     const TO_RELEASE: jump::Target = jump::Target::ReleaseV4;
@@ -237,6 +243,11 @@ impl Family for V4 {
     #[inline(always)]
     fn is_link_local(_address: Self) -> bool {
         false
+    }
+
+    #[inline(always)]
+    fn native(config: &NodeConfig) -> &[Network<Self>; NETWORKS] {
+        &config.native_v4
     }
 
     #[inline(always)]
@@ -278,6 +289,7 @@ impl Family for V4 {
 
 impl Family for V6 {
     const ICMP: u8 = protocol::ICMPV6;
+    const ICMP_COVERS_ADDRESSES: bool = true;
     const ETHER_TYPE: u16 = 0x86dd_u16.to_be();
     const TO_ICMP: jump::Target = jump::Target::IcmpV6;
     const TO_RELEASE: jump::Target = jump::Target::ReleaseV6;
@@ -301,6 +313,11 @@ impl Family for V6 {
     #[inline(always)]
     fn is_link_local(address: Self) -> bool {
         address.0[0] == 0xfe && address.0[1] & 0xc0 == 0x80
+    }
+
+    #[inline(always)]
+    fn native(config: &NodeConfig) -> &[Network<Self>; NETWORKS] {
+        &config.native_v6
     }
 
     #[inline(always)]

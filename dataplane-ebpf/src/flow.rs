@@ -2,7 +2,7 @@
 //! flow; see `causeway_schema::flow` for what stands in an entry.
 
 use aya_ebpf::helpers::bpf_jiffies64;
-use causeway_schema::{Event, Flow, FlowKey, Hop, flow::flags, protocol};
+use causeway_schema::{Event, Flow, FlowKey, Hop, TraceRecord, flow::flags, protocol};
 
 use crate::{cache, count, family::Family, maps, packet::Packet, service};
 
@@ -45,6 +45,11 @@ pub struct Serving {
     pub service: u32,
     pub generation: u32,
     pub backend: u32,
+}
+
+impl Serving {
+    /// Of flows to no service.
+    pub const NONE: Self = Self { service: TraceRecord::NONE, generation: 0, backend: TraceRecord::NONE };
 }
 
 /// The two entries of a new flow. They are made in memory of the CPU's own:
@@ -179,6 +184,10 @@ fn touch<A>(flow: &mut Flow<A>, now: u32) {
 fn begins_anew<A: Family>(packet: &Packet<A>, flow: &Flow<A>, dry: bool) -> bool {
     if packet.is_tcp() {
         return packet.opens_connection();
+    }
+    if flow.service == TraceRecord::NONE {
+        // Of no service, which loses no backend.
+        return false;
     }
     let current = service::row::<A>(flow.service).is_some_and(|row| row.generation == flow.generation);
     if !current && !dry {

@@ -30,8 +30,6 @@ pub const HEADER: u32 = 8;
 pub trait Icmp: Family {
     const ECHO_REQUEST: u8;
     const ECHO_REPLY: u8;
-    /// Whether the checksum covers the addresses.
-    const PSEUDO_HEADER: bool;
 
     fn is_error(kind: u8) -> bool;
 
@@ -50,7 +48,6 @@ pub trait Icmp: Family {
 impl Icmp for V4 {
     const ECHO_REQUEST: u8 = 8;
     const ECHO_REPLY: u8 = 0;
-    const PSEUDO_HEADER: bool = false;
 
     /// Destination unreachable, time exceeded, parameter problem (RFC 792).
     #[inline(always)]
@@ -92,7 +89,6 @@ impl Icmp for V4 {
 impl Icmp for V6 {
     const ECHO_REQUEST: u8 = 128;
     const ECHO_REPLY: u8 = 129;
-    const PSEUDO_HEADER: bool = true;
 
     /// Unreachable, too big, time exceeded, parameter problem (RFC 4443).
     #[inline(always)]
@@ -152,6 +148,22 @@ pub fn special<A: Read + Icmp>(ctx: &TcContext, side: Side, loose: &mut Loose<A>
         return echo(ctx, loose);
     }
     None
+}
+
+/// Gives an echo message that may belong to a flow the ports it is known by:
+/// its identifier, at the end of who asks. From a container a question, from
+/// outside an answer to the node.
+#[inline(always)]
+pub fn name_echo<A: Read + Icmp>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> Option<()> {
+    let kind: u8 = ctx.load(loose.l4 as usize).ok()?;
+    let id: Port = ctx.load((loose.l4 + rewrite::ICMP_ID) as usize).ok()?;
+    let key = &mut loose.packet.key;
+    match side {
+        Side::Container if kind == A::ECHO_REQUEST => key.src_port = id,
+        Side::Uplink if kind == A::ECHO_REPLY && key.dst == A::node() => key.dst_port = id,
+        _ => return None,
+    }
+    Some(())
 }
 
 /// An error about a packet that went through one of our flows: its receiver
@@ -221,7 +233,7 @@ fn translate<A: Read + Icmp>(
     if difference != 0 {
         ctx.l4_csum_replace(check_at, 0, u64::from(difference), 0).ok()?;
     }
-    if A::PSEUDO_HEADER && outside.addr_delta != 0 {
+    if A::ICMP_COVERS_ADDRESSES && outside.addr_delta != 0 {
         let pseudo = u64::from(BPF_F_PSEUDO_HDR);
         let delta = u64::from(outside.addr_delta);
         if ctx.l4_csum_replace(check_at, 0, delta, pseudo | A::PSEUDO_FLAG).is_err() {

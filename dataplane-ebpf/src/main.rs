@@ -11,6 +11,7 @@ mod cache;
 mod context;
 mod count;
 mod deliver;
+mod egress;
 mod family;
 mod flow;
 mod fragment;

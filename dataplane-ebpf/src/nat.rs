@@ -2,7 +2,12 @@
 //! other flow waits for: the whole tuple counts, so a port is scarce only per
 //! backend, never per address.
 
-use causeway_schema::{Event, Flow, FlowKey, Hop, flow::flags, hash::flow_hash, nat};
+use causeway_schema::{
+    Event, Flow, FlowKey, Hop,
+    flow::flags,
+    hash::flow_hash,
+    nat::{Ports, TRIES, TRIES_AT_ONCE},
+};
 
 use crate::{
     cache, count,
@@ -16,12 +21,18 @@ pub struct Begins<A> {
     pub after: FlowKey<A>,
     pub serving: Serving,
     pub hop: Hop,
+    /// Source ports to try when the one in `after` is taken.
+    pub ports: Ports,
+    /// How many have been tried.
+    pub attempt: u32,
 }
 
 /// What became of a new flow.
 pub enum Outcome {
     /// Its entries are where flows are made, and in the table.
     Created,
+    /// Not yet: there are other ports to try.
+    Again,
     NoPort,
     Full,
 }
@@ -32,12 +43,18 @@ pub enum Outcome {
 pub fn create<A: Family>(before: &FlowKey<A>, begins: &mut Begins<A>, dry: bool) -> Outcome {
     let hash = flow_hash(&before.src, before.src_port, &before.dst, before.dst_port, before.protocol);
     let mut free = false;
-    for attempt in 0..nat::TRIES {
+    for _ in 0..TRIES_AT_ONCE {
+        if begins.attempt > 0 {
+            begins.after.src_port = begins.ports.pick(hash, begins.attempt);
+        }
+        begins.attempt += 1;
         free = make_free(&begins.after.reversed(), before, dry);
         if free {
             break;
         }
-        begins.after.src_port = nat::port(hash, attempt);
+    }
+    if !free && begins.attempt < TRIES {
+        return Outcome::Again;
     }
     let after = &begins.after;
     let Some(pair) = flow::pair(before, after, &begins.serving, begins.hop) else { return Outcome::Full };

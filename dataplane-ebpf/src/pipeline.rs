@@ -10,6 +10,7 @@ use crate::{
     arp,
     context::Context,
     deliver::{self, Way},
+    egress,
     family::Family,
     flow::{self, Created, Serving},
     jump,
@@ -171,6 +172,9 @@ fn plain<A: Family>(ctx: &TcContext, side: Side, packet: &Packet<A>) -> Decision
         return deliver::local(ctx, packet, endpoint, None, L4::Plain);
     }
     if A::frontend(&FrontendKey::whole_address(dst)).is_some() {
+        return Decision::slow();
+    }
+    if side == Side::Container && egress::is_foreign(dst) {
         return Decision::slow();
     }
     match side {

@@ -233,7 +233,8 @@ fn embed<A: Refuse, const L4: usize>(ctx: &TcContext, loose: &Loose<A>, message:
         let icmp = frame.add(A::L4);
         *icmp.cast::<[u8; 4]>() = [message.kind, message.code, 0, 0];
         *icmp.add(4).cast::<u32>() = message.rest;
-        let mut sum = if A::PSEUDO_HEADER { pseudo_sum(key.dst, key.src, A::ICMP, length as u16) } else { 0 };
+        let mut sum =
+            if A::ICMP_COVERS_ADDRESSES { pseudo_sum(key.dst, key.src, A::ICMP, length as u16) } else { 0 };
         let mut at = 0;
         while at < length {
             sum += u32::from(*icmp.add(at).cast::<u16>());

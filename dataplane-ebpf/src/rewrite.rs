@@ -59,6 +59,7 @@ pub fn forward<A: Family, C: Context>(
     let l4 = match l4 {
         L4::Plain => A::L4 as u32,
         L4::Absent => return Some(()),
+        L4::At(offset) if protocol == A::ICMP => return echo(ctx, offset, flow),
         L4::At(offset) => {
             ctx.store(offset as usize, &[flow.src_port, flow.dst_port])?;
             offset
@@ -66,6 +67,20 @@ pub fn forward<A: Family, C: Context>(
     };
     let checksum = checksum_at(l4, protocol) as usize;
     ctx.update_checksum::<A>(checksum, protocol, flow.addr_delta, flow.port_delta)
+}
+
+/// Offsets in an ICMP header of echo messages (RFC 792, RFC 4443).
+const ICMP_CHECKSUM: u32 = 2;
+pub const ICMP_ID: u32 = 4;
+
+/// An echo message's identifier stands for the port of who asks.
+#[inline(always)]
+fn echo<A: Family, C: Context>(ctx: &C, l4: u32, flow: &Flow<A>) -> Option<()> {
+    let id = if flow.src_port == Port::NONE { flow.dst_port } else { flow.src_port };
+    ctx.store((l4 + ICMP_ID) as usize, &id)?;
+    let addresses = if A::ICMP_COVERS_ADDRESSES { flow.addr_delta } else { 0 };
+    // A checksum of 0 is one like others, as in TCP.
+    ctx.update_checksum::<A>((l4 + ICMP_CHECKSUM) as usize, protocol::TCP, addresses, flow.port_delta)
 }
 
 /// Where the checksum of a TCP or UDP header stands.

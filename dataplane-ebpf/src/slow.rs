@@ -3,12 +3,14 @@
 //! sources are translated, and headers may be anywhere.
 
 use aya_ebpf::programs::TcContext;
-use causeway_schema::{Event, Flow, FrontendKey, Hop, TraceRecord, Verdict, hash::flow_hash, protocol};
+use causeway_schema::{Event, Flow, FrontendKey, Hop, Verdict, hash::flow_hash, nat::Ports, protocol};
 
 use crate::{
     act::{self, Decision, Exit},
+    context::Context,
     count,
     deliver::{self, Way},
+    egress,
     family::Family,
     flow::{self, Serving},
     fragment, icmp, jump,
@@ -92,6 +94,10 @@ pub fn begin<A: Refuse>(ctx: &TcContext) -> i32 {
             jump::to(ctx, loose.side, A::TO_CARRY);
             Verdict::DropInconsistent
         }
+        Outcome::Again => {
+            jump::to(ctx, loose.side, A::TO_BEGIN);
+            Verdict::DropInconsistent
+        }
         Outcome::NoPort => Verdict::DropNoPort,
         Outcome::Full => Verdict::DropFlowTable,
     };
@@ -123,7 +129,13 @@ pub fn icmp<A: Refuse>(ctx: &TcContext, side: Side) -> i32 {
         Some(decision) => decision,
         None if is_spoofed(ctx, side, loose) => Decision::end(Verdict::DropSpoofed),
         None if A::is_multicast(loose.packet.key.dst) => Decision::end(Verdict::StackMulticast),
-        None => plain(ctx, side, loose),
+        None => match egress::echo(ctx, side, loose) {
+            Some(target) => {
+                jump::to(ctx, side, target);
+                Decision::end(Verdict::DropInconsistent)
+            }
+            None => plain(ctx, side, loose),
+        },
     };
     finish(ctx, side, loose, decision)
 }
@@ -159,10 +171,10 @@ pub fn refuse<A: Refuse>(ctx: &TcContext) -> i32 {
 #[inline(always)]
 fn decide<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> Step<A> {
     let dry = trace::is_dry(ctx);
-    // SAFETY: the context is valid for the whole run of the program.
-    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
+    let ifindex = ctx.ifindex();
     let later = loose.part == Part::Later && flow::is_tracked(loose.packet.key.protocol);
-    if later && let Some(flow) = fragment::find(loose, ifindex) {
+    let has_flow = later || loose.part == Part::Later && loose.packet.key.protocol == A::ICMP;
+    if has_flow && let Some(flow) = fragment::find(loose, ifindex) {
         return Step::Translate(flow);
     }
     if !dry && fragment::is_awaited(loose) {
@@ -184,7 +196,7 @@ fn decide<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> Step<
         return Step::End(Verdict::StackMulticast);
     }
     if later {
-        return early(ctx, loose, ifindex, dry);
+        return early(ctx, side, loose, ifindex, dry);
     }
     if !loose.has_ports() {
         return Step::Plain;
@@ -194,11 +206,20 @@ fn decide<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> Step<
         loose.service = frontend.service;
         return first(side, loose);
     }
+    if egress::leaves(ctx, side, loose) {
+        egress::begin(side, loose);
+        return Step::Begin;
+    }
     if loose.packet.opens_connection() && flow::is_known(&key.reversed()) && is_ours(ctx, side, loose) {
         // To a container's own address, but its answers would be taken for a
         // flow's to some service: it gets another source port.
-        let serving = Serving { service: TraceRecord::NONE, generation: 0, backend: TraceRecord::NONE };
-        loose.begins = Begins { after: *key, serving, hop: hop_of(key.dst) };
+        loose.begins = Begins {
+            after: *key,
+            serving: Serving::NONE,
+            hop: hop_of(key.dst),
+            ports: Ports::ALL,
+            attempt: 0,
+        };
         return Step::Begin;
     }
     Step::Plain
@@ -227,8 +248,10 @@ fn is_spoofed<A: Refuse>(ctx: &TcContext, side: Side, loose: &Loose<A>) -> bool 
 
 /// A fragment without ports that comes before its first one.
 #[inline(always)]
-fn early<A: Refuse>(ctx: &TcContext, loose: &Loose<A>, ifindex: u32, dry: bool) -> Step<A> {
-    if A::frontend(&FrontendKey::whole_address(loose.packet.key.dst)).is_none() {
+fn early<A: Refuse>(ctx: &TcContext, side: Side, loose: &Loose<A>, ifindex: u32, dry: bool) -> Step<A> {
+    if A::frontend(&FrontendKey::whole_address(loose.packet.key.dst)).is_none()
+        && !egress::leaves(ctx, side, loose)
+    {
         return Step::Plain;
     }
     let verdict = fragment::hold(ctx, loose, dry);
@@ -255,10 +278,13 @@ fn first<A: Refuse>(side: Side, loose: &mut Loose<A>) -> Step<A> {
     loose.backend = backend.id;
     let hop = hop_of(backend.addr);
     let mut after = *key;
+    let mut ports = Ports::ALL;
     (after.dst, after.dst_port) = (backend.addr, backend.port);
     if side == Side::Uplink && hop == Hop::NONE {
         // The answer must come back this way: it goes to whom it sees.
         after.src = A::node();
+        ports = egress::ports();
+        after.src_port = ports.first(key.src_port, hash);
         if after.src == A::UNSPECIFIED {
             return Step::End(Verdict::DropRemoteBackend);
         }
@@ -269,7 +295,7 @@ fn first<A: Refuse>(side: Side, loose: &mut Loose<A>) -> Step<A> {
         after.src = A::HAIRPIN;
     }
     let serving = Serving { service: loose.service, generation: row.generation, backend: backend.id };
-    loose.begins = Begins { after, serving, hop };
+    loose.begins = Begins { after, serving, hop, ports, attempt: 0 };
     Step::Begin
 }
 

@@ -4,6 +4,8 @@
 use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use anyhow::Context;
+use causeway_schema::egress::NETWORKS;
+use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::plan::Capacity;
@@ -38,6 +40,10 @@ pub struct AgentConfig {
     pub log_format: LogFormat,
     /// Take packets at the uplink's driver as well.
     pub xdp: bool,
+    /// Containers go by the node's address to all but the native networks.
+    pub masquerade: bool,
+    /// Networks where containers' own addresses are known.
+    pub native: Vec<IpNet>,
     pub recreate_maps: bool,
     pub force_clsact: bool,
 }
@@ -70,6 +76,8 @@ pub struct Settings {
     pub log: Option<String>,
     pub log_format: Option<LogFormat>,
     pub xdp: Option<bool>,
+    pub masquerade: Option<bool>,
+    pub native: Option<Vec<IpNet>>,
 }
 
 impl Settings {
@@ -111,6 +119,16 @@ impl Settings {
         anyhow::ensure!(RESYNC_LIMITS.contains(&resync), "resync: {resync} ms: use 10 ms to 1 hour");
         let mut capacity = self.capacity.or(file.capacity).unwrap_or_default();
         sizes.iter().for_each(|size| size.set(&mut capacity));
+        let native = self.native.or(file.native).unwrap_or_else(private);
+        for (family, count) in [
+            ("IPv4", native.iter().filter(|network| network.addr().is_ipv4()).count()),
+            ("IPv6", native.iter().filter(|network| network.addr().is_ipv6()).count()),
+        ] {
+            anyhow::ensure!(
+                count <= NETWORKS,
+                "native: {count} networks of {family}: use at most {NETWORKS}, joining neighbours"
+            );
+        }
         Ok(AgentConfig {
             node,
             manifests: self
@@ -128,10 +146,19 @@ impl Settings {
             log: self.log.or(file.log).unwrap_or_else(|| "info".into()),
             log_format: self.log_format.or(file.log_format).unwrap_or_default(),
             xdp: self.xdp.or(file.xdp).unwrap_or_default(),
+            masquerade: self.masquerade.or(file.masquerade).unwrap_or_default(),
+            native,
             recreate_maps: false,
             force_clsact: false,
         })
     }
+}
+
+/// Networks that are nobody's on the Internet (RFC 1918, 6598, 3927, 4193).
+fn private() -> Vec<IpNet> {
+    let all =
+        ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "169.254.0.0/16", "fc00::/7"];
+    all.iter().filter_map(|network| network.parse().ok()).collect()
 }
 
 /// One size of [`Capacity`], as `--capacity` gives it: `flows=1000`.

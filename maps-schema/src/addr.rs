@@ -19,6 +19,8 @@ pub trait Addr: Pod + Eq + Ord + core::hash::Hash + core::fmt::Debug {
     const FAMILY: u8;
     /// The unspecified address (all zero bytes).
     const UNSPECIFIED: Self;
+    /// All bits one.
+    const ONES: Self;
     /// What completes an address and four bytes to whole 8-byte words: rows of
     /// mapped arrays lie that far apart.
     type RowPad: Pod + Eq + core::fmt::Debug;
@@ -28,6 +30,9 @@ pub trait Addr: Pod + Eq + Ord + core::hash::Hash + core::fmt::Debug {
 
     /// 0 for equal addresses, and for no others.
     fn difference(&self, other: &Self) -> u32;
+
+    /// As [`Addr::difference`], of the bits in `mask` only.
+    fn difference_within(&self, other: &Self, mask: &Self) -> u32;
 
     /// The address folded into one word for hashing; host independent.
     fn fold(&self) -> u64;
@@ -81,6 +86,7 @@ impl Addr for V4 {
     const BYTES: usize = 4;
     const FAMILY: u8 = 2;
     const UNSPECIFIED: Self = V4([0; 4]);
+    const ONES: Self = V4([0xff; 4]);
     type RowPad = ();
 
     fn bytes(&self) -> &[u8] {
@@ -90,6 +96,11 @@ impl Addr for V4 {
     #[inline(always)]
     fn difference(&self, other: &Self) -> u32 {
         self.word() ^ other.word()
+    }
+
+    #[inline(always)]
+    fn difference_within(&self, other: &Self, mask: &Self) -> u32 {
+        (self.word() ^ other.word()) & mask.word()
     }
 
     #[inline(always)]
@@ -108,6 +119,7 @@ impl Addr for V6 {
     const BYTES: usize = 16;
     const FAMILY: u8 = 10;
     const UNSPECIFIED: Self = V6([0; 16]);
+    const ONES: Self = V6([0xff; 16]);
     type RowPad = u32;
 
     fn bytes(&self) -> &[u8] {
@@ -118,6 +130,13 @@ impl Addr for V6 {
     fn difference(&self, other: &Self) -> u32 {
         let ([a, b, c, d], [e, f, g, h]) = (self.words(), other.words());
         (a ^ e) | (b ^ f) | (c ^ g) | (d ^ h)
+    }
+
+    #[inline(always)]
+    fn difference_within(&self, other: &Self, mask: &Self) -> u32 {
+        let ([a, b, c, d], [e, f, g, h]) = (self.words(), other.words());
+        let [w, x, y, z] = mask.words();
+        (a ^ e) & w | (b ^ f) & x | (c ^ g) & y | (d ^ h) & z
     }
 
     #[inline(always)]

@@ -3,7 +3,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{V4, V6};
+use crate::{Network, V4, V6, egress::NETWORKS, nat::Ports};
 
 /// The single row of the node's configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -19,12 +19,46 @@ pub struct NodeConfig {
     /// backend on another node answers. Unspecified: none.
     pub node_v4: V4,
     pub node_v6: V6,
-    pub pad: u32,
+    /// Source ports for flows that go by the node's address: none that the
+    /// host gives its own sockets.
+    pub ports: Ports,
+    /// Of [`flags`].
+    pub flags: u32,
+    /// Networks where containers' own addresses are known.
+    pub native_v4: [Network<V4>; NETWORKS],
+    pub native_v6: [Network<V6>; NETWORKS],
 }
+
+/// Bits of [`NodeConfig::flags`].
+pub mod flags {
+    /// Containers go by the node's address to all but the native networks.
+    pub const MASQUERADE: u32 = 1;
+}
+
+impl NodeConfig {
+    /// A node that has told nothing of itself.
+    pub fn new() -> Self {
+        Self {
+            version: SCHEMA_VERSION,
+            ports: Ports::ALL,
+            native_v4: [Network::NONE; NETWORKS],
+            native_v6: [Network::NONE; NETWORKS],
+            ..Zeroable::zeroed()
+        }
+    }
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+const _: () = assert!(size_of::<NodeConfig>() == 36 + NETWORKS * (8 + 32));
 
 /// Raised with every change of a shared layout; a new agent that finds
 /// another number under its pins must not adopt those maps.
-pub const SCHEMA_VERSION: u32 = 2;
+pub const SCHEMA_VERSION: u32 = 3;
 
 /// What a traced packet's way through the program was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]

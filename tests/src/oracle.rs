@@ -369,7 +369,7 @@ impl Oracle {
                 }
                 return Ok(request);
             }
-            source.set_port(nat::port(hash_of(packet), attempt).get());
+            source.set_port(nat::Ports::ALL.pick(hash_of(packet), attempt + 1).get());
         }
         Err(Verdict::DropNoPort)
     }

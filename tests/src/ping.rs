@@ -4,6 +4,7 @@ use std::{
     io,
     mem::MaybeUninit,
     net::{IpAddr, SocketAddr},
+    sync::atomic::{AtomicU16, Ordering},
     time::Duration,
 };
 
@@ -25,7 +26,9 @@ pub fn ping(to: IpAddr, count: u16, patience: Duration) -> io::Result<u16> {
     };
     let socket = Socket::new(domain, Type::RAW, Some(protocol))?;
     socket.set_read_timeout(Some(patience))?;
-    let id = std::process::id() as u16;
+    // Each has its own, as programs that ping draw theirs.
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let id = (std::process::id() as u16).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
     let mut answered = 0;
     for sequence in 0..count {
         let mut message = vec![request, 0, 0, 0];

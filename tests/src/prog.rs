@@ -1,7 +1,7 @@
 //! The real programs over private maps: packet in, verdict, counters and
 //! packet out, through `BPF_PROG_TEST_RUN`.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf};
 
 use anyhow::{Context, Result};
 use aya::{
@@ -9,11 +9,9 @@ use aya::{
     maps::{Array, MapData, PerCpuArray, ProgramArray},
     programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions, Xdp, xdp::XdpMode},
 };
-use bytemuck::{Pod, Zeroable, bytes_of};
+use bytemuck::{Pod, bytes_of};
 use causeway::plan::{Family, Image};
-use causeway_schema::{
-    Event, JUMPS, NodeConfig, TraceRecord, Verdict, config::SCHEMA_VERSION, verdict::COUNTERS,
-};
+use causeway_schema::{Event, JUMPS, NodeConfig, TraceRecord, Verdict, nat::Ports, verdict::COUNTERS};
 
 use crate::{oracle::Side, table::Table};
 
@@ -22,6 +20,8 @@ const ROOM: u32 = 16_384;
 const FLOWS: [[&str; 2]; 2] = [["FLOWS_V4", "FLOWS_V6"], ["EMBRYONIC_V4", "EMBRYONIC_V6"]];
 const QUEUES: [&str; 2] = ["QUEUES_V4", "QUEUES_V6"];
 const FRAGMENTS: [&str; 2] = ["FRAGMENTS_V4", "FRAGMENTS_V6"];
+/// Length of the row about the node.
+const NODE: usize = size_of::<NodeConfig>();
 const TRACE_MARK: u32 = 0x00c0_ffee;
 
 /// What came of a packet.
@@ -86,11 +86,7 @@ impl Programs {
             jumps.set(slot, program.fd()?, 0)?;
         }
         let mut programs = Self { bpf, _jumps: jumps };
-        programs.set(
-            "CONFIG",
-            0,
-            &NodeConfig { trace_mark: TRACE_MARK, version: SCHEMA_VERSION, ..Zeroable::zeroed() },
-        );
+        programs.set("CONFIG", 0, &NodeConfig { trace_mark: TRACE_MARK, ..NodeConfig::new() });
         Ok(programs)
     }
 
@@ -115,6 +111,13 @@ impl Programs {
         self.replace(&name("FRONTENDS"), frontends.collect());
         let keys = image.endpoint_keys.iter().map(|(key, hop)| (bytes(key), bytes(hop)));
         self.replace(&name("EP_KEYS"), keys.collect());
+    }
+
+    /// Tells the programs the node's address, and the source ports that flows
+    /// under it may have.
+    pub fn node(&mut self, address: Ipv4Addr, ports: Ports) {
+        let node = NodeConfig { trace_mark: TRACE_MARK, node_v4: address.into(), ports, ..NodeConfig::new() };
+        self.set("CONFIG", 0, &node);
     }
 
     pub fn clear_flows(&mut self) {
@@ -170,11 +173,27 @@ impl Programs {
     }
 
     fn run_marked(&mut self, side: Side, frame: &[u8], mark: u32) -> Result<Outcome, ProgramError> {
+        let before = self.counters();
+        let (action, packet) = self.test_run(side, frame, mark)?;
+        let counters = self
+            .counters()
+            .into_iter()
+            .map(|(name, count)| (name, count - before[name]))
+            .filter(|&(_, moved)| moved != 0);
+        Ok(Outcome { action, packet, counters: counters.collect() })
+    }
+
+    /// As [`Programs::run`], without a look at the counters, which is most of
+    /// its cost; the packet that came of it.
+    pub fn run_quietly(&mut self, side: Side, frame: &[u8]) -> Result<Vec<u8>, ProgramError> {
+        Ok(self.test_run(side, frame, 0)?.1)
+    }
+
+    fn test_run(&self, side: Side, frame: &[u8], mark: u32) -> Result<(i32, Vec<u8>), ProgramError> {
         let (name, ifindex) = match side {
             Side::Container { ifindex } => ("from_container", ifindex),
             Side::Uplink { ifindex, .. } => ("from_uplink", ifindex),
         };
-        let before = self.counters();
         let context = context(ifindex, mark);
         let mut packet = vec![0; frame.len() + 256];
         let program: &SchedClassifier = self.bpf.program(name).unwrap().try_into()?;
@@ -185,12 +204,7 @@ impl Programs {
             ..TestRunOptions::default()
         })?;
         packet.truncate(result.data_size_out as usize);
-        let counters = self
-            .counters()
-            .into_iter()
-            .map(|(name, count)| (name, count - before[name]))
-            .filter(|&(_, moved)| moved != 0);
-        Ok(Outcome { action: result.return_value as i32, packet, counters: counters.collect() })
+        Ok((result.return_value as i32, packet))
     }
 
     /// Every counter, summed over the CPUs.
@@ -209,6 +223,7 @@ impl Programs {
             24 => put::<24>(data, index, bytes_of(row)),
             32 => put::<32>(data, index, bytes_of(row)),
             64 => put::<64>(data, index, bytes_of(row)),
+            NODE => put::<NODE>(data, index, bytes_of(row)),
             size => panic!("rows of {size} bytes"),
         }
     }

@@ -72,6 +72,17 @@ impl Cluster {
         cluster
     }
 
+    /// As [`Cluster::dual`], with a configuration file for each agent.
+    pub fn configured(nodes: u8, config: &str) -> Self {
+        let shared = Arc::<Manifests>::default();
+        let mut cluster = Self::build(nodes, true, |_| shared.clone());
+        for node in &mut cluster.nodes {
+            node.start_with(Some(config));
+        }
+        cluster.wait_converged();
+        cluster
+    }
+
     /// As [`Cluster::dual`], with a program in the driver of each uplink, and
     /// frames between the hosts as a wire would bring them.
     pub fn xdp(nodes: u8) -> Self {

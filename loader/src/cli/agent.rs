@@ -3,6 +3,7 @@
 use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::Context;
+use ipnet::IpNet;
 use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
@@ -53,6 +54,13 @@ pub struct Arguments {
     /// it, and packets that are more than plain, go by tc as they would otherwise.
     #[arg(long, env = "CAUSEWAY_XDP", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     xdp: Option<bool>,
+    /// Let containers go by the node's address to all but the native networks.
+    #[arg(long, env = "CAUSEWAY_MASQUERADE", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    masquerade: Option<bool>,
+    /// Networks that know the way to containers and see their own addresses; the private ones
+    /// (RFC 1918, 6598, 3927, 4193) unless given. At most 16 a family.
+    #[arg(long, env = "CAUSEWAY_NATIVE", value_name = "CIDR", value_delimiter = ',')]
+    native: Option<Vec<IpNet>>,
     /// Replace pinned maps of another size or version; open connections are lost.
     #[arg(long)]
     recreate_maps: bool,
@@ -119,6 +127,8 @@ fn resolve(arguments: Arguments, socket: Option<PathBuf>) -> anyhow::Result<Agen
         log: arguments.log,
         log_format: arguments.log_format,
         xdp: arguments.xdp,
+        masquerade: arguments.masquerade,
+        native: arguments.native,
     };
     let config = given.resolve(file, &arguments.capacity)?;
     Ok(AgentConfig { recreate_maps: arguments.recreate_maps, force_clsact: arguments.force_clsact, ..config })

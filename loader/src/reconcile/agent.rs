@@ -17,7 +17,7 @@ use crate::{
     config::AgentConfig,
     event::Problem,
     kernel::{
-        bpf::{Attachment, Dataplane, FROM_CONTAINER, FROM_UPLINK, Options, UPLINK_XDP},
+        bpf::{Attachment, Dataplane, FROM_CONTAINER, FROM_UPLINK, Node, Options, UPLINK_XDP},
         routes::RouteTable,
     },
     model::{Model, desired::DesiredState},
@@ -80,10 +80,8 @@ impl Agent {
         let options =
             Options { recreate: config.recreate_maps, force_clsact: config.force_clsact, xdp: config.xdp };
         let dataplane = Dataplane::open(&config.bpffs, config.capacity, options)?;
-        dataplane
-            .tracer
-            .set_node(uplink.addresses.iter().map(|network| network.addr()))
-            .context("tell the programs the node's addresses")?;
+        let masquerade = config.masquerade.then_some(config.native.as_slice());
+        dataplane.describe(&Node { addresses: &uplink.addresses, masquerade })?;
         let v4 = Plane::adopt(&dataplane, config.capacity)?;
         let v6 = Plane::adopt(&dataplane, config.capacity)?;
         let now = Instant::now();

@@ -8,6 +8,7 @@ mod features;
 mod flows;
 mod links;
 mod mapped;
+mod node;
 mod object;
 mod sys;
 mod tables;
@@ -18,6 +19,7 @@ pub use error::BpfError;
 pub use features::features;
 pub use flows::{Flows, Timeouts};
 pub use links::{Attachment, Hook, Links};
+pub use node::Node;
 pub use object::{FROM_CONTAINER, FROM_UPLINK, UPLINK_XDP};
 pub use tables::BpfTables;
 pub use tracer::Tracer;
@@ -63,6 +65,14 @@ impl Dataplane {
             pins,
             capacity,
         })
+    }
+
+    /// Tells the programs of the node they run on.
+    ///
+    /// # Errors
+    /// When the kernel does not say its ports, or the map cannot be written.
+    pub fn describe(&self, node: &Node) -> Result<(), BpfError> {
+        node::describe(&self.object, node)
     }
 
     /// The tables of a family, for whoever writes them.

@@ -137,7 +137,7 @@ impl Object {
         let config = object.map("CONFIG")?;
         let there: Option<NodeConfig> =
             sys::map_lookup(&config, &0_u32).map_err(BpfError::call("read map", "CONFIG"))?;
-        let there = there.unwrap_or(bytemuck::Zeroable::zeroed());
+        let there = there.unwrap_or_default();
         sys::map_update(&config, &0_u32, &NodeConfig { trace_mark: 0, version: SCHEMA_VERSION, ..there })
             .map_err(BpfError::call("write to map", "CONFIG"))?;
         for (name, program) in load_programs(&mut ebpf, options.xdp)? {

@@ -1,8 +1,8 @@
 //! What do the programs count, and what would they do with a packet?
 
-use std::{io, net::IpAddr, os::fd::OwnedFd};
+use std::{io, os::fd::OwnedFd};
 
-use causeway_schema::{Addr, NodeConfig, TraceRecord, V4, V6, verdict};
+use causeway_schema::{NodeConfig, TraceRecord, verdict};
 
 use super::{BpfError, object::Object, sys};
 
@@ -25,28 +25,8 @@ impl Tracer {
         })
     }
 
-    /// Tells the programs the node's own addresses; the first of each family.
-    ///
-    /// # Errors
-    /// When the map cannot be written.
-    pub fn set_node(&self, addresses: impl Iterator<Item = IpAddr>) -> io::Result<()> {
-        let mut config = NodeConfig { node_v4: V4::UNSPECIFIED, node_v6: V6::UNSPECIFIED, ..self.config()? };
-        for address in addresses {
-            match address {
-                IpAddr::V4(address) if config.node_v4 == V4::UNSPECIFIED => config.node_v4 = address.into(),
-                IpAddr::V6(address)
-                    if config.node_v6 == V6::UNSPECIFIED && !address.is_unicast_link_local() =>
-                {
-                    config.node_v6 = address.into();
-                }
-                _ => {}
-            }
-        }
-        sys::map_update(&self.config, &0_u32, &config)
-    }
-
     fn config(&self) -> io::Result<NodeConfig> {
-        Ok(sys::map_lookup(&self.config, &0_u32)?.unwrap_or(bytemuck::Zeroable::zeroed()))
+        Ok(sys::map_lookup(&self.config, &0_u32)?.unwrap_or_default())
     }
 
     /// Every counter, summed over CPUs, by index.

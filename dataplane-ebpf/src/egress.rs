@@ -1,0 +1,89 @@
+//! Who leaves under the node's name? Containers' flows to hosts that know no
+//! way back to a container, where the operator wants it.
+
+use aya_ebpf::programs::TcContext;
+use causeway_schema::{
+    FlowKey, FrontendKey, Hop, Network, NodeConfig, Port, config::flags::MASQUERADE, egress::NETWORKS,
+    hash::flow_hash, nat::Ports,
+};
+
+use crate::{
+    context::Context,
+    deliver::{self, Way},
+    family::Family,
+    flow::{self, Serving},
+    icmp, jump,
+    loose::Loose,
+    maps,
+    nat::Begins,
+    pipeline::Side,
+    refuse::Refuse,
+    trace,
+};
+
+/// Whether an address outside of this node sees the node's address instead of
+/// a container's.
+#[inline(always)]
+pub fn is_foreign<A: Family>(address: A) -> bool {
+    let Some(config) = maps::CONFIG.get(0) else { return false };
+    if config.flags & MASQUERADE == 0 {
+        return false;
+    }
+    let networks: &[Network<A>; NETWORKS] = A::native(config);
+    // Without a branch for each: the verifier would walk them all.
+    let mut native = 0_u32;
+    for network in networks {
+        native |= u32::from(network.contains(&address));
+    }
+    native == 0
+}
+
+/// Source ports of flows that go by the node's address.
+#[inline(always)]
+pub fn ports() -> Ports {
+    maps::CONFIG.get(0).map_or(Ports::ALL, |config: &NodeConfig| config.ports)
+}
+
+/// Whether a packet to no service leaves the node under the node's name.
+#[inline(always)]
+pub fn leaves<A: Refuse>(ctx: &TcContext, side: Side, loose: &Loose<A>) -> bool {
+    let key = &loose.packet.key;
+    side == Side::Container
+        && is_foreign(key.dst)
+        && A::node() != A::UNSPECIFIED
+        && deliver::endpoint(key.dst).is_none()
+        && A::frontend(&FrontendKey::whole_address(key.dst)).is_none()
+        && matches!(deliver::way(ctx, &loose.packet, key.src, key.dst), Way::Out(_))
+}
+
+/// A new flow under the node's name.
+#[inline(always)]
+pub fn begin<A: Refuse>(side: Side, loose: &mut Loose<A>) {
+    let (key, ports) = (&loose.packet.key, ports());
+    let hash = flow_hash(&key.src, key.src_port, &key.dst, key.dst_port, key.protocol);
+    let after = FlowKey { src: A::node(), src_port: ports.first(key.src_port, hash), ..*key };
+    loose.side = side;
+    loose.begins = Begins { after, serving: Serving::NONE, hop: Hop::NONE, ports, attempt: 0 };
+}
+
+/// Who goes on with an echo message that leaves under the node's name, or
+/// answers one that did.
+#[inline(always)]
+pub fn echo<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> Option<jump::Target> {
+    icmp::name_echo(ctx, side, loose)?;
+    if let Some(entry) = flow::find(&loose.packet, ctx.ifindex(), trace::is_dry(ctx)) {
+        if let Some(pair) = A::pair() {
+            // SAFETY: as in `flow::pair`, and map values stay readable.
+            unsafe { (*pair).request = *entry };
+            loose.translated = true;
+        }
+        return Some(A::TO_CARRY);
+    }
+    if leaves(ctx, side, loose) {
+        begin(side, loose);
+        return Some(A::TO_BEGIN);
+    }
+    let key = &mut loose.packet.key;
+    (key.src_port, key.dst_port) = (Port::NONE, Port::NONE);
+    None
+}
