@@ -1,10 +1,11 @@
 //! What does the pipeline need of an address family? Its maps, and where its
 //! header keeps what gets rewritten.
 
-use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::{bindings::BPF_NOEXIST, maps::lpm_trie};
 use causeway_schema::{
-    Addr, Arena, Backend, Cell, Endpoint, EndpointKey, Flow, FlowKey, Frontend, FrontendKey, HAIRPIN_V4,
-    HAIRPIN_V6, Hop, Service, V4, V6, checksum, protocol,
+    Addr, Arena, Backend, Cell, Client, ClientKey, Endpoint, EndpointKey, Flow, FlowKey, Frontend,
+    FrontendKey, HAIRPIN_V4, HAIRPIN_V6, Hop, Member, MemberKey, Service, SourceRangeKey, V4, V6, checksum,
+    protocol,
 };
 use network_types::{
     eth::EthHdr,
@@ -19,6 +20,7 @@ use crate::{
     jump,
     loose::Loose,
     maps,
+    source_range::Sourced,
 };
 
 pub trait Family: Addr {
@@ -32,6 +34,7 @@ pub trait Family: Addr {
     const TO_REFUSE: jump::Target;
     const TO_CARRY: jump::Target;
     const TO_BEGIN: jump::Target;
+    const TO_AFFINITY: jump::Target;
     /// Whom a container that calls its own service sees as its client.
     const HAIRPIN: Self;
     /// Length of a header without options.
@@ -63,6 +66,12 @@ pub trait Family: Addr {
     fn service(id: u32) -> Option<*const Service>;
     fn arena() -> impl Arena;
     fn backend(id: u32) -> Option<Backend<Self>>;
+    fn member(key: &MemberKey<Self>) -> Option<Member>;
+    fn client(key: &ClientKey<Self>) -> Option<*mut Client<Self>>;
+    /// Never over what another CPU has just remembered.
+    fn remember(key: &ClientKey<Self>, client: &Client<Self>) -> bool;
+    fn forget(key: &ClientKey<Self>);
+    fn has_source_range(client: &SourceRangeKey<Self>) -> bool;
     fn endpoint(slot: u32) -> Option<&'static Endpoint>;
     fn endpoint_hop(address: Self) -> Option<Hop>;
 
@@ -98,8 +107,8 @@ pub trait Family: Addr {
 
 /// What is alike but for the names of the maps.
 macro_rules! tables {
-    ($frontends:ident, $services:ident, $backends:ident, $arena:ident, $endpoint_keys:ident,
-     $endpoints:ident, $flows:ident, $embryonic:ident, $cache:ident, $pair:ident, $loose:ident, $fragments:ident, $queues:ident) => {
+    ($frontends:ident, $services:ident, $backends:ident, $arena:ident, $affinity:ident, $members:ident,
+     $source_ranges:ident, $endpoint_keys:ident, $endpoints:ident, $flows:ident, $embryonic:ident, $cache:ident, $pair:ident, $loose:ident, $fragments:ident, $queues:ident) => {
         #[inline(always)]
         fn frontend(key: &FrontendKey<Self>) -> Option<Frontend> {
             // SAFETY: rows are replaced whole by userspace; a copy is taken at once.
@@ -127,6 +136,33 @@ macro_rules! tables {
         #[inline(always)]
         fn backend(id: u32) -> Option<Backend<Self>> {
             maps::$backends.get(id).copied()
+        }
+
+        #[inline(always)]
+        fn member(key: &MemberKey<Self>) -> Option<Member> {
+            // SAFETY: as for `frontend`.
+            unsafe { maps::$members.get(key).copied() }
+        }
+
+        #[inline(always)]
+        fn client(key: &ClientKey<Self>) -> Option<*mut Client<Self>> {
+            maps::$affinity.get_ptr_mut(key)
+        }
+
+        #[inline(always)]
+        fn remember(key: &ClientKey<Self>, client: &Client<Self>) -> bool {
+            maps::$affinity.insert(key, client, u64::from(BPF_NOEXIST)).is_ok()
+        }
+
+        #[inline(always)]
+        fn forget(key: &ClientKey<Self>) {
+            let _ = maps::$affinity.remove(key);
+        }
+
+        #[inline(always)]
+        fn has_source_range(client: &SourceRangeKey<Self>) -> bool {
+            let data = Sourced { service: client.service, addr: client.addr };
+            maps::$source_ranges.get(lpm_trie::Key::new(client.prefix, data)).is_some()
         }
 
         #[inline(always)]
@@ -221,6 +257,7 @@ impl Family for V4 {
     const TO_REFUSE: jump::Target = jump::Target::RefuseV4;
     const TO_CARRY: jump::Target = jump::Target::CarryV4;
     const TO_BEGIN: jump::Target = jump::Target::BeginV4;
+    const TO_AFFINITY: jump::Target = jump::Target::AffinityV4;
     const HAIRPIN: Self = HAIRPIN_V4;
     const HEADER: usize = Ipv4Hdr::LEN;
     const SRC: usize = EthHdr::LEN + core::mem::offset_of!(Ipv4Hdr, src_addr);
@@ -255,6 +292,9 @@ impl Family for V4 {
         SERVICES_V4,
         BACKENDS_V4,
         ARENA_V4,
+        AFFINITY_V4,
+        MEMBERS_V4,
+        SRC_RANGES_V4,
         EP_KEYS_V4,
         ENDPOINTS_V4,
         FLOWS_V4,
@@ -284,6 +324,7 @@ impl Family for V6 {
     const TO_REFUSE: jump::Target = jump::Target::RefuseV6;
     const TO_CARRY: jump::Target = jump::Target::CarryV6;
     const TO_BEGIN: jump::Target = jump::Target::BeginV6;
+    const TO_AFFINITY: jump::Target = jump::Target::AffinityV6;
     const HAIRPIN: Self = HAIRPIN_V6;
     const HEADER: usize = Ipv6Hdr::LEN;
     const SRC: usize = EthHdr::LEN + core::mem::offset_of!(Ipv6Hdr, src_addr);
@@ -322,6 +363,9 @@ impl Family for V6 {
         SERVICES_V6,
         BACKENDS_V6,
         ARENA_V6,
+        AFFINITY_V6,
+        MEMBERS_V6,
+        SRC_RANGES_V6,
         EP_KEYS_V6,
         ENDPOINTS_V6,
         FLOWS_V6,

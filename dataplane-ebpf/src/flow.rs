@@ -180,7 +180,7 @@ fn begins_anew<A: Family>(packet: &Packet<A>, flow: &Flow<A>, dry: bool) -> bool
     if packet.is_tcp() {
         return packet.opens_connection();
     }
-    let current = service::row::<A>(flow.service).is_some_and(|row| row.generation == flow.generation);
+    let current = service::generation::<A>(flow.service) == Some(flow.generation);
     if !current && !dry {
         count::event(Event::FlowStale);
     }

@@ -6,6 +6,7 @@
 #![feature(asm_experimental_arch)]
 
 mod act;
+mod affinity;
 mod arp;
 mod cache;
 mod context;
@@ -26,6 +27,7 @@ mod refuse;
 mod rewrite;
 mod service;
 mod slow;
+mod source_range;
 mod sweep;
 mod trace;
 mod xdp;
@@ -135,6 +137,16 @@ pub fn begin_v4(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn begin_v6(ctx: TcContext) -> i32 {
     slow::begin::<V6>(&ctx)
+}
+
+#[classifier]
+pub fn affinity_v4(ctx: TcContext) -> i32 {
+    affinity::run::<V4>(&ctx)
+}
+
+#[classifier]
+pub fn affinity_v6(ctx: TcContext) -> i32 {
+    affinity::run::<V6>(&ctx)
 }
 
 #[classifier]

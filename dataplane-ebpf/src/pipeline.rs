@@ -3,7 +3,7 @@
 //! decides in the same order.
 
 use aya_ebpf::programs::TcContext;
-use causeway_schema::{Flow, Frontend, FrontendKey, Hop, V6, Verdict, hash::flow_hash};
+use causeway_schema::{Flow, Frontend, FrontendKey, Hop, Service, V6, Verdict, hash::flow_hash};
 
 use crate::{
     act::{self, Decision},
@@ -122,6 +122,9 @@ fn first<A: Family>(
     dry: bool,
 ) -> Decision {
     let Some(service) = service::row::<A>(frontend.service) else { return Decision::slow() };
+    if frontend.flags & Frontend::SOURCE_RANGES != 0 || service.flags & Service::AFFINITY != 0 {
+        return Decision::slow();
+    }
     let key = &packet.key;
     let hash = flow_hash(&key.src, key.src_port, &key.dst, key.dst_port, key.protocol);
     let Choice::Backend(backend) = service::choose::<A>(&service, hash) else { return Decision::slow() };

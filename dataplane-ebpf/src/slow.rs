@@ -3,7 +3,9 @@
 //! sources are translated, and headers may be anywhere.
 
 use aya_ebpf::programs::TcContext;
-use causeway_schema::{Event, Flow, FrontendKey, Hop, TraceRecord, Verdict, hash::flow_hash, protocol};
+use causeway_schema::{
+    Event, Flow, Frontend, FrontendKey, Hop, Service, TraceRecord, Verdict, hash::flow_hash, protocol,
+};
 
 use crate::{
     act::{self, Decision, Exit},
@@ -19,14 +21,16 @@ use crate::{
     refuse::{self, Refuse},
     rewrite,
     service::{self, Choice},
-    trace,
+    source_range, trace,
 };
 
 /// What has to be done with a packet.
-enum Step<A: 'static> {
+pub enum Step<A: 'static> {
     Translate(&'static Flow<A>),
     /// A new flow, to what `Loose::begins` says.
     Begin,
+    /// A new flow to a service with affinity, whose backend is still to be chosen.
+    Affinity,
     /// To no service: between containers, nodes and the world.
     Plain,
     /// A first fragment for which others wait.
@@ -61,6 +65,11 @@ pub fn run<A: Refuse>(ctx: &TcContext, side: Side) -> i32 {
         Step::Begin => {
             loose.side = side;
             jump::to(ctx, side, A::TO_BEGIN);
+            Verdict::DropInconsistent
+        }
+        Step::Affinity => {
+            loose.side = side;
+            jump::to(ctx, side, A::TO_AFFINITY);
             Verdict::DropInconsistent
         }
         Step::Plain => {
@@ -130,7 +139,7 @@ pub fn icmp<A: Refuse>(ctx: &TcContext, side: Side) -> i32 {
 
 /// Counts and acts, unless the sender has to be told.
 #[inline(always)]
-fn finish<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>, decision: Decision) -> i32 {
+pub fn finish<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>, decision: Decision) -> i32 {
     if refuse::is_told(side, decision.verdict) {
         loose.verdict = decision.verdict;
         jump::to(ctx, side, A::TO_REFUSE);
@@ -192,7 +201,7 @@ fn decide<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> Step<
     let key = &loose.packet.key;
     if let Some(frontend) = service::frontend(key) {
         loose.service = frontend.service;
-        return first(side, loose);
+        return first(side, loose, &frontend);
     }
     if loose.packet.opens_connection() && flow::is_known(&key.reversed()) && is_ours(ctx, side, loose) {
         // To a container's own address, but its answers would be taken for a
@@ -241,17 +250,30 @@ fn early<A: Refuse>(ctx: &TcContext, loose: &Loose<A>, ifindex: u32, dry: bool) 
 
 /// The first packet of a flow to a service.
 #[inline(always)]
-fn first<A: Refuse>(side: Side, loose: &mut Loose<A>) -> Step<A> {
+fn first<A: Refuse>(side: Side, loose: &mut Loose<A>, frontend: &Frontend) -> Step<A> {
     let key = &loose.packet.key;
+    if !source_range::is_open_to(frontend, key.src) {
+        return Step::End(Verdict::DropSourceRange);
+    }
     let Some(row) = service::row::<A>(loose.service) else {
         return Step::End(Verdict::DropInconsistent);
     };
+    if row.flags & Service::AFFINITY != 0 {
+        return Step::Affinity;
+    }
     let hash = flow_hash(&key.src, key.src_port, &key.dst, key.dst_port, key.protocol);
-    let backend = match service::choose::<A>(&row, hash) {
+    begin_with(side, loose, &row, service::choose(&row, hash))
+}
+
+/// The flow to begin with a backend.
+#[inline(always)]
+pub fn begin_with<A: Refuse>(side: Side, loose: &mut Loose<A>, row: &Service, choice: Choice<A>) -> Step<A> {
+    let backend = match choice {
         Choice::Backend(backend) => backend,
         Choice::None => return Step::End(Verdict::DropNoBackend),
         Choice::Broken => return Step::End(Verdict::DropInconsistent),
     };
+    let key = &loose.packet.key;
     loose.backend = backend.id;
     let hop = hop_of(backend.addr);
     let mut after = *key;

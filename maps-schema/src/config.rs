@@ -24,7 +24,7 @@ pub struct NodeConfig {
 
 /// Raised with every change of a shared layout; a new agent that finds
 /// another number under its pins must not adopt those maps.
-pub const SCHEMA_VERSION: u32 = 2;
+pub const SCHEMA_VERSION: u32 = 3;
 
 /// What a traced packet's way through the program was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -50,7 +50,7 @@ pub const SWEEP_KEYS: usize = 8;
 
 /// The programs that the fast ones jump to, by slot: first those of
 /// `from_container`, then those of `from_uplink`.
-pub const JUMPS: [&str; 26] = [
+pub const JUMPS: [&str; 30] = [
     "container_v6",
     "slow_container_v4",
     "slow_container_v6",
@@ -64,6 +64,8 @@ pub const JUMPS: [&str; 26] = [
     "carry_container_v6",
     "begin_v4",
     "begin_v6",
+    "affinity_v4",
+    "affinity_v6",
     "uplink_v6",
     "slow_uplink_v4",
     "slow_uplink_v6",
@@ -77,4 +79,6 @@ pub const JUMPS: [&str; 26] = [
     "carry_uplink_v6",
     "begin_v4",
     "begin_v6",
+    "affinity_v4",
+    "affinity_v6",
 ];
