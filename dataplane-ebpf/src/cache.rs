@@ -60,11 +60,12 @@ pub fn find<A: Family>(packet: &Packet<A>, ifindex: u32, epoch: u64, now: u32) -
     if !flow::comes_by(flow, ifindex) || now.wrapping_sub(flow.last_seen) >= maps::TICKS_PER_SECOND.load() {
         return None;
     }
-    if !packet.is_tcp() && flow.flags & flags::REPLY == 0 && flow.service != TraceRecord::NONE {
-        let row = service::row::<A>(flow.service)?;
-        if row.generation != flow.generation {
-            return None;
-        }
+    if !packet.is_tcp()
+        && flow.flags & flags::REPLY == 0
+        && flow.service != TraceRecord::NONE
+        && service::generation::<A>(flow.service) != Some(flow.generation)
+    {
+        return None;
     }
     Some(flow)
 }

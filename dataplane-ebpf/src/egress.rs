@@ -56,12 +56,18 @@ pub fn leaves<A: Refuse>(ctx: &TcContext, side: Side, loose: &Loose<A>) -> bool 
         && matches!(deliver::way(ctx, &loose.packet, key.src, key.dst), Way::Out(_))
 }
 
+/// The source port that a flow under the node's address tries first.
+#[inline(always)]
+pub fn first_port<A: Family>(key: &FlowKey<A>, ports: Ports) -> Port {
+    let hash = flow_hash(&key.src, key.src_port, &key.dst, key.dst_port, key.protocol);
+    ports.first(key.src_port, hash)
+}
+
 /// A new flow under the node's name.
 #[inline(always)]
 pub fn begin<A: Refuse>(side: Side, loose: &mut Loose<A>) {
     let (key, ports) = (&loose.packet.key, ports());
-    let hash = flow_hash(&key.src, key.src_port, &key.dst, key.dst_port, key.protocol);
-    let after = FlowKey { src: A::node(), src_port: ports.first(key.src_port, hash), ..*key };
+    let after = FlowKey { src: A::node(), src_port: first_port(key, ports), ..*key };
     loose.side = side;
     loose.begins = Begins { after, serving: Serving::NONE, hop: Hop::NONE, ports, attempt: 0 };
 }

@@ -1,10 +1,11 @@
 //! What does the pipeline need of an address family? Its maps, and where its
 //! header keeps what gets rewritten.
 
-use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::{bindings::BPF_NOEXIST, maps::lpm_trie};
 use causeway_schema::{
-    Addr, Arena, Backend, Cell, Endpoint, EndpointKey, Flow, FlowKey, Frontend, FrontendKey, HAIRPIN_V4,
-    HAIRPIN_V6, Hop, Network, NodeConfig, Service, V4, V6, checksum, egress::NETWORKS, protocol,
+    Addr, Arena, Backend, Cell, Client, ClientKey, Endpoint, EndpointKey, Flow, FlowKey, Frontend,
+    FrontendKey, HAIRPIN_V4, HAIRPIN_V6, Hop, Member, MemberKey, Network, NodeConfig, Service,
+    SourceRangeKey, V4, V6, checksum, egress::NETWORKS, protocol,
 };
 use network_types::{
     eth::EthHdr,
@@ -19,6 +20,8 @@ use crate::{
     jump,
     loose::Loose,
     maps,
+    source_range::Sourced,
+    tables::tables,
 };
 
 pub trait Family: Addr {
@@ -34,6 +37,7 @@ pub trait Family: Addr {
     const TO_REFUSE: jump::Target;
     const TO_CARRY: jump::Target;
     const TO_BEGIN: jump::Target;
+    const TO_AFFINITY: jump::Target;
     /// Whom a container that calls its own service sees as its client.
     const HAIRPIN: Self;
     /// Length of a header without options.
@@ -68,6 +72,12 @@ pub trait Family: Addr {
     fn service(id: u32) -> Option<*const Service>;
     fn arena() -> impl Arena;
     fn backend(id: u32) -> Option<Backend<Self>>;
+    fn member(key: &MemberKey<Self>) -> Option<Member>;
+    fn client(key: &ClientKey<Self>) -> Option<*mut Client<Self>>;
+    /// Never over what another CPU has just remembered.
+    fn remember(key: &ClientKey<Self>, client: &Client<Self>) -> bool;
+    fn forget(key: &ClientKey<Self>);
+    fn has_source_range(client: &SourceRangeKey<Self>) -> bool;
     fn endpoint(slot: u32) -> Option<&'static Endpoint>;
     fn endpoint_hop(address: Self) -> Option<Hop>;
 
@@ -101,123 +111,6 @@ pub trait Family: Addr {
     unsafe fn update_header_checksum(header: *mut u8, difference: u32);
 }
 
-/// What is alike but for the names of the maps.
-macro_rules! tables {
-    ($frontends:ident, $services:ident, $backends:ident, $arena:ident, $endpoint_keys:ident,
-     $endpoints:ident, $flows:ident, $embryonic:ident, $cache:ident, $pair:ident, $loose:ident, $fragments:ident, $queues:ident) => {
-        #[inline(always)]
-        fn frontend(key: &FrontendKey<Self>) -> Option<Frontend> {
-            // SAFETY: rows are replaced whole by userspace; a copy is taken at once.
-            unsafe { maps::$frontends.get(key).copied() }
-        }
-
-        #[inline(always)]
-        fn service(id: u32) -> Option<*const Service> {
-            maps::$services.get_ptr(id)
-        }
-
-        #[inline(always)]
-        fn arena() -> impl Arena {
-            /// The table arena as BPF sees it: an inlined array lookup.
-            struct MapArena;
-            impl Arena for MapArena {
-                #[inline(always)]
-                fn cell(&self, index: u32) -> Option<&Cell> {
-                    maps::$arena.get(index)
-                }
-            }
-            MapArena
-        }
-
-        #[inline(always)]
-        fn backend(id: u32) -> Option<Backend<Self>> {
-            maps::$backends.get(id).copied()
-        }
-
-        #[inline(always)]
-        fn endpoint(slot: u32) -> Option<&'static Endpoint> {
-            maps::$endpoints.get(slot)
-        }
-
-        #[inline(always)]
-        fn endpoint_hop(address: Self) -> Option<Hop> {
-            // SAFETY: as for `frontend`.
-            unsafe { maps::$endpoint_keys.get(EndpointKey(address)).copied() }
-        }
-
-        #[inline(always)]
-        fn established(key: &FlowKey<Self>) -> Option<*mut Flow<Self>> {
-            maps::$flows.get_ptr_mut(key)
-        }
-
-        #[inline(always)]
-        fn embryonic(key: &FlowKey<Self>) -> Option<*mut Flow<Self>> {
-            maps::$embryonic.get_ptr_mut(key)
-        }
-
-        #[inline(always)]
-        fn put_established(key: &FlowKey<Self>, flow: &Flow<Self>) -> bool {
-            maps::$flows.insert(key, flow, 0).is_ok()
-        }
-
-        #[inline(always)]
-        fn put_embryonic(key: &FlowKey<Self>, flow: &Flow<Self>) -> bool {
-            maps::$embryonic.insert(key, flow, 0).is_ok()
-        }
-
-        #[inline(always)]
-        fn reserve_embryonic(key: &FlowKey<Self>, flow: &Flow<Self>) -> bool {
-            maps::$embryonic.insert(key, flow, u64::from(BPF_NOEXIST)).is_ok()
-        }
-
-        #[inline(always)]
-        fn drop_established(key: &FlowKey<Self>) {
-            // Absent is fine: somebody else was quicker.
-            let _ = maps::$flows.remove(key);
-        }
-
-        #[inline(always)]
-        fn drop_embryonic(key: &FlowKey<Self>) {
-            let _ = maps::$embryonic.remove(key);
-        }
-
-        #[inline(always)]
-        fn routed(index: u32) -> Option<*mut Routed<Self>> {
-            maps::$fragments.get_ptr_mut(index)
-        }
-
-        #[inline(always)]
-        fn queue(datagram: &Datagram<Self>) -> Option<*mut Queue> {
-            maps::$queues.get_ptr_mut(datagram)
-        }
-
-        #[inline(always)]
-        fn open_queue(datagram: &Datagram<Self>) {
-            let _ = maps::$queues.insert(datagram, &Queue::EMPTY, u64::from(BPF_NOEXIST));
-        }
-
-        #[inline(always)]
-        fn close_queue(datagram: &Datagram<Self>) {
-            let _ = maps::$queues.remove(datagram);
-        }
-
-        #[inline(always)]
-        fn pair() -> Option<*mut Pair<Self>> {
-            maps::$pair.get_ptr_mut(0)
-        }
-
-        #[inline(always)]
-        fn loose() -> Option<*mut Loose<Self>> {
-            maps::$loose.get_ptr_mut(0)
-        }
-
-        #[inline(always)]
-        fn cache_line(index: u32) -> Option<*mut Line<Self>> {
-            maps::$cache.get_ptr_mut(index)
-        }
-    };
-}
-
 impl Family for V4 {
     const ICMP: u8 = protocol::ICMP;
     const ICMP_COVERS_ADDRESSES: bool = false;
@@ -227,6 +120,7 @@ impl Family for V4 {
     const TO_REFUSE: jump::Target = jump::Target::RefuseV4;
     const TO_CARRY: jump::Target = jump::Target::CarryV4;
     const TO_BEGIN: jump::Target = jump::Target::BeginV4;
+    const TO_AFFINITY: jump::Target = jump::Target::AffinityV4;
     const HAIRPIN: Self = HAIRPIN_V4;
     const HEADER: usize = Ipv4Hdr::LEN;
     const SRC: usize = EthHdr::LEN + core::mem::offset_of!(Ipv4Hdr, src_addr);
@@ -266,6 +160,9 @@ impl Family for V4 {
         SERVICES_V4,
         BACKENDS_V4,
         ARENA_V4,
+        AFFINITY_V4,
+        MEMBERS_V4,
+        SRC_RANGES_V4,
         EP_KEYS_V4,
         ENDPOINTS_V4,
         FLOWS_V4,
@@ -296,6 +193,7 @@ impl Family for V6 {
     const TO_REFUSE: jump::Target = jump::Target::RefuseV6;
     const TO_CARRY: jump::Target = jump::Target::CarryV6;
     const TO_BEGIN: jump::Target = jump::Target::BeginV6;
+    const TO_AFFINITY: jump::Target = jump::Target::AffinityV6;
     const HAIRPIN: Self = HAIRPIN_V6;
     const HEADER: usize = Ipv6Hdr::LEN;
     const SRC: usize = EthHdr::LEN + core::mem::offset_of!(Ipv6Hdr, src_addr);
@@ -339,6 +237,9 @@ impl Family for V6 {
         SERVICES_V6,
         BACKENDS_V6,
         ARENA_V6,
+        AFFINITY_V6,
+        MEMBERS_V6,
+        SRC_RANGES_V6,
         EP_KEYS_V6,
         ENDPOINTS_V6,
         FLOWS_V6,

@@ -189,7 +189,7 @@ fn begins_anew<A: Family>(packet: &Packet<A>, flow: &Flow<A>, dry: bool) -> bool
         // Of no service, which loses no backend.
         return false;
     }
-    let current = service::row::<A>(flow.service).is_some_and(|row| row.generation == flow.generation);
+    let current = service::generation::<A>(flow.service) == Some(flow.generation);
     if !current && !dry {
         count::event(Event::FlowStale);
     }

@@ -33,6 +33,9 @@ pub enum Target {
     /// Flows that are to begin.
     BeginV4 = 11,
     BeginV6 = 12,
+    /// New flows to services with affinity.
+    AffinityV4 = 13,
+    AffinityV6 = 14,
 }
 
 /// Goes to another program; returns only when there is none.

@@ -6,10 +6,12 @@
 #![feature(asm_experimental_arch)]
 
 mod act;
+mod affinity;
 mod arp;
 mod cache;
 mod context;
 mod count;
+mod decide;
 mod deliver;
 mod egress;
 mod family;
@@ -27,7 +29,9 @@ mod refuse;
 mod rewrite;
 mod service;
 mod slow;
+mod source_range;
 mod sweep;
+mod tables;
 mod trace;
 mod xdp;
 
@@ -136,6 +140,16 @@ pub fn begin_v4(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn begin_v6(ctx: TcContext) -> i32 {
     slow::begin::<V6>(&ctx)
+}
+
+#[classifier]
+pub fn affinity_v4(ctx: TcContext) -> i32 {
+    affinity::run::<V4>(&ctx)
+}
+
+#[classifier]
+pub fn affinity_v6(ctx: TcContext) -> i32 {
+    affinity::run::<V6>(&ctx)
 }
 
 #[classifier]

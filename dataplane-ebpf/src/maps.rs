@@ -5,11 +5,11 @@ use aya_ebpf::{
     Global,
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, bpf_redir_neigh},
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray},
 };
 use causeway_schema::{
-    Backend, Cell, Endpoint, EndpointKey, Flow, FlowKey, Frontend, FrontendKey, Hop, NodeConfig, Service,
-    TraceRecord, V4, V6, verdict,
+    Backend, Cell, Client, ClientKey, Endpoint, EndpointKey, Flow, FlowKey, Frontend, FrontendKey, Hop,
+    Member, MemberKey, NodeConfig, Service, SourceRange, TraceRecord, V4, V6, verdict,
 };
 
 use crate::{
@@ -18,11 +18,14 @@ use crate::{
     fragment::{self, Datagram, Held, Queue, Routed},
     jump,
     loose::Loose,
+    source_range::Sourced,
 };
 
 /// The tables of one address family:
 ///
 /// - frontends, services, backends, arena: what `causeway_schema::service` draws;
+/// - affinity and members: what `causeway_schema::affinity` draws;
+/// - source ranges: the clients of load-balancer addresses that are not for all;
 /// - endpoint keys and endpoints: the containers of this node;
 /// - flows: established ones, never evicted by newcomers. The agent sweeps idle
 ///   ones; when it is full, new flows stay in the embryonic table;
@@ -32,8 +35,8 @@ use crate::{
 /// - fragments: where first fragments went; queues: what waits for one;
 /// - pair and loose: what does not fit on the stack.
 macro_rules! tables {
-    ($family:ty, $frontends:ident, $services:ident, $backends:ident, $arena:ident, $endpoint_keys:ident,
-     $endpoints:ident, $flows:ident, $embryonic:ident, $cache:ident, $pair:ident, $loose:ident, $fragments:ident, $queues:ident) => {
+    ($family:ty, $frontends:ident, $services:ident, $backends:ident, $arena:ident, $affinity:ident,
+     $members:ident, $source_ranges:ident, $endpoint_keys:ident, $endpoints:ident, $flows:ident, $embryonic:ident, $cache:ident, $pair:ident, $loose:ident, $fragments:ident, $queues:ident) => {
         #[map]
         pub static $frontends: HashMap<FrontendKey<$family>, Frontend> =
             HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
@@ -43,6 +46,15 @@ macro_rules! tables {
         pub static $backends: Array<Backend<$family>> = Array::with_max_entries(1024, BPF_F_MMAPABLE);
         #[map]
         pub static $arena: Array<Cell> = Array::with_max_entries(1024, BPF_F_MMAPABLE);
+        #[map]
+        pub static $affinity: LruHashMap<ClientKey<$family>, Client<$family>> =
+            LruHashMap::with_max_entries(1024, 0);
+        #[map]
+        pub static $members: HashMap<MemberKey<$family>, Member> =
+            HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
+        #[map]
+        pub static $source_ranges: LpmTrie<Sourced<$family>, SourceRange> =
+            LpmTrie::with_max_entries(1024, 0);
         #[map]
         pub static $endpoint_keys: HashMap<EndpointKey<$family>, Hop> =
             HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
@@ -73,6 +85,9 @@ tables!(
     SERVICES_V4,
     BACKENDS_V4,
     ARENA_V4,
+    AFFINITY_V4,
+    MEMBERS_V4,
+    SRC_RANGES_V4,
     EP_KEYS_V4,
     ENDPOINTS_V4,
     FLOWS_V4,
@@ -89,6 +104,9 @@ tables!(
     SERVICES_V6,
     BACKENDS_V6,
     ARENA_V6,
+    AFFINITY_V6,
+    MEMBERS_V6,
+    SRC_RANGES_V6,
     EP_KEYS_V6,
     ENDPOINTS_V6,
     FLOWS_V6,

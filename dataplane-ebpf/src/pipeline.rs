@@ -3,12 +3,13 @@
 //! decides in the same order.
 
 use aya_ebpf::programs::TcContext;
-use causeway_schema::{Flow, Frontend, FrontendKey, Hop, V6, Verdict, hash::flow_hash};
+use causeway_schema::{Flow, Frontend, FrontendKey, Hop, Service, V6, Verdict, hash::flow_hash};
 
 use crate::{
     act::{self, Decision},
     arp,
     context::Context,
+    decide,
     deliver::{self, Way},
     egress,
     family::Family,
@@ -17,7 +18,7 @@ use crate::{
     packet::{self, Frame, Packet},
     rewrite::L4,
     service::{self, Choice},
-    slow, trace,
+    trace,
 };
 
 /// Which hook the packet came through.
@@ -81,7 +82,7 @@ fn ip<A: Family>(ctx: &TcContext, side: Side, packet: &Packet<A>) -> Decision {
     if let Some(entry) = flow::find(packet, ctx.ifindex(), dry) {
         return established(ctx, packet, entry, dry, L4::Plain);
     }
-    if side == Side::Container && (!deliver::is_own_source(ctx, packet.key.src) || slow::is_rogue(packet)) {
+    if side == Side::Container && (!deliver::is_own_source(ctx, packet.key.src) || decide::is_rogue(packet)) {
         return Decision::slow();
     }
     if let Some(frontend) = service::frontend(&packet.key) {
@@ -123,6 +124,9 @@ fn first<A: Family>(
     dry: bool,
 ) -> Decision {
     let Some(service) = service::row::<A>(frontend.service) else { return Decision::slow() };
+    if frontend.flags & Frontend::SOURCE_RANGES != 0 || service.flags & Service::AFFINITY != 0 {
+        return Decision::slow();
+    }
     let key = &packet.key;
     let hash = flow_hash(&key.src, key.src_port, &key.dst, key.dst_port, key.protocol);
     let Choice::Backend(backend) = service::choose::<A>(&service, hash) else { return Decision::slow() };

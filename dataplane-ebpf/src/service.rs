@@ -16,7 +16,7 @@ pub fn frontend<A: Family>(key: &FlowKey<A>) -> Option<Frontend> {
     A::frontend(&FrontendKey::new(A::UNSPECIFIED, key.dst_port, key.protocol))
 }
 
-/// A service's row, its two words read once each.
+/// A service's row, its parts read once each.
 #[inline(always)]
 pub fn row<A: Family>(id: u32) -> Option<Service> {
     let row = A::service(id)?;
@@ -26,9 +26,17 @@ pub fn row<A: Family>(id: u32) -> Option<Service> {
         Some(Service {
             target: Target(core::ptr::read_volatile(&raw const (*row).target.0)),
             generation: core::ptr::read_volatile(&raw const (*row).generation),
-            flags: 0,
+            flags: core::ptr::read_volatile(&raw const (*row).flags),
         })
     }
+}
+
+/// Only the generation: all that a packet of a known flow asks for.
+#[inline(always)]
+pub fn generation<A: Family>(id: u32) -> Option<u32> {
+    let row = A::service(id)?;
+    // SAFETY: as in `row`.
+    Some(unsafe { core::ptr::read_volatile(&raw const (*row).generation) })
 }
 
 /// The backend for a flow: its id, address and port.
@@ -55,11 +63,13 @@ pub fn choose<A: Family>(service: &Service, hash: u64) -> Choice<A> {
     let Some(id) = choice::choose(&A::arena(), service.target, hash) else {
         return Choice::Broken;
     };
-    match A::backend(id) {
-        Some(backend) if backend.addr != A::UNSPECIFIED => {
-            let port = if service.target.port() == Port::NONE { backend.port } else { service.target.port() };
-            Choice::Backend(Chosen { id, addr: backend.addr, port })
-        }
-        _ => Choice::Broken,
-    }
+    serving(service, id).map_or(Choice::Broken, Choice::Backend)
+}
+
+/// The backend with this id, at the port that it has in this service.
+#[inline(always)]
+pub fn serving<A: Family>(service: &Service, id: u32) -> Option<Chosen<A>> {
+    let backend = A::backend(id).filter(|backend| backend.addr != A::UNSPECIFIED)?;
+    let port = if service.target.port() == Port::NONE { backend.port } else { service.target.port() };
+    (port != Port::NONE).then_some(Chosen { id, addr: backend.addr, port })
 }

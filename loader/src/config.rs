@@ -206,7 +206,7 @@ fn check_capacity(mut capacity: Capacity) -> anyhow::Result<()> {
 }
 
 /// Key, value and largest value of each size.
-fn sizes(capacity: &mut Capacity) -> [(&'static str, &mut u32, u32); 7] {
+fn sizes(capacity: &mut Capacity) -> [(&'static str, &mut u32, u32); 10] {
     [
         ("frontends", &mut capacity.frontends, 1 << 24),
         ("services", &mut capacity.services, 1 << 22),
@@ -215,6 +215,9 @@ fn sizes(capacity: &mut Capacity) -> [(&'static str, &mut u32, u32); 7] {
         ("endpoints", &mut capacity.endpoints, 65_535),
         ("flows", &mut capacity.flows, 1 << 26),
         ("embryonic", &mut capacity.embryonic, 1 << 26),
+        ("affinity", &mut capacity.affinity, 1 << 26),
+        ("members", &mut capacity.members, 1 << 24),
+        ("source_ranges", &mut capacity.source_ranges, 1 << 24),
     ]
 }
 

@@ -130,6 +130,27 @@ pub struct ServiceObject {
     /// Virtual addresses: cluster IPs first, then external ones.
     pub addresses: Vec<IpAddr>,
     pub ports: Vec<ServicePort>,
+    /// Boxed, because few services have any and there may be many services.
+    pub options: Option<Box<ServiceOptions>>,
+}
+
+/// What few services ask for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceOptions {
+    /// `sessionAffinity: ClientIP`: seconds after which a client that opens no
+    /// new connection is forgotten, 1 to 86400.
+    pub affinity: Option<u32>,
+    pub source_ranges: Option<SourceRanges>,
+}
+
+/// `loadBalancerSourceRanges`: who may come to the addresses that a load
+/// balancer has given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceRanges {
+    /// Of the service's addresses, those that are not for all; sorted.
+    pub addresses: Vec<IpAddr>,
+    /// Sorted, without bits beyond the prefix; empty: nobody.
+    pub clients: Vec<IpNet>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -84,7 +84,7 @@ pub const SWEEP_KEYS: usize = 8;
 
 /// The programs that the fast ones jump to, by slot: first those of
 /// `from_container`, then those of `from_uplink`.
-pub const JUMPS: [&str; 26] = [
+pub const JUMPS: [&str; 30] = [
     "container_v6",
     "slow_container_v4",
     "slow_container_v6",
@@ -98,6 +98,8 @@ pub const JUMPS: [&str; 26] = [
     "carry_container_v6",
     "begin_v4",
     "begin_v6",
+    "affinity_v4",
+    "affinity_v6",
     "uplink_v6",
     "slow_uplink_v4",
     "slow_uplink_v6",
@@ -111,4 +113,6 @@ pub const JUMPS: [&str; 26] = [
     "carry_uplink_v6",
     "begin_v4",
     "begin_v6",
+    "affinity_v4",
+    "affinity_v6",
 ];

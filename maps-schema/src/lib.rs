@@ -7,6 +7,7 @@
 #![no_std]
 
 pub mod addr;
+pub mod affinity;
 pub mod arena;
 pub mod checksum;
 pub mod choice;
@@ -18,13 +19,16 @@ pub mod front;
 pub mod hash;
 pub mod nat;
 pub mod service;
+pub mod source_range;
 pub mod verdict;
 
 pub use addr::{Addr, Port, V4, V6, protocol};
+pub use affinity::{Client, ClientKey, Group, Member, MemberKey};
 pub use arena::{Arena, CELL_BYTES, Cell};
 pub use config::{JUMPS, NodeConfig, SCHEMA_VERSION, SWEEP_KEYS, TraceRecord};
 pub use egress::Network;
 pub use endpoint::{Endpoint, EndpointKey, GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, HAIRPIN_V4, HAIRPIN_V6, Hop};
 pub use flow::{Flow, FlowKey};
 pub use service::{Algorithm, Backend, Frontend, FrontendKey, Service, Target};
+pub use source_range::{SourceRange, SourceRangeKey};
 pub use verdict::{Event, Verdict};

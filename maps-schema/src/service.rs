@@ -39,12 +39,14 @@ impl<A: Addr> FrontendKey<A> {
 pub struct Frontend {
     /// Index of the [`Service`] row; [`Frontend::WHOLE_ADDRESS`] in marker rows.
     pub service: u32,
-    /// Reserved for frontend kinds (node port, external address); zero.
+    /// [`Frontend::SOURCE_RANGES`] or zero.
     pub flags: u32,
 }
 
 impl Frontend {
     pub const WHOLE_ADDRESS: u32 = u32::MAX;
+    /// Only for clients within the service's [source ranges](crate::source_range).
+    pub const SOURCE_RANGES: u32 = 1 << 1;
 }
 
 /// A service's row.
@@ -56,8 +58,13 @@ pub struct Service {
     /// Raised each time a backend leaves the service (and when the id gets
     /// another service), after the new table stands.
     pub generation: u32,
-    /// Reserved for per-service options (affinity, DSR, timeouts); zero.
+    /// [`Service::AFFINITY`] or zero.
     pub flags: u32,
+}
+
+impl Service {
+    /// A client goes back to the backend it had: see [`affinity`](crate::affinity).
+    pub const AFFINITY: u32 = 1;
 }
 
 /// How a table chooses.

@@ -68,11 +68,13 @@ pub enum Verdict {
     DropSpoofed = 27,
     /// From a container that plays DHCP server or router.
     DropRogueServer = 28,
+    /// To a load balancer's address of a service, from outside its source ranges.
+    DropSourceRange = 29,
 }
 
 impl Verdict {
     /// Every verdict, in numeric order.
-    pub const ALL: [Verdict; 29] = [
+    pub const ALL: [Verdict; 30] = [
         Verdict::Delivered,
         Verdict::Forwarded,
         Verdict::GatewayArp,
@@ -102,6 +104,7 @@ impl Verdict {
         Verdict::DropNd,
         Verdict::DropSpoofed,
         Verdict::DropRogueServer,
+        Verdict::DropSourceRange,
     ];
 
     pub fn from_number(number: u32) -> Option<Self> {
@@ -140,6 +143,7 @@ impl Verdict {
             Verdict::DropNd => "drop_nd",
             Verdict::DropSpoofed => "drop_spoofed",
             Verdict::DropRogueServer => "drop_rogue_server",
+            Verdict::DropSourceRange => "drop_source_range",
         }
     }
 

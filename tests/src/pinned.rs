@@ -39,6 +39,11 @@ impl Pinned {
         HashMap::try_from(Map::HashMap(self.map(name))).unwrap()
     }
 
+    /// A hash map, for [`Table::of`](crate::table::Table::of).
+    pub fn hash_map(&self, name: &str) -> Map {
+        Map::HashMap(self.map(name))
+    }
+
     pub fn array<const N: usize>(&self, name: &str) -> Array<MapData, [u8; N]> {
         Array::try_from(Map::Array(self.map(name))).unwrap()
     }

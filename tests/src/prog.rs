@@ -11,7 +11,9 @@ use aya::{
 };
 use bytemuck::{Pod, bytes_of};
 use causeway::plan::{Family, Image};
-use causeway_schema::{Event, JUMPS, NodeConfig, TraceRecord, Verdict, nat::Ports, verdict::COUNTERS};
+use causeway_schema::{
+    Event, JUMPS, NodeConfig, TraceRecord, V4, V6, Verdict, nat::Ports, verdict::COUNTERS,
+};
 
 use crate::{oracle::Side, table::Table};
 
@@ -60,12 +62,8 @@ impl Programs {
         let mut loader = EbpfLoader::new();
         let ticks = ticks_per_second();
         loader.override_global("TICKS_PER_SECOND", &ticks, true);
-        for map in
-            ["FRONTENDS", "SERVICES", "BACKENDS", "ARENA", "EP_KEYS", "ENDPOINTS", "FLOWS", "EMBRYONIC"]
-        {
-            for family in ["V4", "V6"] {
-                loader.map_max_entries(format!("{map}_{family}").leak(), ROOM);
-            }
+        for map in V4::MAPS.into_iter().chain(V6::MAPS) {
+            loader.map_max_entries(map, ROOM);
         }
         for &(map, size) in sizes {
             loader.map_max_entries(map, size);
@@ -109,6 +107,10 @@ impl Programs {
         }
         let frontends = image.frontends.iter().map(|(key, row)| (bytes(key), bytes(row)));
         self.replace(&name("FRONTENDS"), frontends.collect());
+        let members = image.members.iter().map(|(key, row)| (bytes(key), bytes(row)));
+        self.replace(&name("MEMBERS"), members.collect());
+        let ranges = image.source_ranges.iter().map(|(key, row)| (bytes(key), bytes(row)));
+        self.replace(&name("SRC_RANGES"), ranges.collect());
         let keys = image.endpoint_keys.iter().map(|(key, hop)| (bytes(key), bytes(hop)));
         self.replace(&name("EP_KEYS"), keys.collect());
     }

@@ -28,8 +28,8 @@ struct Element {
 impl<'a> Table<'a> {
     pub fn of(map: &'a Map) -> Self {
         let data: &MapData = match map {
-            Map::HashMap(data) | Map::LruHashMap(data) | Map::Array(data) => data,
-            other => panic!("neither hash map nor array: {other:?}"),
+            Map::HashMap(data) | Map::LruHashMap(data) | Map::Array(data) | Map::LpmTrie(data) => data,
+            other => panic!("neither hash map, trie nor array: {other:?}"),
         };
         let info = data.info().expect("the kernel describes its map");
         Self { map: data.fd().as_fd(), key: info.key_size() as usize, value: info.value_size() as usize }

@@ -2,11 +2,11 @@
 //! containers, routes.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddrV4},
 };
 
-use causeway::plan::{ById, Image};
+use causeway::plan::Image;
 use causeway_schema::{
     Algorithm, Backend, Cell, Endpoint, EndpointKey, Frontend, FrontendKey, Hop, Port, Service, Target, V4,
     choice::{Lot, RENDEZVOUS_MAX, maglev, rendezvous},
@@ -98,14 +98,7 @@ impl World {
 
     /// What the maps must hold.
     pub fn image(&self) -> Image<V4> {
-        let mut image = Image {
-            frontends: HashMap::new(),
-            services: ById::default(),
-            backends: ById::default(),
-            tables: HashMap::new(),
-            endpoint_keys: HashMap::new(),
-            endpoints: ById::default(),
-        };
+        let mut image = Image::default();
         let ids = self.backend_ids();
         for (address, &id) in &ids {
             let row = Backend::new((*address.ip()).into(), Port::new(address.port()));

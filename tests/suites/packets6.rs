@@ -44,6 +44,7 @@ fn image(world: &World) -> Image<V6> {
         tables: image.tables.clone(),
         endpoint_keys: image.endpoint_keys.iter().map(|(at, hop)| (EndpointKey(v6(at.0)), *hop)).collect(),
         endpoints: image.endpoints.clone(),
+        ..Image::default()
     }
 }
 

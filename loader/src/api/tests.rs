@@ -18,7 +18,7 @@ use super::{
     server,
     view::{
         BackendView, DesiredView, DetachView, EndpointView, NodeView, ServiceBackend, ServiceView,
-        UninstallView, WaitView,
+        SourceRangesView, UninstallView, WaitView,
     },
 };
 use crate::{
@@ -240,7 +240,12 @@ async fn the_desired_state_is_told_at_one_revision() {
                 origin: origin.clone(),
             };
             let frontend = Frontend { address: [10, 96, 0, 1].into(), port: 80, protocol: Protocol::Tcp };
-            let service = Service { frontends: vec![frontend], backends: vec![backend], origin };
+            let service = Service {
+                frontends: vec![frontend],
+                backends: vec![backend],
+                options: Default::default(),
+                origin,
+            };
             let id = ServiceId::new("default".into(), "web".into(), "http".into());
             let services = BTreeMap::from([(id, service)]);
             let desired = DesiredState { revision: 5, services, ..DesiredState::default() };
@@ -253,6 +258,8 @@ async fn the_desired_state_is_told_at_one_revision() {
         "frontends": ["10.96.0.1:80/TCP"],
         "algorithm": "rendezvous",
         "backends": [{"address": "10.244.0.5:8080", "weight": 3, "node": "n1", "origin": "manifests:web.yaml#1"}],
+        "affinity_seconds": null,
+        "source_ranges": null,
         "origin": "manifests:web.yaml#1",
     }]});
     assert_eq!(serde_json::to_value(&whole).unwrap(), expected);
@@ -317,6 +324,8 @@ fn every_field_is_documented() {
         frontends: Vec::new(),
         algorithm: text(),
         backends: vec![ServiceBackend { address: text(), weight: 1, node: None, origin: text() }],
+        affinity_seconds: None,
+        source_ranges: Some(SourceRangesView { addresses: vec![], clients: vec![] }),
         origin: text(),
     };
     let node = NodeView { name: text(), addresses: vec![], pod_cidrs: vec![], stray_pods: vec![] };

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use causeway_schema::choice::RENDEZVOUS_MAX;
 use serde::{Deserialize, Serialize};
 
-use crate::model::desired::DesiredState;
+use crate::{event::SourceRanges, model::desired::DesiredState};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServiceView {
@@ -17,7 +17,22 @@ pub struct ServiceView {
     /// `rendezvous`, `weighted rendezvous`, `maglev` or `none`.
     pub algorithm: String,
     pub backends: Vec<ServiceBackend>,
+    /// Seconds after which a client that opens no new connection is
+    /// forgotten; `None`: clients are not remembered.
+    #[serde(default)]
+    pub affinity_seconds: Option<u32>,
+    /// `None`: every frontend is for all.
+    #[serde(default)]
+    pub source_ranges: Option<SourceRangesView>,
     pub origin: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SourceRangesView {
+    /// The frontends' addresses that are not for all.
+    pub addresses: Vec<String>,
+    /// Who may come there, as `address/prefix`; empty: nobody.
+    pub clients: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -117,10 +132,19 @@ pub fn services(desired: &DesiredState) -> Vec<ServiceView> {
                         origin: backend.origin.to_string(),
                     })
                     .collect(),
+                affinity_seconds: service.options.affinity,
+                source_ranges: service.options.source_ranges.as_ref().map(source_ranges),
                 origin: service.origin.to_string(),
             }
         })
         .collect()
+}
+
+fn source_ranges(ranges: &SourceRanges) -> SourceRangesView {
+    SourceRangesView {
+        addresses: ranges.addresses.iter().map(ToString::to_string).collect(),
+        clients: ranges.clients.iter().map(ToString::to_string).collect(),
+    }
 }
 
 pub fn backends(desired: &DesiredState) -> Vec<BackendView> {

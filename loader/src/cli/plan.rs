@@ -8,7 +8,7 @@ use std::{
 use anyhow::Context;
 use serde::Serialize;
 
-use super::Output;
+use super::{Output, render};
 use crate::{
     api::{
         client::get,
@@ -92,8 +92,23 @@ fn services(stands: &[ServiceView], wanted: &[ServiceView]) -> Vec<Change> {
                 backends.map(|backend| format!("{} weight {}", backend.address, backend.weight)).collect()
             };
             differences("backend", &name(old), &name(new), &mut details);
-            if old.algorithm != new.algorithm {
-                details.push(format!("choice: {} -> {}", old.algorithm, new.algorithm));
+            let allowed = |view: &ServiceView| -> Vec<String> {
+                let Some(ranges) = &view.source_ranges else { return Vec::new() };
+                let only = |address: &String| {
+                    let nobody = ranges.clients.is_empty().then(|| format!("nobody to {address}"));
+                    ranges
+                        .clients
+                        .iter()
+                        .map(|net| format!("{net} to {address}"))
+                        .chain(nobody)
+                        .collect::<Vec<_>>()
+                };
+                ranges.addresses.iter().flat_map(only).collect()
+            };
+            differences("source range", &allowed(old), &allowed(new), &mut details);
+            let [before, after] = [old, new].map(render::choice);
+            if before != after {
+                details.push(format!("choice: {before} -> {after}"));
             }
             details
         },
@@ -156,7 +171,7 @@ fn differences(what: &str, old: &[String], new: &[String], details: &mut Vec<Str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::view::ServiceBackend;
+    use crate::api::view::{ServiceBackend, SourceRangesView};
 
     fn service(name: &str, backends: &[&str]) -> ServiceView {
         let backend = |address: &&str| ServiceBackend {
@@ -170,6 +185,8 @@ mod tests {
             frontends: vec!["10.96.0.1:80/TCP".into()],
             algorithm: "rendezvous".into(),
             backends: backends.iter().map(backend).collect(),
+            affinity_seconds: None,
+            source_ranges: None,
             origin: "manifests:web.yaml#1".into(),
         }
     }
@@ -200,6 +217,28 @@ mod tests {
         assert_eq!(text(&plan), expected);
         let nothing = Plan { changes: compare_nodes(&stands, &stands), problems: Vec::new() };
         assert_eq!(text(&nothing), "nothing would change");
+    }
+
+    #[test]
+    fn affinity_and_source_ranges_are_compared() {
+        let ranges = |clients: &[&str]| {
+            let clients = clients.iter().map(|&net| net.into()).collect();
+            Some(SourceRangesView { addresses: vec!["203.0.113.7".into()], clients })
+        };
+        let stands = ServiceView { source_ranges: ranges(&[]), ..service("a", &[]) };
+        let wanted = ServiceView {
+            affinity_seconds: Some(60),
+            source_ranges: ranges(&["10.0.0.0/8"]),
+            ..service("a", &[])
+        };
+        let changes = services(std::slice::from_ref(&stands), &[wanted]);
+        let details = [
+            "+ source range 10.0.0.0/8 to 203.0.113.7",
+            "- source range nobody to 203.0.113.7",
+            "choice: rendezvous -> rendezvous, affinity 60 s",
+        ];
+        assert_eq!(changes[0].details, details);
+        assert_eq!(services(std::slice::from_ref(&stands), std::slice::from_ref(&stands)), []);
     }
 
     #[test]

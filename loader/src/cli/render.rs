@@ -131,15 +131,24 @@ pub fn services(views: &[ServiceView]) -> String {
         let shown = backends.iter().take(4).cloned().collect::<Vec<_>>().join(", ");
         let more = backends.len().saturating_sub(4);
         let backends = if more > 0 { format!("{shown}, and {more} more") } else { shown };
-        vec![
-            view.name.clone(),
-            view.frontends.join(", "),
-            view.algorithm.clone(),
-            backends,
-            view.origin.clone(),
-        ]
+        vec![view.name.clone(), frontends(view), choice(view), backends, view.origin.clone()]
     });
     table(&["SERVICE", "FRONTENDS", "CHOICE", "BACKENDS", "FROM"], rows)
+}
+
+fn frontends(view: &ServiceView) -> String {
+    let all = view.frontends.join(", ");
+    let Some(ranges) = &view.source_ranges else { return all };
+    let clients = if ranges.clients.is_empty() { "nobody".into() } else { ranges.clients.join(", ") };
+    format!("{all} ({} only from {clients})", ranges.addresses.join(", "))
+}
+
+/// How a backend is chosen, as `plan` has it too.
+pub fn choice(view: &ServiceView) -> String {
+    match view.affinity_seconds {
+        Some(seconds) => format!("{}, affinity {seconds} s", view.algorithm),
+        None => view.algorithm.clone(),
+    }
 }
 
 pub fn backends(views: &[BackendView]) -> String {

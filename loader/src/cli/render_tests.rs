@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::api::view::ServiceBackend;
+use crate::api::view::{ServiceBackend, SourceRangesView};
 use crate::snapshot::{Drift, MapUse, ProblemView, SourceStatus};
 
 /// `expected` without the indentation of the source, line by line.
@@ -94,6 +94,8 @@ fn service(name: &str, backends: usize, weight: u32) -> ServiceView {
         frontends: vec!["10.96.0.1:80/TCP".into()],
         algorithm: "rendezvous".into(),
         backends: (1..=backends).map(backend).collect(),
+        affinity_seconds: None,
+        source_ranges: None,
         origin: "manifests:web.yaml#1".into(),
     }
 }
@@ -108,6 +110,22 @@ fn services_are_a_line_each() {
             " default/x         10.96.0.1:80/TCP  rendezvous  10.244.0.1:8080, 10.244.0.2:8080, 10.244.0.3:8080, 10.244.0.4:8080, and 2 more  manifests:web.yaml#1",
         ],
     );
+}
+
+#[test]
+fn affinity_and_source_ranges_stand_beside_what_they_bear_on() {
+    let with = |clients: &[&str]| ServiceView {
+        affinity_seconds: Some(10_800),
+        source_ranges: Some(SourceRangesView {
+            addresses: vec!["203.0.113.7".into()],
+            clients: clients.iter().map(|&net| net.into()).collect(),
+        }),
+        ..service("default/x", 1, 1)
+    };
+    assert_eq!(choice(&with(&[])), "rendezvous, affinity 10800 s");
+    assert_eq!(frontends(&with(&[])), "10.96.0.1:80/TCP (203.0.113.7 only from nobody)");
+    let two = with(&["10.0.0.0/8", "192.0.2.0/24"]);
+    assert_eq!(frontends(&two), "10.96.0.1:80/TCP (203.0.113.7 only from 10.0.0.0/8, 192.0.2.0/24)");
 }
 
 #[test]

@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use std::io;
 
 use causeway_schema::{
-    Addr, Backend, Cell, Endpoint, EndpointKey, Frontend, FrontendKey, Hop, Service, Target,
+    Addr, Backend, Cell, Endpoint, EndpointKey, Frontend, FrontendKey, Hop, Member, MemberKey, Service,
+    SourceRange, SourceRangeKey, Target,
 };
 
 use super::{TableError, Tables};
@@ -31,6 +32,8 @@ pub struct MemoryTables<A: Addr> {
 pub struct Contents<A: Addr> {
     pub frontends: HashMap<FrontendKey<A>, Frontend>,
     pub endpoint_keys: HashMap<EndpointKey<A>, Hop>,
+    pub members: HashMap<MemberKey<A>, Member>,
+    pub source_ranges: HashMap<SourceRangeKey<A>, SourceRange>,
     pub services: Vec<Service>,
     pub backends: Vec<Backend<A>>,
     pub arena: Vec<Cell>,
@@ -51,6 +54,8 @@ impl<A: Addr> MemoryTables<A> {
             contents: Contents {
                 frontends: HashMap::new(),
                 endpoint_keys: HashMap::new(),
+                members: HashMap::new(),
+                source_ranges: HashMap::new(),
                 services: vec![zero_service; capacity.services as usize],
                 backends: vec![bytemuck::Zeroable::zeroed(); capacity.backends as usize],
                 arena: vec![Cell::ZERO; capacity.arena as usize],
@@ -121,6 +126,18 @@ impl<A: Addr> Contents<A> {
                 insert(&mut self.endpoint_keys, *key, *hop, capacity.endpoints)
             }
             Step::PutFrontend { key, row } => insert(&mut self.frontends, *key, *row, capacity.frontends),
+            Step::PutMember { key, row } => insert(&mut self.members, *key, *row, capacity.members),
+            Step::PutSourceRange { key, row } => {
+                insert(&mut self.source_ranges, *key, *row, capacity.source_ranges)
+            }
+            Step::DeleteMember { key } => {
+                self.members.remove(key);
+                Ok(())
+            }
+            Step::DeleteSourceRange { key } => {
+                self.source_ranges.remove(key);
+                Ok(())
+            }
             Step::DeleteEndpointKey { key } => {
                 self.endpoint_keys.remove(key);
                 Ok(())
@@ -170,6 +187,22 @@ impl<A: Addr> Rows<A> for MemoryTables<A> {
         Ok(self.contents.endpoint_keys.get(key).copied())
     }
 
+    fn members(&self) -> Result<Vec<(MemberKey<A>, Member)>, ReadError> {
+        Ok(self.contents.members.iter().map(|(key, row)| (*key, *row)).collect())
+    }
+
+    fn member(&self, key: &MemberKey<A>) -> Result<Option<Member>, ReadError> {
+        Ok(self.contents.members.get(key).copied())
+    }
+
+    fn source_ranges(&self) -> Result<Vec<(SourceRangeKey<A>, SourceRange)>, ReadError> {
+        Ok(self.contents.source_ranges.iter().map(|(key, row)| (*key, *row)).collect())
+    }
+
+    fn source_range(&self, key: &SourceRangeKey<A>) -> Result<Option<SourceRange>, ReadError> {
+        Ok(self.contents.source_ranges.get(key).copied())
+    }
+
     fn services(&self) -> &[Service] {
         &self.contents.services
     }
@@ -203,7 +236,13 @@ impl<A: Addr> Tables<A> for MemoryTables<A> {
             };
             if let Err(cause) = result {
                 failed_phase = failed_phase.min(step.phase());
-                let delete = matches!(step, Step::DeleteFrontend { .. } | Step::DeleteEndpointKey { .. });
+                let delete = matches!(
+                    step,
+                    Step::DeleteFrontend { .. }
+                        | Step::DeleteEndpointKey { .. }
+                        | Step::DeleteMember { .. }
+                        | Step::DeleteSourceRange { .. }
+                );
                 let operation = if delete { "delete" } else { "update" };
                 errors.push((index, TableError { map: step.map(), operation, cause }));
             }

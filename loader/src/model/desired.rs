@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 use ipnet::IpNet;
 use serde::Serialize;
 
-use crate::event::{Origin, Protocol};
+use crate::event::{Origin, Protocol, ServiceOptions};
 
 /// One port of a service object: the unit that has a set of backends. Shared,
 /// because many lists name it.
@@ -72,6 +72,7 @@ pub struct Service {
     pub frontends: Vec<Frontend>,
     /// Sorted by (address, port), without duplicates.
     pub backends: Vec<Backend>,
+    pub options: ServiceOptions,
     pub origin: Arc<Origin>,
 }
 
@@ -80,6 +81,7 @@ impl Service {
     pub fn serves_alike(&self, other: &Self) -> bool {
         let facts = |backend: &Backend| (backend.address, backend.port, backend.weight, backend.node.clone());
         self.frontends == other.frontends
+            && self.options == other.options
             && self.backends.iter().map(facts).eq(other.backends.iter().map(facts))
     }
 }

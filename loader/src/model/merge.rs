@@ -62,7 +62,8 @@ pub fn service(id: &ServiceId, said: &Said, slices: &[&Said]) -> Option<Service>
     };
     backends.sort_by_cached_key(rank);
     backends.dedup_by_key(|backend| (backend.address, backend.port));
-    Some(Service { frontends, backends, origin: said.1.clone() })
+    let options = object.options.as_deref().cloned().unwrap_or_default();
+    Some(Service { frontends, backends, options, origin: said.1.clone() })
 }
 
 /// A headless service is none that we serve.

@@ -31,7 +31,7 @@ fn service(name: &str, host: u8, ports: &[u16]) -> Event {
             node_port: 0,
         })
         .collect();
-    let object = ServiceObject { addresses: vec![[10, 96, 0, host].into()], ports };
+    let object = ServiceObject { addresses: vec![[10, 96, 0, host].into()], ports, options: None };
     event(Kind::Service, name, Some(Object::Service(object)))
 }
 

@@ -48,6 +48,7 @@ pub fn find<A: Family>(rows: &impl Rows<A>) -> Result<Found<A>, ReadError> {
     let frontends = rows.frontends()?;
     find_services(&frontends, rows.services(), rows.arena(), &mut found);
     find_frontends(&frontends, &mut found);
+    find_options(rows, &mut found)?;
     find_endpoints(rows, &mut found)?;
     Ok(found)
 }
@@ -78,7 +79,9 @@ fn find_services<A: Family>(
     named.dedup();
     let mut targets: BTreeMap<(u32, u32), Adopted> = BTreeMap::new();
     for &id in &named {
-        let Some(&row) = rows.get(id as usize).filter(|row| row.flags == 0) else { continue };
+        let Some(&row) = rows.get(id as usize).filter(|row| row.flags & !Service::AFFINITY == 0) else {
+            continue;
+        };
         if !row.target.is_empty() {
             let key = (row.target.base(), row.target.len());
             if let Some(table) = targets.get_mut(&key) {
@@ -214,7 +217,7 @@ fn read_maglev<A: Family>(cells: &[Cell], length: u32, found: &Found<A>) -> Opti
 fn find_frontends<A: Family>(frontends: &[(FrontendKey<A>, Frontend)], found: &mut Found<A>) {
     let image = &mut found.image;
     for &(key, row) in frontends {
-        let sound = key.pad == 0 && key.port != Port::NONE && row.flags == 0;
+        let sound = key.pad == 0 && key.port != Port::NONE && row.flags & !Frontend::SOURCE_RANGES == 0;
         if sound && Protocol::from_number(key.protocol).is_some() && image.services.contains_key(&row.service)
         {
             image.frontends.insert(key, row);
@@ -222,6 +225,24 @@ fn find_frontends<A: Family>(frontends: &[(FrontendKey<A>, Frontend)], found: &m
             image.frontends.insert(FrontendKey::whole_address(key.addr), marker);
         }
     }
+}
+
+/// What services have beyond frontends and tables.
+fn find_options<A: Family>(rows: &impl Rows<A>, found: &mut Found<A>) -> Result<(), ReadError> {
+    let image = &mut found.image;
+    for (key, row) in rows.members()? {
+        let sticky = image.services.get(&key.service).is_some_and(|row| row.flags & Service::AFFINITY != 0);
+        let backend = image.backends.get(&row.backend).map_or(A::UNSPECIFIED, |row| row.addr);
+        if sticky && backend == key.backend {
+            image.members.insert(key, row);
+        }
+    }
+    for (key, row) in rows.source_ranges()? {
+        if image.services.contains_key(&key.service) && row.prefix == key.prefix {
+            image.source_ranges.insert(key, row);
+        }
+    }
+    Ok(())
 }
 
 fn find_endpoints<A: Family>(rows: &impl Rows<A>, found: &mut Found<A>) -> Result<(), ReadError> {

@@ -1,6 +1,6 @@
 //! Where do the maps differ from the image, and which steps mend that?
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 
 use causeway_schema::{Endpoint, Service, Target};
@@ -40,6 +40,14 @@ pub fn audit<A: Family>(image: &Image<A>, rows: &impl Rows<A>) -> Result<Vec<Rep
         Some(&hop) => Step::PutEndpointKey { key, hop },
         None => Step::DeleteEndpointKey { key },
     });
+    compare_keys(&image.members, rows.members()?, &mut repairs, |key, row| match row {
+        Some(&row) => Step::PutMember { key, row },
+        None => Step::DeleteMember { key },
+    });
+    compare_keys(&image.source_ranges, rows.source_ranges()?, &mut repairs, |key, row| match row {
+        Some(&row) => Step::PutSourceRange { key, row },
+        None => Step::DeleteSourceRange { key },
+    });
     repairs.sort_by_key(|repair| repair.step.phase());
     Ok(repairs)
 }
@@ -61,6 +69,10 @@ pub fn confirm<A: Family>(steps: &[Step<A>], rows: &impl Rows<A>) -> Result<Vec<
             Step::PutFrontend { key, row } => rows.frontend(key)? == Some(*row),
             Step::DeleteFrontend { key } => rows.frontend(key)?.is_none(),
             Step::DeleteEndpointKey { key } => rows.endpoint_key(key)?.is_none(),
+            Step::PutMember { key, row } => rows.member(key)? == Some(*row),
+            Step::DeleteMember { key } => rows.member(key)?.is_none(),
+            Step::PutSourceRange { key, row } => rows.source_range(key)? == Some(*row),
+            Step::DeleteSourceRange { key } => rows.source_range(key)?.is_none(),
             Step::ClearBackend { id } => rows.backends().get(*id as usize).is_some_and(is_zero),
         };
         if !stands {
@@ -137,9 +149,44 @@ fn compare_rows<A: Family, V: Copy + PartialEq + bytemuck::Pod>(
     repairs.extend(beyond.filter_map(missing).map(|step| Repair { step, fault: Fault::Missing }));
 }
 
+/// The rows of a hash map as they should be.
+trait Rowed<K, V> {
+    fn get(&self, key: &K) -> Option<&V>;
+    fn keys<'a>(&'a self) -> impl ExactSizeIterator<Item = &'a K>
+    where
+        K: 'a,
+        V: 'a;
+}
+
+impl<K: Eq + Hash, V> Rowed<K, V> for HashMap<K, V> {
+    fn get(&self, key: &K) -> Option<&V> {
+        HashMap::get(self, key)
+    }
+
+    fn keys<'a>(&'a self) -> impl ExactSizeIterator<Item = &'a K>
+    where
+        V: 'a,
+    {
+        HashMap::keys(self)
+    }
+}
+
+impl<K: Ord, V> Rowed<K, V> for BTreeMap<K, V> {
+    fn get(&self, key: &K) -> Option<&V> {
+        BTreeMap::get(self, key)
+    }
+
+    fn keys<'a>(&'a self) -> impl ExactSizeIterator<Item = &'a K>
+    where
+        V: 'a,
+    {
+        BTreeMap::keys(self)
+    }
+}
+
 /// Compares a hash map. `mend` gets the row wanted, if any.
 fn compare_keys<A: Family, K: Copy + Ord + Hash, V: PartialEq>(
-    image: &HashMap<K, V>,
+    image: &impl Rowed<K, V>,
     rows: Vec<(K, V)>,
     repairs: &mut Vec<Repair<A>>,
     mend: impl Fn(K, Option<&V>) -> Step<A>,
@@ -157,7 +204,7 @@ fn compare_keys<A: Family, K: Copy + Ord + Hash, V: PartialEq>(
             None => bad.push((*key, Fault::Unknown)),
         }
     }
-    if seen < image.len() {
+    if seen < image.keys().len() {
         let found: std::collections::HashSet<&K> = rows.iter().map(|(key, _)| key).collect();
         bad.extend(image.keys().filter(|key| !found.contains(key)).map(|key| (*key, Fault::Missing)));
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use causeway_schema::{Frontend, FrontendKey, Port, Target};
+use causeway_schema::{Frontend, FrontendKey, Member, MemberKey, Port, Service, Target};
 
 use super::{Family, Fault, Repair, Step};
 use crate::event::Protocol;
@@ -13,7 +13,10 @@ pub fn describe<A: Family>(step: &Step<A>) -> String {
         Step::PutBackend { row, .. } if row.port == Port::NONE => row.addr.to_ip().to_string(),
         Step::PutBackend { row, .. } => format!("{} port {}", row.addr.to_ip(), row.port.get()),
         Step::PutTable { cells, .. } => format!("a table of {} cells", cells.len()),
-        Step::PutService { row, .. } => format!("{}, generation {}", target(row.target), row.generation),
+        Step::PutService { row, .. } => {
+            let affinity = if row.flags & Service::AFFINITY != 0 { ", affinity" } else { "" };
+            format!("{}, generation {}{affinity}", target(row.target), row.generation)
+        }
         Step::PutEndpoint { row, .. } => {
             format!("interface {}, {}, generation {}", row.ifindex, mac(row.mac), row.generation)
         }
@@ -21,8 +24,19 @@ pub fn describe<A: Family>(step: &Step<A>) -> String {
         Step::PutFrontend { row: Frontend { service: Frontend::WHOLE_ADDRESS, .. }, .. } => {
             "belongs to services".to_owned()
         }
+        Step::PutFrontend { row, .. } if row.flags & Frontend::SOURCE_RANGES != 0 => {
+            format!("service {}, from its source ranges only", row.service)
+        }
         Step::PutFrontend { row, .. } => format!("service {}", row.service),
-        Step::DeleteFrontend { .. } | Step::DeleteEndpointKey { .. } => "deleted".to_owned(),
+        Step::PutMember { row: Member { backend: Member::NONE, timeout, .. }, .. } => {
+            format!("clients remembered for {timeout} s")
+        }
+        Step::PutMember { row, .. } => format!("backend {}", row.backend),
+        Step::PutSourceRange { .. } => "allowed".to_owned(),
+        Step::DeleteFrontend { .. }
+        | Step::DeleteEndpointKey { .. }
+        | Step::DeleteMember { .. }
+        | Step::DeleteSourceRange { .. } => "deleted".to_owned(),
         Step::ClearEndpoint { .. } | Step::ClearService { .. } | Step::ClearBackend { .. } => {
             "cleared".to_owned()
         }
@@ -36,6 +50,9 @@ impl<A: Family> fmt::Display for Repair<A> {
             (Fault::Missing, _) => "missing, written again",
             (Fault::Altered, _) => "altered, rewritten",
             (Fault::Unknown, Step::DeleteFrontend { .. } | Step::DeleteEndpointKey { .. }) => {
+                "unknown, deleted"
+            }
+            (Fault::Unknown, Step::DeleteMember { .. } | Step::DeleteSourceRange { .. }) => {
                 "unknown, deleted"
             }
             (Fault::Unknown, _) => "unknown, cleared",
@@ -53,6 +70,22 @@ fn place<A: Family>(step: &Step<A>) -> String {
         Step::PutEndpoint { slot, .. } | Step::ClearEndpoint { slot, .. } => slot.to_string(),
         Step::PutEndpointKey { key, .. } | Step::DeleteEndpointKey { key } => key.0.to_ip().to_string(),
         Step::PutFrontend { key, .. } | Step::DeleteFrontend { key } => frontend(key),
+        Step::PutMember { key, .. } | Step::DeleteMember { key }
+            if *key == MemberKey::settings(key.service) =>
+        {
+            format!("of service {}", key.service)
+        }
+        Step::PutMember { key, .. } | Step::DeleteMember { key } => {
+            format!("{} of service {}", key.backend.to_ip(), key.service)
+        }
+        Step::PutSourceRange { key, .. } | Step::DeleteSourceRange { key } => {
+            format!(
+                "{}/{} of service {}",
+                key.addr.to_ip(),
+                key.prefix.saturating_sub(u32::BITS),
+                key.service
+            )
+        }
     };
     format!("{} {row}", step.map())
 }
@@ -86,7 +119,7 @@ fn mac(mac: [u8; 6]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use causeway_schema::{Algorithm, Service, V4, V6, protocol};
+    use causeway_schema::{Algorithm, SourceRange, SourceRangeKey, V4, V6, protocol};
 
     use super::*;
 
@@ -101,6 +134,12 @@ mod tests {
         let key = FrontendKey::whole_address(V6([0; 16]));
         let repair = Repair { step: Step::DeleteFrontend { key }, fault: Fault::Unknown };
         assert_eq!(repair.to_string(), "frontends ::: unknown, deleted");
+
+        let key = SourceRangeKey::new(3, V4([10, 0, 0, 0]), 8);
+        let step = Step::PutSourceRange { key, row: SourceRange { prefix: key.prefix } };
+        assert_eq!(describe(&step), "source_ranges 10.0.0.0/8 of service 3: allowed");
+        let (key, row) = (MemberKey::new(3, V4([10, 1, 0, 1])), Member::backend(9));
+        assert_eq!(describe(&Step::PutMember { key, row }), "members 10.1.0.1 of service 3: backend 9");
 
         let row = Service {
             target: Target::new(8, 5, Algorithm::Rendezvous, Port::new(80)),

@@ -6,12 +6,13 @@
 //! so that the order of the frontends does not matter. Generations and
 //! endpoints are a node's own affair and stay out.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use causeway_schema::choice::{maglev, rendezvous};
 use causeway_schema::{
-    Addr, Algorithm, Backend, CELL_BYTES, Cell, Frontend, FrontendKey, Service, Target, hash,
+    Addr, Algorithm, Backend, CELL_BYTES, Cell, Frontend, FrontendKey, Member, MemberKey, Service,
+    SourceRange, SourceRangeKey, Target, hash,
 };
 
 use super::{Family, Image, ReadError, Rows, tables};
@@ -28,7 +29,12 @@ impl Digest {
 
     pub fn of_rows<A: Family>(rows: &impl Rows<A>) -> Result<Self, ReadError> {
         let frontends = rows.frontends()?;
-        Ok(of(&ByRows(rows, std::marker::PhantomData), frontends.into_iter()))
+        let way = ByRows {
+            rows,
+            members: rows.members()?.into_iter().collect(),
+            source_ranges: rows.source_ranges()?.into_iter().collect(),
+        };
+        Ok(of(&way, frontends.into_iter()))
     }
 
     /// The digest of both families' maps from that of each.
@@ -49,6 +55,8 @@ trait Way<A: Addr> {
     fn backend(&self, id: u32) -> Option<Backend<A>>;
     /// The cells from `base` on, at least those of the table there.
     fn cells(&self, base: u32) -> &[Cell];
+    fn members(&self) -> &BTreeMap<MemberKey<A>, Member>;
+    fn source_ranges(&self) -> &BTreeMap<SourceRangeKey<A>, SourceRange>;
 }
 
 impl<A: Family> Way<A> for Image<A> {
@@ -63,21 +71,41 @@ impl<A: Family> Way<A> for Image<A> {
     fn cells(&self, base: u32) -> &[Cell] {
         self.tables.get(&base).map_or(&[], |cells| cells)
     }
+
+    fn members(&self) -> &BTreeMap<MemberKey<A>, Member> {
+        &self.members
+    }
+
+    fn source_ranges(&self) -> &BTreeMap<SourceRangeKey<A>, SourceRange> {
+        &self.source_ranges
+    }
 }
 
-struct ByRows<'a, A, R>(&'a R, std::marker::PhantomData<A>);
+struct ByRows<'a, A, R> {
+    rows: &'a R,
+    members: BTreeMap<MemberKey<A>, Member>,
+    source_ranges: BTreeMap<SourceRangeKey<A>, SourceRange>,
+}
 
 impl<A: Family, R: Rows<A>> Way<A> for ByRows<'_, A, R> {
     fn service(&self, id: u32) -> Option<Service> {
-        self.0.services().get(id as usize).copied()
+        self.rows.services().get(id as usize).copied()
     }
 
     fn backend(&self, id: u32) -> Option<Backend<A>> {
-        self.0.backends().get(id as usize).copied()
+        self.rows.backends().get(id as usize).copied()
     }
 
     fn cells(&self, base: u32) -> &[Cell] {
-        self.0.arena().get(base as usize..).unwrap_or(&[])
+        self.rows.arena().get(base as usize..).unwrap_or(&[])
+    }
+
+    fn members(&self) -> &BTreeMap<MemberKey<A>, Member> {
+        &self.members
+    }
+
+    fn source_ranges(&self) -> &BTreeMap<SourceRangeKey<A>, SourceRange> {
+        &self.source_ranges
     }
 }
 
@@ -101,9 +129,31 @@ fn of<A: Family>(way: &impl Way<A>, frontends: impl Iterator<Item = (FrontendKey
         state.add(u64::from(service.flags) << 16 | u64::from(target.port().get()));
         let table = tables.entry(target.0 >> 16).or_insert_with(|| table(way, target).0);
         table.iter().for_each(|&word| state.add(word));
+        options(way, &row, &service, &mut state);
         state.sum()
     });
     Digest(sum.fold(0, u128::wrapping_add))
+}
+
+/// How long clients are remembered, and who may come. Which addresses are
+/// members follows from the table.
+fn options<A: Family>(way: &impl Way<A>, frontend: &Frontend, service: &Service, state: &mut State) {
+    if service.flags & Service::AFFINITY != 0 {
+        match way.members().get(&MemberKey::settings(frontend.service)) {
+            Some(row) => {
+                let Member { timeout, group, .. } = *row;
+                [timeout, group.0[0], group.0[1]].into_iter().for_each(|word| state.add(u64::from(word)));
+            }
+            None => state.add(DANGLING),
+        }
+    }
+    if frontend.flags & Frontend::SOURCE_RANGES != 0 {
+        let from = way.source_ranges().range(SourceRangeKey::new(frontend.service, A::UNSPECIFIED, 0)..);
+        for (key, _) in from.take_while(|(key, _)| key.service == frontend.service) {
+            state.add_address(&key.addr);
+            state.add(u64::from(key.prefix));
+        }
+    }
 }
 
 fn table<A: Family>(way: &impl Way<A>, target: Target) -> State {

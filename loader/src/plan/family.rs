@@ -8,8 +8,9 @@ pub trait Family: Addr + Send + Sync {
     /// Ends the name of each map of the family in the BPF object.
     const MAP_SUFFIX: &'static str;
     /// The maps of the family that are pinned: frontends, services, backends,
-    /// arena, endpoint keys, endpoints, established flows, embryonic flows.
-    const MAPS: [&'static str; 8];
+    /// arena, endpoint keys, endpoints, established flows, embryonic flows,
+    /// affinity, members, source ranges.
+    const MAPS: [&'static str; 11];
 
     /// `None` when the address is of the other family.
     fn from_ip(address: IpAddr) -> Option<Self>;
@@ -18,7 +19,7 @@ pub trait Family: Addr + Send + Sync {
 
 impl Family for V4 {
     const MAP_SUFFIX: &'static str = "_V4";
-    const MAPS: [&'static str; 8] = [
+    const MAPS: [&'static str; 11] = [
         "FRONTENDS_V4",
         "SERVICES_V4",
         "BACKENDS_V4",
@@ -27,6 +28,9 @@ impl Family for V4 {
         "ENDPOINTS_V4",
         "FLOWS_V4",
         "EMBRYONIC_V4",
+        "AFFINITY_V4",
+        "MEMBERS_V4",
+        "SRC_RANGES_V4",
     ];
 
     fn from_ip(address: IpAddr) -> Option<Self> {
@@ -43,7 +47,7 @@ impl Family for V4 {
 
 impl Family for V6 {
     const MAP_SUFFIX: &'static str = "_V6";
-    const MAPS: [&'static str; 8] = [
+    const MAPS: [&'static str; 11] = [
         "FRONTENDS_V6",
         "SERVICES_V6",
         "BACKENDS_V6",
@@ -52,6 +56,9 @@ impl Family for V6 {
         "ENDPOINTS_V6",
         "FLOWS_V6",
         "EMBRYONIC_V6",
+        "AFFINITY_V6",
+        "MEMBERS_V6",
+        "SRC_RANGES_V6",
     ];
 
     fn from_ip(address: IpAddr) -> Option<Self> {

@@ -1,9 +1,12 @@
 //! The full wanted contents of every map of one address family.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use causeway_schema::{Addr, Backend, Cell, Endpoint, EndpointKey, Frontend, FrontendKey, Hop, Service};
+use causeway_schema::{
+    Addr, Backend, Cell, Endpoint, EndpointKey, Frontend, FrontendKey, Hop, Member, MemberKey, Service,
+    SourceRange, SourceRangeKey,
+};
 
 use super::{Map, by_id::ById};
 
@@ -16,6 +19,9 @@ pub struct Image<A: Addr> {
     pub backends: ById<Backend<A>>,
     /// By index of the first cell.
     pub tables: HashMap<u32, Arc<[Cell]>>,
+    /// Of services with affinity.
+    pub members: BTreeMap<MemberKey<A>, Member>,
+    pub source_ranges: BTreeMap<SourceRangeKey<A>, SourceRange>,
     pub endpoint_keys: HashMap<EndpointKey<A>, Hop>,
     /// By slot.
     pub endpoints: ById<Endpoint>,
@@ -28,6 +34,8 @@ impl<A: Addr> Default for Image<A> {
             services: ById::default(),
             backends: ById::default(),
             tables: HashMap::new(),
+            members: BTreeMap::new(),
+            source_ranges: BTreeMap::new(),
             endpoint_keys: HashMap::new(),
             endpoints: ById::default(),
         }
@@ -48,6 +56,11 @@ pub struct Capacity {
     pub flows: u32,
     /// Flows that have not seen an answer and a second packet.
     pub embryonic: u32,
+    /// Clients of services with affinity that are remembered.
+    pub affinity: u32,
+    /// Backends of ports of services with affinity, and those ports.
+    pub members: u32,
+    pub source_ranges: u32,
 }
 
 impl Capacity {
@@ -59,6 +72,8 @@ impl Capacity {
             Map::Backends => self.backends,
             Map::Arena => self.arena,
             Map::EndpointKeys | Map::Endpoints => self.endpoints,
+            Map::Members => self.members,
+            Map::SourceRanges => self.source_ranges,
         }
     }
 }
@@ -73,6 +88,9 @@ impl Default for Capacity {
             endpoints: 4_096,
             flows: 131_072,
             embryonic: 32_768,
+            affinity: 16_384,
+            members: 8_192,
+            source_ranges: 8_192,
         }
     }
 }

@@ -2,11 +2,15 @@
 //! before its first change, and in the end writes the steps from the rows that
 //! differ: a row changed twice is one step, a row changed back is none.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use causeway_schema::{Backend, Cell, Endpoint, EndpointKey, Frontend, FrontendKey, Hop, Service, Target};
+use causeway_schema::{
+    Backend, Cell, Endpoint, EndpointKey, Frontend, FrontendKey, Hop, Member, MemberKey, Service,
+    SourceRange, SourceRangeKey, Target,
+};
 
+use super::changes::Changes;
 use super::{Capacity, Family, Image, Step};
 
 #[derive(Debug)]
@@ -20,6 +24,8 @@ pub struct Ledger<A: Family> {
     /// Deleted keys that may still take up room in the kernel.
     leaving_frontends: HashSet<FrontendKey<A>>,
     leaving_endpoint_keys: HashSet<EndpointKey<A>>,
+    members: Changes<MemberKey<A>, Member>,
+    source_ranges: Changes<SourceRangeKey<A>, SourceRange>,
     before: Before<A>,
 }
 
@@ -66,6 +72,8 @@ impl<A: Family> Ledger<A> {
             parked_endpoints,
             leaving_frontends: HashSet::new(),
             leaving_endpoint_keys: HashSet::new(),
+            members: Changes::default(),
+            source_ranges: Changes::default(),
             before: Before::default(),
         }
     }
@@ -80,7 +88,8 @@ impl<A: Family> Ledger<A> {
         let room = !self.leaving_frontends.is_empty() || !self.leaving_endpoint_keys.is_empty();
         self.leaving_frontends = HashSet::new();
         self.leaving_endpoint_keys = HashSet::new();
-        room
+        let options = [self.members.confirm(), self.source_ranges.confirm()];
+        room || options.contains(&true)
     }
 
     /// Whether rows for all of `keys` (sorted) and their markers fit.
@@ -100,12 +109,20 @@ impl<A: Family> Ledger<A> {
 
     /// Points a frontend at a service; its address gets its marker row.
     pub fn put_frontend(&mut self, key: FrontendKey<A>, service: u32) {
-        if self.write_frontend(key, service) {
+        if self.write_frontend(key, Frontend { service, flags: 0 }) {
             let count = self.frontends_on.entry(key.addr).or_default();
             *count += 1;
             if *count == 1 {
-                self.write_frontend(FrontendKey::whole_address(key.addr), Frontend::WHOLE_ADDRESS);
+                let marker = Frontend { service: Frontend::WHOLE_ADDRESS, flags: 0 };
+                self.write_frontend(FrontendKey::whole_address(key.addr), marker);
             }
+        }
+    }
+
+    /// Sets the flags of a frontend that a service has.
+    pub fn flag_frontend(&mut self, key: FrontendKey<A>, service: u32, flags: u32) {
+        if self.image.frontends.get(&key).is_some_and(|row| row.service == service) {
+            self.write_frontend(key, Frontend { service, flags });
         }
     }
 
@@ -123,8 +140,7 @@ impl<A: Family> Ledger<A> {
     }
 
     /// True when the row is new.
-    fn write_frontend(&mut self, key: FrontendKey<A>, service: u32) -> bool {
-        let row = Frontend { service, flags: 0 };
+    fn write_frontend(&mut self, key: FrontendKey<A>, row: Frontend) -> bool {
         let before = self.image.frontends.insert(key, row);
         if before != Some(row) {
             self.before.frontends.entry(key).or_insert(before);
@@ -150,14 +166,49 @@ impl<A: Family> Ledger<A> {
             Some(row) => row.generation.wrapping_add(u32::from(backend_left)),
             None => self.parked_services.remove(&id).unwrap_or(0),
         };
-        let row = Service { target, generation, flags: 0 };
+        let flags = before.map_or(0, |row| row.flags);
+        self.write_service(id, Service { target, generation, flags });
+    }
+
+    pub fn flag_service(&mut self, id: u32, flags: u32) {
+        if let Some(&row) = self.image.services.get(&id) {
+            self.write_service(id, Service { flags, ..row });
+        }
+    }
+
+    fn write_service(&mut self, id: u32, row: Service) {
+        let before = self.image.services.insert(id, row);
         if before != Some(row) {
-            self.image.services.insert(id, row);
             self.before.services.entry(id).or_insert(before);
         }
     }
 
+    /// Makes these a service's members; false, and nothing done, when they do
+    /// not fit.
+    pub fn set_members(&mut self, id: u32, wanted: &BTreeMap<MemberKey<A>, Member>, capacity: u32) -> bool {
+        let rows = &mut self.image.members;
+        let from = rows.range(MemberKey::settings(id)..);
+        let there: Vec<_> = from.map(|(key, _)| *key).take_while(|key| key.service == id).collect();
+        self.members.replace(rows, &there, wanted, capacity)
+    }
+
+    /// As [`Self::set_members`].
+    pub fn set_source_ranges(
+        &mut self,
+        id: u32,
+        wanted: &BTreeMap<SourceRangeKey<A>, SourceRange>,
+        capacity: u32,
+    ) -> bool {
+        let rows = &mut self.image.source_ranges;
+        let from = rows.range(SourceRangeKey::new(id, A::UNSPECIFIED, 0)..);
+        let there: Vec<_> = from.map(|(key, _)| *key).take_while(|key| key.service == id).collect();
+        self.source_ranges.replace(rows, &there, wanted, capacity)
+    }
+
+    /// Frees a service's row, with its members and source ranges.
     pub fn clear_service(&mut self, id: u32) {
+        self.set_members(id, &BTreeMap::new(), 0);
+        self.set_source_ranges(id, &BTreeMap::new(), 0);
         if let Some(row) = self.image.services.remove(&id) {
             self.parked_services.insert(id, row.generation.wrapping_add(1));
             self.before.services.entry(id).or_insert(Some(row));
@@ -244,6 +295,7 @@ impl<A: Family> Ledger<A> {
     pub fn steps(&mut self) -> Vec<Step<A>> {
         let Before { frontends, services, backends, tables, endpoint_keys, endpoints } =
             std::mem::take(&mut self.before);
+        let (members, source_ranges) = (self.members.take(), self.source_ranges.take());
         let image = &self.image;
         let mut steps = Vec::new();
         steps.extend(
@@ -252,6 +304,13 @@ impl<A: Family> Ledger<A> {
         steps.extend(
             put(&tables, |key| image.tables.get(key))
                 .map(|(base, cells)| Step::PutTable { base, cells: cells.clone() }),
+        );
+        steps.extend(
+            put(&members, |key| image.members.get(key)).map(|(key, &row)| Step::PutMember { key, row }),
+        );
+        steps.extend(
+            put(&source_ranges, |key| image.source_ranges.get(key))
+                .map(|(key, &row)| Step::PutSourceRange { key, row }),
         );
         steps.extend(
             put(&services, |key| image.services.get(key)).map(|(id, &row)| Step::PutService { id, row }),
@@ -277,6 +336,11 @@ impl<A: Family> Ledger<A> {
             gone(&endpoints, |key| image.endpoints.get(key))
                 .map(|slot| Step::ClearEndpoint { slot, row: self.freed_endpoint(slot) }),
         );
+        steps.extend(
+            gone(&source_ranges, |key| image.source_ranges.get(key))
+                .map(|key| Step::DeleteSourceRange { key }),
+        );
+        steps.extend(gone(&members, |key| image.members.get(key)).map(|key| Step::DeleteMember { key }));
         steps.extend(
             gone(&services, |key| image.services.get(key))
                 .map(|id| Step::ClearService { id, row: self.freed_service(id) }),

@@ -8,6 +8,7 @@ mod adopt;
 pub mod audit;
 mod backends;
 mod by_id;
+mod changes;
 pub mod describe;
 pub mod digest;
 mod endpoints;

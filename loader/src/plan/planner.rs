@@ -6,6 +6,7 @@
 //! smallest service that has a place in the maps, tables depend on addresses,
 //! ports and weights alone. Only ids and cells differ.
 
+mod options;
 mod settle;
 
 pub(super) use settle::full_message;
@@ -210,7 +211,7 @@ impl<A: Family> Planner<A> {
     }
 
     /// Rows used and rows there are.
-    pub fn usage(&self) -> [(Map, u64, u64); 6] {
+    pub fn usage(&self) -> [(Map, u64, u64); 8] {
         let (image, capacity) = (self.image(), &self.capacity);
         let cells: usize = image.tables.values().map(|cells| cells.len()).sum();
         [
@@ -220,6 +221,8 @@ impl<A: Family> Planner<A> {
             (Map::Arena, cells, capacity.arena),
             (Map::EndpointKeys, image.endpoint_keys.len(), capacity.endpoints),
             (Map::Endpoints, image.endpoints.len(), capacity.endpoints),
+            (Map::Members, image.members.len(), capacity.members),
+            (Map::SourceRanges, image.source_ranges.len(), capacity.source_ranges),
         ]
         .map(|(map, used, rows)| (map, used as u64, u64::from(rows)))
     }

@@ -3,7 +3,10 @@
 //! The read half of the seam between plan and kernel: the plan adopts, audits
 //! and digests through it and never writes.
 
-use causeway_schema::{Addr, Backend, Cell, Endpoint, EndpointKey, Frontend, FrontendKey, Hop, Service};
+use causeway_schema::{
+    Addr, Backend, Cell, Endpoint, EndpointKey, Frontend, FrontendKey, Hop, Member, MemberKey, Service,
+    SourceRange, SourceRangeKey,
+};
 
 use super::Map;
 
@@ -22,6 +25,11 @@ pub trait Rows<A: Addr> {
     fn frontend(&self, key: &FrontendKey<A>) -> Result<Option<Frontend>, ReadError>;
     fn endpoint_keys(&self) -> Result<Vec<(EndpointKey<A>, Hop)>, ReadError>;
     fn endpoint_key(&self, key: &EndpointKey<A>) -> Result<Option<Hop>, ReadError>;
+    fn members(&self) -> Result<Vec<(MemberKey<A>, Member)>, ReadError>;
+    fn member(&self, key: &MemberKey<A>) -> Result<Option<Member>, ReadError>;
+    fn source_ranges(&self) -> Result<Vec<(SourceRangeKey<A>, SourceRange)>, ReadError>;
+    /// The row of this very range, not of one that holds it.
+    fn source_range(&self, key: &SourceRangeKey<A>) -> Result<Option<SourceRange>, ReadError>;
     fn services(&self) -> &[Service];
     fn backends(&self) -> &[Backend<A>];
     fn arena(&self) -> &[Cell];

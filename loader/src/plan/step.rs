@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use causeway_schema::{Addr, Backend, Cell, Endpoint, EndpointKey, Frontend, FrontendKey, Hop, Service};
+use causeway_schema::{
+    Addr, Backend, Cell, Endpoint, EndpointKey, Frontend, FrontendKey, Hop, Member, MemberKey, Service,
+    SourceRange, SourceRangeKey,
+};
 
 /// A step is idempotent: applying it twice, or to a map that is already
 /// there, changes nothing more.
@@ -16,6 +19,14 @@ pub enum Step<A: Addr> {
     PutTable {
         base: u32,
         cells: Arc<[Cell]>,
+    },
+    PutMember {
+        key: MemberKey<A>,
+        row: Member,
+    },
+    PutSourceRange {
+        key: SourceRangeKey<A>,
+        row: SourceRange,
     },
     /// The flip: one 8-byte store of the target, then the generation.
     PutService {
@@ -45,6 +56,12 @@ pub enum Step<A: Addr> {
         slot: u32,
         row: Endpoint,
     },
+    DeleteSourceRange {
+        key: SourceRangeKey<A>,
+    },
+    DeleteMember {
+        key: MemberKey<A>,
+    },
     /// Writes the row of a freed id (empty target, raised generation).
     ClearService {
         id: u32,
@@ -60,20 +77,25 @@ impl<A: Addr> Step<A> {
     /// Steps of a plan are sorted by this: what is pointed at stands before
     /// what points at it, and goes after it. So every prefix of a plan leaves
     /// each frontend with a service, each service with a whole table, each
-    /// table with its backends.
+    /// table with its backends; and a frontend that is not for all is never
+    /// open to more than the old and the new ranges.
     pub fn phase(&self) -> u8 {
         match self {
             Step::PutBackend { .. } => 0,
             Step::PutTable { .. } => 1,
-            Step::PutService { .. } => 2,
-            Step::PutEndpoint { .. } => 3,
-            Step::PutEndpointKey { .. } => 4,
-            Step::PutFrontend { .. } => 5,
-            Step::DeleteFrontend { .. } => 6,
-            Step::DeleteEndpointKey { .. } => 7,
-            Step::ClearEndpoint { .. } => 8,
-            Step::ClearService { .. } => 9,
-            Step::ClearBackend { .. } => 10,
+            Step::PutMember { .. } => 2,
+            Step::PutSourceRange { .. } => 3,
+            Step::PutService { .. } => 4,
+            Step::PutEndpoint { .. } => 5,
+            Step::PutEndpointKey { .. } => 6,
+            Step::PutFrontend { .. } => 7,
+            Step::DeleteFrontend { .. } => 8,
+            Step::DeleteEndpointKey { .. } => 9,
+            Step::ClearEndpoint { .. } => 10,
+            Step::DeleteSourceRange { .. } => 11,
+            Step::DeleteMember { .. } => 12,
+            Step::ClearService { .. } => 13,
+            Step::ClearBackend { .. } => 14,
         }
     }
 
@@ -86,6 +108,8 @@ impl<A: Addr> Step<A> {
             Step::PutEndpoint { .. } | Step::ClearEndpoint { .. } => Map::Endpoints,
             Step::PutEndpointKey { .. } | Step::DeleteEndpointKey { .. } => Map::EndpointKeys,
             Step::PutFrontend { .. } | Step::DeleteFrontend { .. } => Map::Frontends,
+            Step::PutMember { .. } | Step::DeleteMember { .. } => Map::Members,
+            Step::PutSourceRange { .. } | Step::DeleteSourceRange { .. } => Map::SourceRanges,
         }
     }
 }
@@ -100,6 +124,8 @@ pub enum Map {
     Arena,
     EndpointKeys,
     Endpoints,
+    Members,
+    SourceRanges,
 }
 
 impl Map {
@@ -111,6 +137,8 @@ impl Map {
             Map::Arena => "arena",
             Map::EndpointKeys => "endpoint_keys",
             Map::Endpoints => "endpoints",
+            Map::Members => "members",
+            Map::SourceRanges => "source_ranges",
         }
     }
 }

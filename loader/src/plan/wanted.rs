@@ -5,7 +5,7 @@ use std::sync::Arc;
 use causeway_schema::{FrontendKey, Port, choice::MAX_WEIGHT};
 
 use super::Family;
-use crate::event::{Origin, Problem};
+use crate::event::{Origin, Problem, ServiceOptions};
 use crate::model::desired::{Service, ServiceId};
 
 /// Compact, because the planner keeps one of each service.
@@ -15,7 +15,20 @@ pub struct Wanted<A> {
     pub frontends: Box<[FrontendKey<A>]>,
     /// Sorted by address and port.
     pub backends: Box<[Share<A>]>,
+    /// What few services want.
+    pub options: Option<Box<Options<A>>>,
     pub origin: Arc<Origin>,
+}
+
+/// See [`ServiceOptions`](crate::event::ServiceOptions).
+#[derive(Clone, Debug)]
+pub struct Options<A> {
+    /// In seconds.
+    pub affinity: Option<u32>,
+    /// Frontends' addresses that are not for all.
+    pub restricted: Box<[A]>,
+    /// Networks of those who may come there, with the length of their prefixes.
+    pub clients: Box<[(A, u8)]>,
 }
 
 /// A backend and its share of the flows.
@@ -57,6 +70,7 @@ impl<A: Family> Wanted<A> {
         Self {
             frontends: frontends.into_boxed_slice(),
             backends: backends.into_boxed_slice(),
+            options: options(&service.options),
             origin: service.origin.clone(),
         }
     }
@@ -79,4 +93,18 @@ impl<A: Family> Wanted<A> {
             message,
         }
     }
+}
+
+/// A service with ranges of the other family alone has none here: nobody of
+/// this family may come.
+fn options<A: Family>(options: &ServiceOptions) -> Option<Box<Options<A>>> {
+    let ranges = options.source_ranges.as_ref();
+    let restricted = ranges.into_iter().flat_map(|ranges| &ranges.addresses);
+    let clients = ranges.into_iter().flat_map(|ranges| &ranges.clients);
+    let wanted = Options {
+        affinity: options.affinity,
+        restricted: restricted.filter_map(|&address| A::from_ip(address)).collect(),
+        clients: clients.filter_map(|net| Some((A::from_ip(net.network())?, net.prefix_len()))).collect(),
+    };
+    (wanted.affinity.is_some() || !wanted.restricted.is_empty()).then(|| Box::new(wanted))
 }

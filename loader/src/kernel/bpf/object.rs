@@ -12,8 +12,9 @@ use aya::{
     programs::{Program, ProgramError},
 };
 use causeway_schema::{
-    Addr, Backend, Cell, Endpoint, EndpointKey, Flow, FlowKey, Frontend, FrontendKey, Hop, JUMPS, NodeConfig,
-    Service, TraceRecord, V4, V6, config::SCHEMA_VERSION, verdict,
+    Addr, Backend, Cell, Client, ClientKey, Endpoint, EndpointKey, Flow, FlowKey, Frontend, FrontendKey, Hop,
+    JUMPS, Member, MemberKey, NodeConfig, Service, SourceRange, SourceRangeKey, TraceRecord, V4, V6,
+    config::SCHEMA_VERSION, verdict,
 };
 
 use super::{
@@ -47,6 +48,7 @@ const PROGRAM_ARRAY: (u32, u32) = (3, 0);
 const MAPPED_ARRAY: (u32, u32) = (2, BPF_F_MMAPABLE);
 const PERCPU_ARRAY: (u32, u32) = (6, 0);
 const LRU_HASH: (u32, u32) = (9, 0);
+const PREFIX_TRIE: (u32, u32) = (11, BPF_F_NO_PREALLOC);
 const BPF_F_NO_PREALLOC: u32 = 1;
 const BPF_F_MMAPABLE: u32 = 1 << 10;
 
@@ -68,7 +70,8 @@ fn shapes(capacity: &Capacity) -> Vec<Shape> {
 
 fn family_shapes<A: Family>(capacity: &Capacity) -> Vec<Shape> {
     let pairs = |flows: u32| flows.saturating_mul(2);
-    let [frontends, services, backends, arena, endpoint_keys, endpoints, flows, embryonic] = A::MAPS;
+    let [frontends, services, backends, arena, endpoint_keys, endpoints, flows, embryonic, ..] = A::MAPS;
+    let [.., affinity, members, source_ranges] = A::MAPS;
     vec![
         shape::<FrontendKey<A>, Frontend>(frontends, SPARSE_HASH, capacity.frontends),
         shape::<u32, Service>(services, MAPPED_ARRAY, capacity.services),
@@ -80,6 +83,9 @@ fn family_shapes<A: Family>(capacity: &Capacity) -> Vec<Shape> {
         // An entry for each direction.
         shape::<FlowKey<A>, Flow<A>>(flows, HASH, pairs(capacity.flows)),
         shape::<FlowKey<A>, Flow<A>>(embryonic, LRU_HASH, pairs(capacity.embryonic)),
+        shape::<ClientKey<A>, Client<A>>(affinity, LRU_HASH, capacity.affinity),
+        shape::<MemberKey<A>, Member>(members, SPARSE_HASH, capacity.members),
+        shape::<SourceRangeKey<A>, SourceRange>(source_ranges, PREFIX_TRIE, capacity.source_ranges),
     ]
 }
 

@@ -3,7 +3,10 @@
 
 use std::{io, os::fd::OwnedFd};
 
-use causeway_schema::{Backend, Cell, Endpoint, EndpointKey, Frontend, FrontendKey, Hop, Service};
+use causeway_schema::{
+    Backend, Cell, Endpoint, EndpointKey, Frontend, FrontendKey, Hop, Member, MemberKey, Service,
+    SourceRange, SourceRangeKey,
+};
 
 use super::{BpfError, batch, mapped::Mapped, object::Object, sys};
 use crate::{
@@ -15,6 +18,8 @@ pub struct BpfTables<A: Family> {
     capacity: Capacity,
     frontends: OwnedFd,
     endpoint_keys: OwnedFd,
+    members: OwnedFd,
+    source_ranges: OwnedFd,
     services: Mapped<Service>,
     backends: Mapped<Backend<A>>,
     arena: Mapped<Cell>,
@@ -30,6 +35,8 @@ impl<A: Family> BpfTables<A> {
             capacity,
             frontends: map("FRONTENDS")?,
             endpoint_keys: map("EP_KEYS")?,
+            members: map("MEMBERS")?,
+            source_ranges: map("SRC_RANGES")?,
             services: Mapped::new(&map("SERVICES")?, capacity.services).map_err(mapping("SERVICES"))?,
             backends: Mapped::new(&map("BACKENDS")?, capacity.backends).map_err(mapping("BACKENDS"))?,
             arena: Mapped::new(&map("ARENA")?, capacity.arena).map_err(mapping("ARENA"))?,
@@ -42,8 +49,12 @@ impl<A: Family> BpfTables<A> {
     fn apply_phase(&mut self, first: usize, steps: &[Step<A>], failed: &mut Vec<(usize, TableError)>) {
         let mut frontends = Vec::new();
         let mut endpoint_keys = Vec::new();
+        let mut members = Vec::new();
+        let mut source_ranges = Vec::new();
         let mut gone_frontends = Vec::new();
         let mut gone_endpoint_keys = Vec::new();
+        let mut gone_members = Vec::new();
+        let mut gone_source_ranges = Vec::new();
         for (index, step) in (first..).zip(steps) {
             let stored = match step {
                 Step::PutBackend { id, row } => self.backends.store(*id, row),
@@ -61,6 +72,22 @@ impl<A: Family> BpfTables<A> {
                 }
                 Step::PutEndpointKey { key, hop } => {
                     endpoint_keys.push((*key, *hop));
+                    Ok(())
+                }
+                Step::PutMember { key, row } => {
+                    members.push((*key, *row));
+                    Ok(())
+                }
+                Step::PutSourceRange { key, row } => {
+                    source_ranges.push((*key, *row));
+                    Ok(())
+                }
+                Step::DeleteMember { key } => {
+                    gone_members.push(*key);
+                    Ok(())
+                }
+                Step::DeleteSourceRange { key } => {
+                    gone_source_ranges.push(*key);
                     Ok(())
                 }
                 Step::DeleteFrontend { key } => {
@@ -83,6 +110,10 @@ impl<A: Family> BpfTables<A> {
         };
         collect(Map::Frontends, "update", batch::update(&self.frontends, &frontends));
         collect(Map::EndpointKeys, "update", batch::update(&self.endpoint_keys, &endpoint_keys));
+        collect(Map::Members, "update", batch::update(&self.members, &members));
+        collect(Map::SourceRanges, "update", batch::update(&self.source_ranges, &source_ranges));
+        collect(Map::Members, "delete", batch::delete(&self.members, &gone_members));
+        collect(Map::SourceRanges, "delete", batch::delete(&self.source_ranges, &gone_source_ranges));
         collect(Map::Frontends, "delete", batch::delete(&self.frontends, &gone_frontends));
         collect(Map::EndpointKeys, "delete", batch::delete(&self.endpoint_keys, &gone_endpoint_keys));
     }
@@ -103,6 +134,24 @@ impl<A: Family> Rows<A> for BpfTables<A> {
 
     fn endpoint_key(&self, key: &EndpointKey<A>) -> Result<Option<Hop>, ReadError> {
         sys::map_lookup(&self.endpoint_keys, key).map_err(|cause| ReadError { map: Map::EndpointKeys, cause })
+    }
+
+    fn members(&self) -> Result<Vec<(MemberKey<A>, Member)>, ReadError> {
+        batch::read(&self.members).map_err(|cause| ReadError { map: Map::Members, cause })
+    }
+
+    fn member(&self, key: &MemberKey<A>) -> Result<Option<Member>, ReadError> {
+        sys::map_lookup(&self.members, key).map_err(|cause| ReadError { map: Map::Members, cause })
+    }
+
+    fn source_ranges(&self) -> Result<Vec<(SourceRangeKey<A>, SourceRange)>, ReadError> {
+        batch::read(&self.source_ranges).map_err(|cause| ReadError { map: Map::SourceRanges, cause })
+    }
+
+    fn source_range(&self, key: &SourceRangeKey<A>) -> Result<Option<SourceRange>, ReadError> {
+        let found: Option<SourceRange> = sys::map_lookup(&self.source_ranges, key)
+            .map_err(|cause| ReadError { map: Map::SourceRanges, cause })?;
+        Ok(found.filter(|row| row.prefix == key.prefix))
     }
 
     fn services(&self) -> &[Service] {

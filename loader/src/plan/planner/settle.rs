@@ -88,6 +88,7 @@ impl<A: Family> Planner<A> {
         } else if let Err(problem) = self.place(name, &mut entry, frontends, queue) {
             problems.push(problem);
         }
+        self.settle_options(name, &entry, &mut problems);
         if problems.is_empty() {
             self.problems.remove(name);
         } else {
@@ -283,7 +284,7 @@ impl<A: Family> Planner<A> {
     }
 
     /// The service is tried again when there is room.
-    fn full(&mut self, name: &ServiceId, wanted: &Wanted<A>, map: Map) -> Problem {
+    pub(super) fn full(&mut self, name: &ServiceId, wanted: &Wanted<A>, map: Map) -> Problem {
         self.waiting.insert(name.clone());
         wanted.problem(name, "", full_message(map, self.capacity.of(map)))
     }

@@ -5,6 +5,7 @@ mod audits;
 mod capacity;
 mod digests;
 mod endpoints;
+mod options;
 mod prefixes;
 mod services;
 mod timing;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use causeway_schema::{Frontend as FrontendRow, FrontendKey, Port, V4, choice, hash};
 use proptest::prelude::*;
 
-use crate::event::{Origin, Protocol};
+use crate::event::{Origin, Protocol, ServiceOptions, SourceRanges};
 use crate::kernel::Tables;
 use crate::kernel::memory::{Contents, MemoryTables};
 use crate::model::desired::{Backend, Frontend, Service, ServiceId};
@@ -24,7 +24,12 @@ pub fn id(name: &str) -> ServiceId {
 /// A service from `(VIP's last byte, port)` and `(backend's number, port, weight)`.
 pub fn service(frontends: &[(u8, u16)], backends: &[(u16, u16, u32)]) -> Service {
     let origin = Arc::new(Origin { source: "test".into(), place: "a.yaml#1".into() });
-    let mut service = Service { frontends: Vec::new(), backends: Vec::new(), origin: origin.clone() };
+    let mut service = Service {
+        frontends: Vec::new(),
+        backends: Vec::new(),
+        options: Default::default(),
+        origin: origin.clone(),
+    };
     for &(vip, port) in frontends {
         let address = IpAddr::V4(Ipv4Addr::new(10, 96, 0, vip));
         service.frontends.push(Frontend { address, port, protocol: Protocol::Tcp });
@@ -41,6 +46,17 @@ pub fn service(frontends: &[(u8, u16)], backends: &[(u16, u16, u32)]) -> Service
     service
 }
 
+/// Affinity for so many seconds (0: none), and networks of clients that alone
+/// may come to VIPs 1 and 2.
+pub fn options(affinity: u32, clients: &[&str]) -> ServiceOptions {
+    let addresses = [1, 2].map(|vip| IpAddr::V4(Ipv4Addr::new(10, 96, 0, vip))).to_vec();
+    let clients: Vec<_> = clients.iter().map(|net| net.parse().unwrap()).collect();
+    ServiceOptions {
+        affinity: Some(affinity).filter(|&seconds| seconds > 0),
+        source_ranges: (!clients.is_empty()).then_some(SourceRanges { addresses, clients }),
+    }
+}
+
 pub fn key(vip: u8, port: u16) -> FrontendKey<V4> {
     FrontendKey::new(V4([10, 96, 0, vip]), Port::new(port), 6)
 }
@@ -54,6 +70,9 @@ pub fn small() -> Capacity {
         endpoints: 16,
         flows: 1,
         embryonic: 1,
+        affinity: 1,
+        members: 128,
+        source_ranges: 32,
     }
 }
 
@@ -71,7 +90,12 @@ pub fn change() -> impl Strategy<Value = Change> {
     );
     let many = (0..3u16).prop_map(|more| (0..40 + more).map(|number| (number, 8080, 1)).collect());
     let backends = prop_oneof![20 => few, 1 => many];
-    let set = (frontends, backends).prop_map(|(frontends, backends)| Some(service(&frontends, &backends)));
+    let networks = proptest::sample::subsequence(vec!["10.0.0.0/8", "10.0.0.0/16", "fd00::/8"], 0..3);
+    let options = (prop_oneof![2 => Just(0), 1 => 1..3u32], networks);
+    let options = options.prop_map(|(affinity, clients)| self::options(affinity, &clients));
+    let set = (frontends, backends, options).prop_map(|(frontends, backends, options)| {
+        Some(Service { options, ..service(&frontends, &backends) })
+    });
     (name, prop_oneof![4 => set, 1 => Just(None)])
 }
 
@@ -156,6 +180,7 @@ impl Node {
         for step in steps {
             self.apply(std::slice::from_ref(step));
             let now = self.tables.contents();
+            super::options::check_prefix(&before, now, after);
             for (key, row) in &before.frontends {
                 let stays = now.frontends.contains_key(key) || !after.frontends.contains_key(key);
                 assert!(stays, "{key:?}, which pointed to {row:?}, vanished at {step:?}");
@@ -213,6 +238,7 @@ pub fn check_against_desired(node: &Node) {
                 None => assert_eq!(allowed, []),
             }
         }
+        super::options::check(node, &key, owners[&key]);
         let marker = FrontendKey::whole_address(key.addr);
         assert!(node.tables.contents().frontends.contains_key(&marker));
     }

@@ -3,6 +3,7 @@
 
 mod address;
 mod node;
+mod options;
 mod pod;
 mod port;
 mod service;

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::{
-    Converted, Names, Refusal, address, key, port, quoted,
+    Converted, Names, Refusal, address, key, options, port, quoted,
     wire::{IntOrString, LoadBalancerStatus, Service, ServicePort as WirePort, ServiceSpec},
 };
 use crate::event::{Kind, Object, ServiceObject, ServicePort};
@@ -22,7 +22,7 @@ pub fn service(service: Service, names: &mut Names) -> Converted {
     match spec.type_.as_deref().unwrap_or("ClusterIP") {
         "ClusterIP" | "NodePort" | "LoadBalancer" => {}
         "ExternalName" => {
-            let object = ServiceObject { addresses: Vec::new(), ports: Vec::new() };
+            let object = ServiceObject { addresses: Vec::new(), ports: Vec::new(), options: None };
             return Converted { objects: vec![(key, Object::Service(object))], refusals };
         }
         other => {
@@ -38,9 +38,13 @@ pub fn service(service: Service, names: &mut Names) -> Converted {
             return Converted::refused(refusals);
         }
     };
+    let mut balanced = Vec::new();
     if !headless {
-        addresses.extend(external(&spec, &balancer, &addresses, &mut refusals));
+        let external = external(&spec, &balancer, &addresses, &mut refusals);
+        balanced = external.balanced;
+        addresses.extend(external.addresses);
     }
+    let options = options::options(&spec, balanced, &mut refusals);
     let ports = ports(spec.ports.unwrap_or_default(), names, &mut refusals);
     if ports.is_empty() && !headless {
         if refusals.is_empty() {
@@ -52,7 +56,7 @@ pub fn service(service: Service, names: &mut Names) -> Converted {
     if addresses.is_empty() && !headless {
         return Converted::refused(refusals);
     }
-    Converted { objects: vec![(key, Object::Service(ServiceObject { addresses, ports }))], refusals }
+    Converted { objects: vec![(key, Object::Service(ServiceObject { addresses, ports, options }))], refusals }
 }
 
 /// The addresses, and whether the service asks for none. An error leaves
@@ -96,28 +100,44 @@ fn addresses(spec: &ServiceSpec, refusals: &mut Vec<Refusal>) -> Result<(Vec<IpA
 }
 
 /// Addresses beside the cluster's, each once.
+#[derive(Default)]
+struct External {
+    addresses: Vec<IpAddr>,
+    /// Those of them that a load balancer has given.
+    balanced: Vec<IpAddr>,
+}
+
 fn external(
     spec: &ServiceSpec,
     balancer: &LoadBalancerStatus,
     cluster: &[IpAddr],
     refusals: &mut Vec<Refusal>,
-) -> Vec<IpAddr> {
+) -> External {
     let given = spec.external_ips.iter().flatten().enumerate();
-    let given = given.map(|(index, text)| (format!("spec.externalIPs[{index}]"), text));
+    let given = given.map(|(index, text)| (format!("spec.externalIPs[{index}]"), text, false));
     let ingress = balancer.ingress.iter().flatten().enumerate();
     let ingress = ingress.filter(|(_, ingress)| ingress.ip_mode.as_deref() != Some("Proxy"));
     let ingress = ingress.filter_map(|(index, ingress)| {
-        Some((format!("status.loadBalancer.ingress[{index}].ip"), ingress.ip.as_ref()?))
+        Some((format!("status.loadBalancer.ingress[{index}].ip"), ingress.ip.as_ref()?, true))
     });
-    let mut addresses: Vec<IpAddr> = Vec::new();
-    for (field, text) in given.chain(ingress) {
-        match address::unicast(text, &field) {
-            Ok(address) if cluster.contains(&address) || addresses.contains(&address) => {}
-            Ok(address) => addresses.push(address),
-            Err(refusal) => refusals.push(refusal),
+    let mut external = External::default();
+    for (field, text, balanced) in given.chain(ingress) {
+        let address = match address::unicast(text, &field) {
+            Ok(address) if cluster.contains(&address) => continue,
+            Ok(address) => address,
+            Err(refusal) => {
+                refusals.push(refusal);
+                continue;
+            }
+        };
+        let lists = [(true, &mut external.addresses), (balanced, &mut external.balanced)];
+        for (wanted, list) in lists {
+            if wanted && !list.contains(&address) {
+                list.push(address);
+            }
         }
     }
-    addresses
+    external
 }
 
 /// The sound ports: of two that collide, the first.

@@ -38,6 +38,21 @@ pub struct ServiceSpec {
     pub ports: Option<Vec<ServicePort>>,
     #[serde(rename = "externalIPs")]
     pub external_ips: Option<Vec<String>>,
+    pub session_affinity: Option<String>,
+    pub session_affinity_config: Option<SessionAffinityConfig>,
+    pub load_balancer_source_ranges: Option<Vec<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub struct SessionAffinityConfig {
+    #[serde(rename = "clientIP")]
+    pub client_ip: Option<ClientIpConfig>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientIpConfig {
+    pub timeout_seconds: Option<i32>,
 }
 
 #[derive(Debug, Default, Deserialize)]

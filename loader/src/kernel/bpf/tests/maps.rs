@@ -4,7 +4,7 @@ use std::io;
 
 use causeway_schema::{
     Algorithm, Backend, Cell, Endpoint, EndpointKey, Frontend, FrontendKey, Hop, NodeConfig, Port, Service,
-    Target, V4,
+    SourceRange, SourceRangeKey, Target, V4,
 };
 
 use super::{super::batch, super::sys, *};
@@ -138,6 +138,28 @@ fn a_full_map_refuses_new_rows_one_by_one_and_takes_the_others() {
     let gone: Vec<_> = [0, 100, 1, 101, 102, 2, 3].map(|n| Step::DeleteFrontend { key: key(n) }).into();
     assert!(v4(&dataplane).apply(&gone).is_empty());
     assert_eq!(v4(&dataplane).frontends().unwrap().len(), 4);
+}
+
+#[test]
+fn a_range_is_not_taken_for_one_that_holds_it() {
+    let place = Place::new();
+    let dataplane = place.open();
+    let range = |bits: u8, last: u8| {
+        let key = SourceRangeKey::new(3, V4([10, 0, 0, last]), bits);
+        (key, SourceRange { prefix: key.prefix })
+    };
+    let put = |(key, row)| Step::PutSourceRange { key, row };
+    let steps: Vec<_> = [range(8, 0), range(16, 0), range(32, 1), range(32, 2), range(32, 3)].map(put).into();
+    assert!(v4(&dataplane).apply(&steps).is_empty());
+    assert_eq!(v4(&dataplane).source_ranges().unwrap().len(), 5);
+    for ((key, _), there) in [(range(8, 0), true), (range(24, 0), false), (range(32, 9), false)] {
+        assert_eq!(v4(&dataplane).source_range(&key).unwrap().is_some(), there, "{key:?}");
+    }
+    let gone: Vec<_> = [range(24, 0), range(8, 0), range(32, 1), range(32, 9), range(32, 2), range(32, 3)]
+        .map(|(key, _)| Step::DeleteSourceRange { key })
+        .into();
+    assert!(v4(&dataplane).apply(&gone).is_empty());
+    assert_eq!(v4(&dataplane).source_ranges().unwrap(), [range(16, 0)]);
 }
 
 #[test]

@@ -18,7 +18,18 @@ use crate::plan::Capacity;
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 fn capacity() -> Capacity {
-    Capacity { frontends: 8, services: 16, backends: 32, arena: 64, endpoints: 7, flows: 64, embryonic: 64 }
+    Capacity {
+        frontends: 8,
+        services: 16,
+        backends: 32,
+        arena: 64,
+        endpoints: 7,
+        flows: 64,
+        embryonic: 64,
+        affinity: 64,
+        members: 16,
+        source_ranges: 8,
+    }
 }
 
 /// Pins under a directory of their own; gone when it is dropped.

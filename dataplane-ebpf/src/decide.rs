@@ -1,0 +1,195 @@
+//! What has to be done with a packet that is not plain? Flow, source, service,
+//! container, route, as `pipeline` asks for those that are.
+
+use aya_ebpf::programs::TcContext;
+use causeway_schema::{
+    Flow, Frontend, FrontendKey, Hop, Service, Verdict, hash::flow_hash, nat::Ports, protocol,
+};
+
+use crate::{
+    context::Context,
+    deliver::{self, Way},
+    egress,
+    family::Family,
+    flow::{self, Serving},
+    fragment,
+    loose::{Loose, Part},
+    nat::Begins,
+    packet::Packet,
+    pipeline::Side,
+    refuse::Refuse,
+    service::{self, Choice},
+    source_range, trace,
+};
+
+/// What has to be done with a packet.
+pub enum Step<A: 'static> {
+    Translate(&'static Flow<A>),
+    /// A new flow, to what `Loose::begins` says.
+    Begin,
+    /// A new flow to a service with affinity, whose backend is still to be chosen.
+    Affinity,
+    /// To no service: between containers, nodes and the world.
+    Plain,
+    /// A first fragment for which others wait.
+    Release,
+    End(Verdict),
+}
+
+#[inline(always)]
+pub fn decide<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> Step<A> {
+    let dry = trace::is_dry(ctx);
+    let ifindex = ctx.ifindex();
+    let later = loose.part == Part::Later && flow::is_tracked(loose.packet.key.protocol);
+    let has_flow = later || loose.part == Part::Later && loose.packet.key.protocol == A::ICMP;
+    if has_flow && let Some(flow) = fragment::find(loose, ifindex) {
+        return Step::Translate(flow);
+    }
+    if !dry && fragment::is_awaited(loose) {
+        return Step::Release;
+    }
+    if loose.has_ports()
+        && let Some(entry) = flow::find(&loose.packet, ifindex, dry)
+    {
+        // SAFETY: map values stay readable until the program ends (RCU).
+        return Step::Translate(unsafe { &*entry });
+    }
+    if side == Side::Container && is_rogue(&loose.packet) {
+        return Step::End(Verdict::DropRogueServer);
+    }
+    if is_spoofed(ctx, side, loose) {
+        return Step::End(Verdict::DropSpoofed);
+    }
+    if A::is_multicast(loose.packet.key.dst) {
+        return Step::End(Verdict::StackMulticast);
+    }
+    if later {
+        return early(ctx, side, loose, ifindex, dry);
+    }
+    if !loose.has_ports() {
+        return Step::Plain;
+    }
+    let key = &loose.packet.key;
+    if let Some(frontend) = service::frontend(key) {
+        loose.service = frontend.service;
+        return first(side, loose, &frontend);
+    }
+    if egress::leaves(ctx, side, loose) {
+        egress::begin(side, loose);
+        return Step::Begin;
+    }
+    if loose.packet.opens_connection() && flow::is_known(&key.reversed()) && is_ours(ctx, side, loose) {
+        // To a container's own address, but its answers would be taken for a
+        // flow's to some service: it gets another source port.
+        loose.begins = Begins {
+            after: *key,
+            serving: Serving::NONE,
+            hop: hop_of(key.dst),
+            ports: Ports::ALL,
+            attempt: 0,
+        };
+        return Step::Begin;
+    }
+    Step::Plain
+}
+
+/// Ports that DHCP servers send from (RFC 2131, RFC 8415), in memory's order.
+const DHCP: [u16; 2] = [67_u16.to_be(), 547_u16.to_be()];
+
+/// What a container that plays DHCP server sends.
+#[inline(always)]
+pub fn is_rogue<A: Family>(packet: &Packet<A>) -> bool {
+    packet.key.protocol == protocol::UDP && DHCP.contains(&packet.key.src_port.raw())
+}
+
+/// From a container, with a source that is not its own. Who has no address yet
+/// may say so to all, and what is link-local goes no further than the host.
+#[inline(always)]
+pub fn is_spoofed<A: Refuse>(ctx: &TcContext, side: Side, loose: &Loose<A>) -> bool {
+    let key = &loose.packet.key;
+    if side == Side::Uplink || deliver::is_own_source(ctx, key.src) {
+        return false;
+    }
+    let stays = A::is_multicast(key.dst) || A::is_link_local(key.dst);
+    !(stays && (key.src == A::UNSPECIFIED || A::is_link_local(key.src)))
+}
+
+/// A fragment without ports that comes before its first one.
+#[inline(always)]
+fn early<A: Refuse>(ctx: &TcContext, side: Side, loose: &Loose<A>, ifindex: u32, dry: bool) -> Step<A> {
+    if A::frontend(&FrontendKey::whole_address(loose.packet.key.dst)).is_none()
+        && !egress::leaves(ctx, side, loose)
+    {
+        return Step::Plain;
+    }
+    let verdict = fragment::hold(ctx, loose, dry);
+    if !dry && fragment::find(loose, ifindex).is_some() {
+        // The first one went by on another CPU meanwhile, and saw nobody wait.
+        return Step::Release;
+    }
+    Step::End(verdict)
+}
+
+/// The first packet of a flow to a service.
+#[inline(always)]
+fn first<A: Refuse>(side: Side, loose: &mut Loose<A>, frontend: &Frontend) -> Step<A> {
+    let key = &loose.packet.key;
+    if !source_range::is_open_to(frontend, key.src) {
+        return Step::End(Verdict::DropSourceRange);
+    }
+    let Some(row) = service::row::<A>(loose.service) else {
+        return Step::End(Verdict::DropInconsistent);
+    };
+    if row.flags & Service::AFFINITY != 0 {
+        return Step::Affinity;
+    }
+    let hash = flow_hash(&key.src, key.src_port, &key.dst, key.dst_port, key.protocol);
+    begin_with(side, loose, &row, service::choose(&row, hash))
+}
+
+/// The flow to begin with a backend.
+#[inline(always)]
+pub fn begin_with<A: Refuse>(side: Side, loose: &mut Loose<A>, row: &Service, choice: Choice<A>) -> Step<A> {
+    let backend = match choice {
+        Choice::Backend(backend) => backend,
+        Choice::None => return Step::End(Verdict::DropNoBackend),
+        Choice::Broken => return Step::End(Verdict::DropInconsistent),
+    };
+    let key = &loose.packet.key;
+    loose.backend = backend.id;
+    let hop = hop_of(backend.addr);
+    let mut after = *key;
+    let mut ports = Ports::ALL;
+    (after.dst, after.dst_port) = (backend.addr, backend.port);
+    if side == Side::Uplink && hop == Hop::NONE {
+        // The answer must come back this way: it goes to whom it sees.
+        after.src = A::node();
+        ports = egress::ports();
+        after.src_port = egress::first_port(key, ports);
+        if after.src == A::UNSPECIFIED {
+            return Step::End(Verdict::DropRemoteBackend);
+        }
+    }
+    if after.dst == after.src {
+        // A container that is its own server: to itself it must look like
+        // somebody whose answers come out through the gateway.
+        after.src = A::HAIRPIN;
+    }
+    let serving = Serving { service: loose.service, generation: row.generation, backend: backend.id };
+    loose.begins = Begins { after, serving, hop, ports, attempt: 0 };
+    Step::Begin
+}
+
+/// Whether a packet to no service goes on from here.
+#[inline(always)]
+fn is_ours<A: Refuse>(ctx: &TcContext, side: Side, loose: &Loose<A>) -> bool {
+    let key = &loose.packet.key;
+    deliver::endpoint(key.dst).is_some()
+        || side == Side::Container
+            && matches!(deliver::way(ctx, &loose.packet, key.src, key.dst), Way::Out(_))
+}
+
+#[inline(always)]
+fn hop_of<A: Family>(address: A) -> Hop {
+    deliver::endpoint(address).map_or(Hop::NONE, |(hop, _)| hop)
+}

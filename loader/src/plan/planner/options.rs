@@ -1,0 +1,60 @@
+//! What does a service get beyond frontends and a table? The memory of its
+//! clients, and the ranges that they may come from, if it wants them.
+
+use std::collections::BTreeMap;
+
+use causeway_schema::{Frontend, Group, Member, MemberKey, Service, SourceRange, SourceRangeKey};
+
+use super::{Entry, Place, Planner};
+use crate::event::Problem;
+use crate::model::desired::ServiceId;
+use crate::plan::{Family, Map};
+
+impl<A: Family> Planner<A> {
+    /// Brings both in line with what a service that has a place wants.
+    pub(super) fn settle_options(&mut self, name: &ServiceId, entry: &Entry<A>, problems: &mut Vec<Problem>) {
+        let Some(place) = &entry.place else { return };
+        let options = entry.wanted.options.as_deref();
+
+        let timeout = options.and_then(|options| options.affinity);
+        let members = timeout.map(|timeout| self.members(name, place, timeout)).unwrap_or_default();
+        let mut flags = if members.is_empty() { 0 } else { Service::AFFINITY };
+        if !self.ledger.set_members(place.id, &members, self.capacity.members) {
+            // Served without a memory rather than not at all.
+            problems.push(self.full(name, &entry.wanted, Map::Members));
+            self.ledger.set_members(place.id, &BTreeMap::new(), 0);
+            flags = 0;
+        }
+        self.ledger.flag_service(place.id, flags);
+
+        let clients = options.map_or(&[][..], |options| &options.clients);
+        let ranges = clients.iter().map(|&(addr, bits)| {
+            let key = SourceRangeKey::new(place.id, addr, bits);
+            (key, SourceRange { prefix: key.prefix })
+        });
+        if !self.ledger.set_source_ranges(place.id, &ranges.collect(), self.capacity.source_ranges) {
+            // Open to those of before rather than to all.
+            problems.push(self.full(name, &entry.wanted, Map::SourceRanges));
+        }
+        let restricted = options.map_or(&[][..], |options| &options.restricted);
+        for &key in place.frontends.iter().filter(|key| restricted.contains(&key.addr)) {
+            self.ledger.flag_frontend(key, place.id, Frontend::SOURCE_RANGES);
+        }
+    }
+
+    /// The rows that tell where a service's clients may go back to.
+    fn members(&self, name: &ServiceId, place: &Place<A>, timeout: u32) -> BTreeMap<MemberKey<A>, Member> {
+        let image = self.ledger.image();
+        let lots = place.table.map_or(&[][..], |base| self.tables.lots(base));
+        let rows = lots.iter().filter_map(|lot| Some((image.backends.get(&lot.backend)?, lot.backend)));
+        let mut backends: Vec<_> = rows.map(|(row, id)| (row.addr, row.port, id)).collect();
+        // Of several on one address, the lowest port is written last.
+        backends.sort_unstable_by(|a, b| b.cmp(a));
+        let backends = backends.into_iter();
+        let mut rows: BTreeMap<_, _> =
+            backends.map(|(addr, _, id)| (MemberKey::new(place.id, addr), Member::backend(id))).collect();
+        let group = Group::of(&name.namespace, &name.name);
+        rows.insert(MemberKey::settings(place.id), Member::settings(group, timeout));
+        rows
+    }
+}

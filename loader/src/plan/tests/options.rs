@@ -1,0 +1,172 @@
+//! Affinity and source ranges: what stands in the maps, at every step.
+
+use std::collections::BTreeSet;
+
+use causeway_schema::{Frontend, FrontendKey, Group, Member, MemberKey, Service as Row, SourceRangeKey, V4};
+
+use super::world::*;
+use crate::kernel::memory::Contents;
+use crate::model::desired::Service;
+use crate::plan::{Capacity, Digest, Family, Planner};
+
+/// The service at a frontend has just the rows that it wants.
+pub fn check(node: &Node, key: &FrontendKey<V4>, wanted: &Service) {
+    let rows = node.tables.contents();
+    let frontend = rows.frontends[key];
+    let service = rows.services[frontend.service as usize];
+    let members: Vec<_> = rows.members.keys().filter(|key| key.service == frontend.service).collect();
+    let Some(timeout) = wanted.options.affinity else {
+        assert_eq!((service.flags, members.len()), (0, 0));
+        return check_ranges(rows, key, wanted);
+    };
+    assert_eq!(service.flags, Row::AFFINITY);
+    let name = node.planner.service_of(frontend.service).unwrap();
+    let settings = Member::settings(Group::of(&name.namespace, &name.name), timeout);
+    assert_eq!(rows.members[&MemberKey::settings(frontend.service)], settings);
+    let addresses: BTreeSet<_> = wanted.backends.iter().map(|backend| backend.address).collect();
+    let there = members.iter().filter(|key| key.backend != V4([0; 4]));
+    assert_eq!(there.map(|key| key.backend.to_ip()).collect::<BTreeSet<_>>(), addresses);
+    check_ranges(rows, key, wanted);
+}
+
+fn check_ranges(rows: &Contents<V4>, key: &FrontendKey<V4>, wanted: &Service) {
+    let row = rows.frontends[key];
+    let ranges = wanted.options.source_ranges.as_ref();
+    let restricted =
+        ranges.is_some_and(|ranges| ranges.addresses.contains(&std::net::Ipv4Addr::from(key.addr).into()));
+    assert_eq!(row.flags == Frontend::SOURCE_RANGES, restricted, "{row:?}");
+    let clients = ranges.map_or(&[][..], |ranges| &ranges.clients);
+    let expected = if wanted.frontends.iter().any(|frontend| addressed(ranges, frontend.address)) {
+        clients.iter().filter(|net| net.addr().is_ipv4()).count()
+    } else {
+        ranges_of(rows, row.service).len()
+    };
+    assert_eq!(ranges_of(rows, row.service).len(), expected);
+}
+
+fn addressed(ranges: Option<&crate::event::SourceRanges>, address: std::net::IpAddr) -> bool {
+    ranges.is_some_and(|ranges| ranges.addresses.contains(&address))
+}
+
+fn ranges_of(rows: &Contents<V4>, service: u32) -> BTreeSet<SourceRangeKey<V4>> {
+    rows.source_ranges.keys().copied().filter(|key| key.service == service).collect()
+}
+
+/// Members name backends that are there, and a frontend that was not for all
+/// and will not be stays so.
+pub fn check_prefix(before: &Contents<V4>, now: &Contents<V4>, after: &Contents<V4>) {
+    for (key, member) in now.members.iter().filter(|(_, member)| member.backend != Member::NONE) {
+        assert_eq!(now.backends[member.backend as usize].addr, key.backend);
+    }
+    let closed = |rows: &Contents<V4>, key| rows.frontends.get(key).is_none_or(|row| row.flags != 0);
+    for (key, row) in &now.frontends {
+        if closed(before, key) && closed(after, key) {
+            assert!(row.flags != 0 || row.service == Frontend::WHOLE_ADDRESS, "{key:?} is open to all");
+            let known = [before, after].map(|rows| ranges_of(rows, row.service));
+            assert!(ranges_of(now, row.service).is_subset(&(&known[0] | &known[1])));
+        }
+    }
+}
+
+fn with(affinity: u32, clients: &[&str], backends: &[(u16, u16, u32)]) -> Service {
+    Service { options: options(affinity, clients), ..service(&[(1, 80), (3, 80)], backends) }
+}
+
+#[test]
+fn of_several_backends_on_an_address_the_lowest_port_is_the_member() {
+    let mut node = Node::new(small());
+    node.change(&[(id("web"), Some(with(5, &[], &[(1, 8082, 1), (1, 8081, 1), (2, 8081, 1)])))]);
+    let rows = node.tables.contents();
+    let member = rows.members[&MemberKey::new(0, V4([10, 244, 0, 1]))];
+    assert_eq!(rows.backends[member.backend as usize].port.get(), 8081);
+}
+
+#[test]
+fn ranges_of_the_other_family_alone_let_nobody_in() {
+    let mut node = Node::new(small());
+    node.change(&[(id("web"), Some(with(0, &["fd00::/8"], &[(1, 80, 1)])))]);
+    let rows = node.tables.contents();
+    assert_eq!(rows.frontends[&key(1, 80)].flags, Frontend::SOURCE_RANGES);
+    assert_eq!(rows.frontends[&key(3, 80)].flags, 0, "a cluster address is for all");
+    assert!(rows.source_ranges.is_empty());
+}
+
+#[test]
+fn every_difference_shows_in_the_digest() {
+    let digest = |affinity, clients: &[&str]| {
+        let mut node = Node::new(small());
+        node.change(&[(id("web"), Some(with(affinity, clients, &[(1, 80, 1)])))]);
+        assert_eq!(Digest::of_image(node.planner.image()), Digest::of_rows(&node.tables).unwrap());
+        Digest::of_image(node.planner.image()).0
+    };
+    let digests = [
+        digest(0, &[]),
+        digest(5, &[]),
+        digest(6, &[]),
+        digest(0, &["10.0.0.0/8"]),
+        digest(0, &["10.0.0.0/9"]),
+        digest(0, &["10.0.0.0/8", "11.0.0.0/8"]),
+        digest(0, &["fd00::/8"]),
+    ];
+    assert_eq!(BTreeSet::from(digests).len(), digests.len());
+}
+
+#[test]
+fn what_does_not_fit_closes_and_forgets_but_serves() {
+    let mut node = Node::new(Capacity { members: 2, source_ranges: 1, ..small() });
+    node.change(&[(id("a"), Some(with(5, &["10.0.0.0/8"], &[(1, 80, 1)])))]);
+    let big =
+        Service { frontends: service(&[(2, 80)], &[]).frontends, ..with(5, &["10.1.0.0/16"], &[(2, 80, 1)]) };
+    node.change(&[(id("b"), Some(big))]);
+    let messages: Vec<_> = node.planner.waiting().map(|problem| problem.message.clone()).collect();
+    assert_eq!(
+        messages,
+        [
+            "map members is full (2 rows): raise capacity.members",
+            "map source_ranges is full (1 rows): raise capacity.source_ranges"
+        ]
+    );
+    let rows = node.tables.contents();
+    assert_eq!(rows.services[1].flags, 0);
+    assert_eq!((rows.frontends[&key(2, 80)].flags, ranges_of(rows, 1).len()), (Frontend::SOURCE_RANGES, 0));
+    assert_eq!(answers(rows, &key(2, 80)).unwrap()[0], Some((V4([10, 244, 0, 2]), 80)));
+    node.change(&[(id("a"), None)]);
+    node.rest();
+    assert_eq!(node.planner.problems().count(), 0);
+    assert_eq!(node.tables.contents().services[1].flags, Row::AFFINITY);
+    check_against_desired(&node);
+}
+
+#[test]
+fn foreign_rows_are_told_from_ours_and_removed() {
+    let mut node = Node::new(small());
+    let web = [(id("web"), Some(with(5, &["10.0.0.0/8"], &[(1, 80, 1)])))];
+    node.change(&web);
+    let rows = node.tables.edit();
+    rows.members.insert(MemberKey::new(0, V4([10, 244, 0, 9])), Member::backend(0));
+    rows.members.insert(MemberKey::new(7, V4([10, 244, 0, 1])), Member::backend(0));
+    let foreign = SourceRangeKey::new(0, V4([0; 4]), 0);
+    rows.source_ranges.insert(foreign, causeway_schema::SourceRange { prefix: 32 });
+    let lines: Vec<_> = crate::plan::audit(node.planner.image(), &node.tables)
+        .unwrap()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            "source_ranges 0.0.0.0/0 of service 0: unknown, deleted",
+            "members 10.244.0.9 of service 0: unknown, deleted",
+            "members 10.244.0.1 of service 7: unknown, deleted",
+        ]
+    );
+    // A new agent that finds them wants what the old one wanted.
+    node.planner = Planner::adopt(small(), &node.tables).unwrap();
+    let steps = node.update(&web);
+    node.apply(&steps);
+    let repairs = crate::plan::audit(node.planner.image(), &node.tables).unwrap();
+    let steps: Vec<_> = repairs.into_iter().map(|repair| repair.step).collect();
+    node.apply(&steps);
+    node.settled();
+    check_against_desired(&node);
+}

@@ -1,0 +1,141 @@
+//! Which of a service's fields do few services have? Affinity, and the ranges
+//! of clients of its load-balancer addresses.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::{Refusal, quoted, wire::ServiceSpec};
+use crate::event::{ServiceOptions, SourceRanges};
+
+/// Seconds after which a client is forgotten, unless given (three hours), and
+/// the most there can be (a day), as the API has it.
+const TIMEOUT: u32 = 10_800;
+const MOST: i32 = 86_400;
+
+/// `balanced`: the addresses that a load balancer has given.
+pub fn options(
+    spec: &ServiceSpec,
+    balanced: Vec<IpAddr>,
+    refusals: &mut Vec<Refusal>,
+) -> Option<Box<ServiceOptions>> {
+    let affinity = affinity(spec, refusals);
+    let source_ranges = source_ranges(spec, balanced, refusals);
+    let options = ServiceOptions { affinity, source_ranges };
+    (options != ServiceOptions::default()).then(|| Box::new(options))
+}
+
+/// A timeout that cannot be leaves the default one.
+fn affinity(spec: &ServiceSpec, refusals: &mut Vec<Refusal>) -> Option<u32> {
+    match spec.session_affinity.as_deref().unwrap_or_default() {
+        "ClientIP" => {}
+        "" | "None" => return None,
+        other => {
+            let message = format!("{} is no affinity: use ClientIP or None", quoted(other));
+            refusals.push(Refusal::new("spec.sessionAffinity", message));
+            return None;
+        }
+    }
+    let config = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
+    match config.and_then(|config| config.timeout_seconds) {
+        None => Some(TIMEOUT),
+        Some(seconds @ 1..=MOST) => Some(seconds as u32),
+        Some(seconds) => {
+            let field = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
+            let message = format!("{seconds} seconds: use 1 to {MOST}; until then it is {TIMEOUT}");
+            refusals.push(Refusal::new(field, message));
+            Some(TIMEOUT)
+        }
+    }
+}
+
+/// A range that cannot be lets nobody in; the others stand.
+fn source_ranges(
+    spec: &ServiceSpec,
+    mut addresses: Vec<IpAddr>,
+    refusals: &mut Vec<Refusal>,
+) -> Option<SourceRanges> {
+    let texts = spec.load_balancer_source_ranges.as_ref().filter(|texts| !texts.is_empty())?;
+    let mut clients = Vec::new();
+    for (index, text) in texts.iter().enumerate() {
+        // The API allows space around a range, and bits beyond its prefix.
+        match text.trim().parse::<IpNet>() {
+            Ok(net) => clients.push(net.trunc()),
+            Err(_) => {
+                let message =
+                    format!("{} is no CIDR: write it like 203.0.113.0/24 or 2001:db8::/32", quoted(text));
+                refusals.push(Refusal::new(format!("spec.loadBalancerSourceRanges[{index}]"), message));
+            }
+        }
+    }
+    if addresses.is_empty() {
+        return None;
+    }
+    addresses.sort_unstable();
+    clients.sort_unstable();
+    clients.dedup();
+    Some(SourceRanges { addresses, clients })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Affinity and ranges as text, then the refused fields.
+    #[track_caller]
+    fn check(spec: &str, expect: &str) {
+        let spec: ServiceSpec = serde_saphyr::from_str(spec).unwrap();
+        let mut refusals = Vec::new();
+        let options = options(&spec, vec!["203.0.113.7".parse().unwrap()], &mut refusals);
+        let mut words = Vec::new();
+        if let Some(options) = options {
+            words.extend(options.affinity.map(|seconds| format!("{seconds}s")));
+            if let Some(ranges) = options.source_ranges {
+                words.push("from".into());
+                words.extend(ranges.clients.iter().map(ToString::to_string));
+            }
+        }
+        words.extend(refusals.into_iter().map(|refusal| format!("!{}", refusal.field)));
+        assert_eq!(words.join(" "), expect, "{spec:?}");
+    }
+
+    #[test]
+    fn affinity_and_its_timeout() {
+        let timeout = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
+        for (affinity, expect) in [
+            ("{}", ""),
+            ("{sessionAffinity: None}", ""),
+            ("{sessionAffinity: ''}", ""),
+            ("{sessionAffinity: ClientIP}", "10800s"),
+            ("{sessionAffinity: ClientIP, sessionAffinityConfig: {}}", "10800s"),
+            ("{sessionAffinity: clientip}", "!spec.sessionAffinity"),
+        ] {
+            check(affinity, expect);
+        }
+        for (seconds, expect) in
+            [("1", "1s"), ("86400", "86400s"), ("0", "10800s !"), ("-1", "10800s !"), ("86401", "10800s !")]
+        {
+            let config = format!("sessionAffinityConfig: {{clientIP: {{timeoutSeconds: {seconds}}}}}");
+            check(
+                &format!("{{sessionAffinity: ClientIP, {config}}}"),
+                &expect.replace('!', &format!("!{timeout}")),
+            );
+            check(&format!("{{sessionAffinity: None, {config}}}"), "");
+        }
+    }
+
+    #[test]
+    fn ranges() {
+        for (ranges, expect) in [
+            ("[]", ""),
+            ("[10.0.0.0/8, 'fd00::/8']", "from 10.0.0.0/8 fd00::/8"),
+            ("[0.0.0.0/0]", "from 0.0.0.0/0"),
+            ("[' 10.1.2.3/8 ', 10.0.0.0/8]", "from 10.0.0.0/8"),
+            ("[10.0.0.0/33, 10.0.0.1, 192.0.2.0/24]", "from 192.0.2.0/24 ![0] ![1]"),
+            ("[everybody]", "from ![0]"),
+        ] {
+            let expect = expect.replace("![", "!spec.loadBalancerSourceRanges[");
+            check(&format!("{{loadBalancerSourceRanges: {ranges}}}"), &expect);
+        }
+    }
+}
