@@ -76,7 +76,8 @@ fn remembered<A: Family>(
     let last = A::client(key)?;
     // SAFETY: map values stay readable until the program ends (RCU).
     let Client { backend, last_used } = unsafe { *last };
-    let chosen = if now.wrapping_sub(last_used) < settings.timeout {
+    // Signed: another CPU may have written a second that began after `now`.
+    let chosen = if (now.wrapping_sub(last_used) as i32) < settings.timeout as i32 {
         A::member(&MemberKey::new(id, backend)).and_then(|member| service::serving(service, member.backend))
     } else {
         None
