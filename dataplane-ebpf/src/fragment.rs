@@ -96,8 +96,8 @@ pub struct Held {
     frame: [u8; LONGEST],
 }
 
-/// Remembers where a first fragment went: in the place of the oldest of those
-/// it may stand in.
+/// Remembers where a first fragment went: in the place of an earlier datagram
+/// that was numbered the same, or of the oldest of those it may stand in.
 #[inline(always)]
 pub fn remember<A: Family>(loose: &Loose<A>, flow: &Flow<A>) {
     if loose.part != Part::First {
@@ -109,9 +109,10 @@ pub fn remember<A: Family>(loose: &Loose<A>, flow: &Flow<A>) {
         let Some(routed) = A::routed(place) else { return };
         // SAFETY: the row lives as long as the map. Should two CPUs take it at
         // a time, its datagrams are lost, as in any network.
-        let since = unsafe { (*routed).since };
-        if oldest.is_none() || now.wrapping_sub(since) > age {
-            (oldest, age) = (Some(routed), now.wrapping_sub(since));
+        let there = unsafe { &*routed };
+        let since = if there.datagram == datagram { u32::MAX } else { now.wrapping_sub(there.since) };
+        if oldest.is_none() || since > age {
+            (oldest, age) = (Some(routed), since);
         }
     }
     if let Some(routed) = oldest {

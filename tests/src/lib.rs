@@ -18,6 +18,7 @@ pub mod inspect;
 pub mod link;
 pub mod load;
 pub mod manifest;
+pub mod mirror;
 pub mod netns;
 pub mod offload;
 pub mod oracle;

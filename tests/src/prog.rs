@@ -186,9 +186,29 @@ impl Programs {
     }
 
     /// As [`Programs::run`], without a look at the counters, which is most of
-    /// its cost; the packet that came of it.
-    pub fn run_quietly(&mut self, side: Side, frame: &[u8]) -> Result<Vec<u8>, ProgramError> {
-        Ok(self.test_run(side, frame, 0)?.1)
+    /// its cost; `TC_ACT_*`, and the packet that came of it.
+    pub fn run_quietly(&mut self, side: Side, frame: &[u8]) -> Result<(i32, Vec<u8>), ProgramError> {
+        self.test_run(side, frame, 0)
+    }
+
+    /// What the program for XDP makes of a frame that comes by `ifindex`, where
+    /// it must be attached: `XDP_*`, and the frame.
+    pub fn run_xdp(&mut self, ifindex: u32, frame: &[u8]) -> Result<(i32, Vec<u8>), ProgramError> {
+        // `struct xdp_md`: the frame from its first byte to its last, no
+        // metadata, the interface.
+        let length = frame.len() as u32;
+        let context: Vec<u8> =
+            [0, length, 0, ifindex, 0, 0].iter().flat_map(|field: &u32| field.to_ne_bytes()).collect();
+        let mut packet = vec![0; frame.len() + 256];
+        let program: &Xdp = self.bpf.program("uplink_xdp").unwrap().try_into()?;
+        let result = program.test_run(TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut packet),
+            ctx_in: Some(&context),
+            ..TestRunOptions::default()
+        })?;
+        packet.truncate(result.data_size_out as usize);
+        Ok((result.return_value as i32, packet))
     }
 
     fn test_run(&self, side: Side, frame: &[u8], mark: u32) -> Result<(i32, Vec<u8>), ProgramError> {

@@ -17,17 +17,25 @@ impl Random {
     /// or with `$CAUSEWAY_SEED` alone; returns how many rounds it was. A round
     /// that panics has its seed printed.
     pub fn rounds(budget: Duration, mut round: impl FnMut(&mut Random)) -> u64 {
+        let end = Instant::now() + budget;
+        Self::rounds_while(|random| {
+            round(random);
+            Instant::now() <= end
+        })
+    }
+
+    /// As [`Random::rounds`], for as long as `round` says so.
+    pub fn rounds_while(mut round: impl FnMut(&mut Random) -> bool) -> u64 {
         let given = std::env::var("CAUSEWAY_SEED").ok();
         let given = given.map(|seed| seed.parse().expect("CAUSEWAY_SEED is a number"));
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let first = given.unwrap_or(now.as_micros() as u64);
-        let end = Instant::now() + budget;
         println!("first CAUSEWAY_SEED={first}");
         for seed in first.. {
             let guard = Guard(seed);
-            round(&mut Random::new(seed));
+            let goes_on = round(&mut Random::new(seed));
             drop(guard);
-            if given.is_some() || Instant::now() > end {
+            if given.is_some() || !goes_on {
                 return seed - first + 1;
             }
         }

@@ -1,16 +1,13 @@
 //! IPv6 packet in, verdict, packet and counters out, by the real programs: the
 //! world of the IPv4 rows with each address a.b.c.d become fd00::a.b.c.d.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    net::{Ipv4Addr, Ipv6Addr},
-};
+use std::{collections::BTreeMap, net::Ipv6Addr};
 
-use causeway::plan::{ById, Image};
-use causeway_schema::{Backend, EndpointKey, FrontendKey, GATEWAY_MAC, V4, V6, protocol};
+use causeway_schema::{GATEWAY_MAC, protocol};
 use causeway_testkit::{
     bed::{self, Bed},
     frame::{Body, Datagram, Extension, Frame, Message},
+    mirror,
     oracle::Side,
     packet::tcp,
     prog::{Outcome, Programs},
@@ -22,32 +19,6 @@ const REDIRECT: i32 = 7;
 const PASS: i32 = -1;
 const CONTAINER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x11];
 
-fn v6(address: V4) -> V6 {
-    let mut bytes = [0; 16];
-    bytes[0] = 0xfd;
-    bytes[12..].copy_from_slice(&address.0);
-    V6(bytes)
-}
-
-/// The same world in the other family.
-fn image(world: &World) -> Image<V6> {
-    let image = world.image();
-    let key = |key: &FrontendKey<V4>| FrontendKey::new(v6(key.addr), key.port, key.protocol);
-    let mut backends = ById::default();
-    for (id, row) in image.backends.iter() {
-        backends.insert(id, Backend::new(v6(row.addr), row.port));
-    }
-    Image {
-        frontends: image.frontends.iter().map(|(at, row)| (key(at), *row)).collect::<HashMap<_, _>>(),
-        services: image.services.clone(),
-        backends,
-        tables: image.tables.clone(),
-        endpoint_keys: image.endpoint_keys.iter().map(|(at, hop)| (EndpointKey(v6(at.0)), *hop)).collect(),
-        endpoints: image.endpoints.clone(),
-        ..Image::default()
-    }
-}
-
 /// `10.96.0.1:80` as `[fd00::a60:1]:80`.
 fn end(text: &str) -> String {
     let (address, port) = text.rsplit_once(':').unwrap();
@@ -55,7 +26,7 @@ fn end(text: &str) -> String {
 }
 
 fn host(text: &str) -> Ipv6Addr {
-    v6(V4::from(text.parse::<Ipv4Addr>().unwrap())).into()
+    mirror::host(text.parse().unwrap())
 }
 
 /// Container 1 is the client, 2 serves.
@@ -71,7 +42,7 @@ fn run(script: impl FnOnce(&Bed, &mut Programs) + Send) {
     world.service(5, "10.96.0.5:80", protocol::TCP, &["10.244.0.1:8080"]);
     bed.netns.run(|| {
         let mut programs = Programs::load().unwrap();
-        programs.fill(&image(&world));
+        programs.fill(&mirror::image(&world));
         script(&bed, &mut programs);
     });
 }

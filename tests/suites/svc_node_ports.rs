@@ -42,8 +42,8 @@ fn sixty_thousand_connections_have_a_port_each() {
                 let from = format!("203.0.113.{client}:{port}");
                 let packet = Datagram::tcp(&from, &format!("{OWN}:{NODE_PORT}"));
                 let frame = Frame::new(packet).macs([2; 6], UPLINK_MAC).bytes();
-                let outcome = programs.run_quietly(bed.from_uplink(), &frame).unwrap();
-                let out = Frame::read_right(&outcome).unwrap().packet;
+                let (_, out) = programs.run_quietly(bed.from_uplink(), &frame).unwrap();
+                let out = Frame::read_right(&out).unwrap().packet;
                 let (source, _) = out.ports().unwrap();
                 assert_eq!(out.src, IpAddr::from(OWN), "{from}");
                 assert!((PORTS.first..=PORTS.last).contains(&source), "{from} goes by port {source}");
