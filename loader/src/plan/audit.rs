@@ -24,7 +24,8 @@ pub enum Fault {
 }
 
 /// The steps that turn what the maps hold into the image, in the order of
-/// their phases. Cells outside the image's tables do not matter, nor do
+/// their phases; but keys that nobody wants go first, because they may fill a
+/// map that other rows must come into, and nothing needs them. Cells outside the image's tables do not matter, nor do
 /// generations that freed rows keep.
 pub fn audit<A: Family>(image: &Image<A>, rows: &impl Rows<A>) -> Result<Vec<Repair<A>>, ReadError> {
     let mut repairs = Vec::new();
@@ -48,8 +49,19 @@ pub fn audit<A: Family>(image: &Image<A>, rows: &impl Rows<A>) -> Result<Vec<Rep
         Some(&row) => Step::PutSourceRange { key, row },
         None => Step::DeleteSourceRange { key },
     });
-    repairs.sort_by_key(|repair| repair.step.phase());
+    repairs.sort_by_key(|repair| (!takes_room(&repair.step), repair.step.phase()));
     Ok(repairs)
+}
+
+/// Removes a row of a map whose rows are made and removed.
+fn takes_room<A: Family>(step: &Step<A>) -> bool {
+    matches!(
+        step,
+        Step::DeleteFrontend { .. }
+            | Step::DeleteEndpointKey { .. }
+            | Step::DeleteMember { .. }
+            | Step::DeleteSourceRange { .. }
+    )
 }
 
 /// The indices of the steps whose rows do not read back as written.

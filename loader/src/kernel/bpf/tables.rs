@@ -178,10 +178,15 @@ impl<A: Family> Tables<A> for BpfTables<A> {
 
     fn apply(&mut self, steps: &[Step<A>]) -> Vec<(usize, TableError)> {
         let mut failed = Vec::new();
-        let mut first = 0;
+        let (mut first, mut failed_phase) = (0, u8::MAX);
         for phase in steps.chunk_by(|a, b| a.phase() == b.phase()) {
-            if failed.is_empty() {
+            let number = phase[0].phase();
+            if number <= failed_phase {
+                let before = failed.len();
                 self.apply_phase(first, phase, &mut failed);
+                if failed.len() > before {
+                    failed_phase = number;
+                }
             } else {
                 let withheld = || io::Error::other("withheld: an earlier step failed");
                 failed.extend((first..).zip(phase).map(|(index, step)| {
