@@ -71,8 +71,8 @@ pub fn small() -> Capacity {
         flows: 1,
         embryonic: 1,
         affinity: 1,
-        members: 128,
-        source_ranges: 32,
+        members: 1024,
+        source_ranges: 256,
     }
 }
 
