@@ -52,7 +52,9 @@ pub fn decide<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> S
         && let Some(entry) = flow::find(&loose.packet, ifindex, dry)
     {
         // SAFETY: map values stay readable until the program ends (RCU).
-        return Step::Translate(unsafe { &*entry });
+        let flow = unsafe { &*entry };
+        (loose.service, loose.backend) = (flow.service, flow.backend);
+        return if flow::is_expired(flow) { Step::End(Verdict::DropExpired) } else { Step::Translate(flow) };
     }
     if side == Side::Container && is_rogue(&loose.packet) {
         return Step::End(Verdict::DropRogueServer);

@@ -40,6 +40,12 @@ pub fn comes_by<A>(flow: &Flow<A>, ifindex: u32) -> bool {
     flow.ingress == 0 || flow.ingress == ifindex as u16
 }
 
+/// Whether its end has been declared.
+#[inline(always)]
+pub fn is_expired<A>(flow: &Flow<A>) -> bool {
+    flow.flags & flags::EXPIRED != 0
+}
+
 /// What a flow belongs to.
 pub struct Serving {
     pub service: u32,
@@ -164,7 +170,10 @@ pub fn find_settled<A: Family>(packet: &Packet<A>, ifindex: u32) -> Option<*mut 
     let entry = A::established(&packet.key)?;
     // SAFETY: as in `find`.
     let flow = unsafe { &mut *entry };
-    if !comes_by(flow, ifindex) || flow.flags & flags::REPLY == 0 && begins_anew(packet, flow, true) {
+    if !comes_by(flow, ifindex)
+        || is_expired(flow)
+        || flow.flags & flags::REPLY == 0 && begins_anew(packet, flow, true)
+    {
         return None;
     }
     touch(flow, now);

@@ -102,6 +102,9 @@ pub fn established<A: Family>(
 ) -> Decision {
     // SAFETY: map values stay readable until the program ends (RCU).
     let flow = unsafe { &mut *entry };
+    if flow::is_expired(flow) {
+        return Decision::slow();
+    }
     let decision = match deliver::remembered(flow.hop, flow.dst) {
         Some((hop, endpoint)) => {
             if hop != flow.hop && !dry {

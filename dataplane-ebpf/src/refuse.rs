@@ -98,7 +98,11 @@ impl Refuse for V6 {
 #[inline(always)]
 pub fn is_told(side: Side, verdict: Verdict) -> bool {
     match verdict {
-        Verdict::DropNoBackend | Verdict::DropNoFrontend | Verdict::DropNoRoute | Verdict::DropTooBig => true,
+        Verdict::DropNoBackend
+        | Verdict::DropNoFrontend
+        | Verdict::DropNoRoute
+        | Verdict::DropTooBig
+        | Verdict::DropExpired => true,
         // On the uplink, other routers count for themselves.
         Verdict::DropTtl => side == Side::Container,
         _ => false,
@@ -119,7 +123,7 @@ pub fn tell<A: Refuse>(ctx: &TcContext, loose: &Loose<A>) -> bool {
         return false;
     }
     let message = match loose.verdict {
-        Verdict::DropNoBackend | Verdict::DropNoFrontend => {
+        Verdict::DropNoBackend | Verdict::DropNoFrontend | Verdict::DropExpired => {
             if packet.is_tcp() {
                 return packet.tcp_flags & TCP_RST == 0 && reset(ctx, loose).is_some();
             }

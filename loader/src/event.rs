@@ -140,6 +140,8 @@ pub struct ServiceOptions {
     /// `sessionAffinity: ClientIP`: seconds after which a client that opens no
     /// new connection is forgotten, 1 to 86400.
     pub affinity: Option<u32>,
+    /// Seconds that a flow may be silent, 1 to 604800.
+    pub idle_timeout: Option<u32>,
     pub source_ranges: Option<SourceRanges>,
 }
 

@@ -29,9 +29,19 @@ pub fn between(
     tcp_flags: u8,
 ) -> Option<Vec<u8>> {
     let l4 = match protocol {
-        Protocol::Tcp => tcp(source.port(), destination.port(), tcp_flags),
+        Protocol::Tcp => tcp(source.port(), destination.port(), tcp_flags, 0),
         Protocol::Udp => udp(source.port(), destination.port()),
     };
+    framed(source, destination, protocol, l4)
+}
+
+/// A packet, without a frame, that acknowledges nothing at this sequence number.
+pub fn acknowledgement(source: SocketAddr, destination: SocketAddr, sequence: u32) -> Option<Vec<u8>> {
+    let l4 = tcp(source.port(), destination.port(), ACK, sequence);
+    framed(source, destination, Protocol::Tcp, l4).map(|mut frame| frame.split_off(ETHERNET))
+}
+
+fn framed(source: SocketAddr, destination: SocketAddr, protocol: Protocol, l4: Vec<u8>) -> Option<Vec<u8>> {
     let length = (l4.len() as u16).to_be_bytes();
     let mut frame = Vec::with_capacity(ETHERNET + IPV6 + l4.len());
     frame.extend(GATEWAY_MAC);
@@ -99,11 +109,12 @@ pub fn readdress(frame: &mut [u8], mac: [u8; 6]) {
     }
 }
 
-fn tcp(source: u16, destination: u16, flags: u8) -> Vec<u8> {
+fn tcp(source: u16, destination: u16, flags: u8, sequence: u32) -> Vec<u8> {
     let mut header = Vec::from(source.to_be_bytes());
     header.extend(destination.to_be_bytes());
-    // Sequence and acknowledgement 0, length of 5 words, window 65535.
-    header.extend([0, 0, 0, 0, 0, 0, 0, 0, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+    header.extend(sequence.to_be_bytes());
+    // Acknowledgement 0, length of 5 words, window 65535.
+    header.extend([0, 0, 0, 0, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
     header
 }
 

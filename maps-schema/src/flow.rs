@@ -134,6 +134,8 @@ pub mod flags {
     pub const CLOSING: u16 = 4;
     /// The entry stands in the table of established flows.
     pub const ESTABLISHED: u16 = 8;
+    /// Silent too long: whoever still sends is told that it is over.
+    pub const EXPIRED: u16 = 16;
 }
 
 // SAFETY: `repr(C)`, every field is Pod, and the sizes asserted below equal the

@@ -70,11 +70,13 @@ pub enum Verdict {
     DropRogueServer = 28,
     /// To a load balancer's address of a service, from outside its source ranges.
     DropSourceRange = 29,
+    /// Of a connection that was silent for longer than its service allows.
+    DropExpired = 30,
 }
 
 impl Verdict {
     /// Every verdict, in numeric order.
-    pub const ALL: [Verdict; 30] = [
+    pub const ALL: [Verdict; 31] = [
         Verdict::Delivered,
         Verdict::Forwarded,
         Verdict::GatewayArp,
@@ -105,6 +107,7 @@ impl Verdict {
         Verdict::DropSpoofed,
         Verdict::DropRogueServer,
         Verdict::DropSourceRange,
+        Verdict::DropExpired,
     ];
 
     pub fn from_number(number: u32) -> Option<Self> {
@@ -144,6 +147,7 @@ impl Verdict {
             Verdict::DropSpoofed => "drop_spoofed",
             Verdict::DropRogueServer => "drop_rogue_server",
             Verdict::DropSourceRange => "drop_source_range",
+            Verdict::DropExpired => "drop_expired",
         }
     }
 

@@ -92,11 +92,20 @@ pub struct Service {
     pub ports: Vec<Port>,
     /// More lines of the spec, indented as it is.
     pub spec: String,
+    /// Names and values.
+    pub annotations: Vec<(String, String)>,
 }
 
 impl Service {
     pub fn new(name: &str, address: Ipv4Addr, ports: &[Port]) -> Self {
-        Self { name: name.into(), address, address6: None, ports: ports.to_vec(), spec: String::new() }
+        Self {
+            name: name.into(),
+            address,
+            address6: None,
+            ports: ports.to_vec(),
+            spec: String::new(),
+            annotations: Vec::new(),
+        }
     }
 
     pub fn dual(mut self, address: Ipv6Addr) -> Self {
@@ -107,6 +116,11 @@ impl Service {
     /// With another line of the spec, e.g. `externalIPs: [192.0.2.1]`.
     pub fn with(mut self, line: &str) -> Self {
         self.spec.push_str(&format!("  {line}\n"));
+        self
+    }
+
+    pub fn annotated(mut self, name: &str, value: &str) -> Self {
+        self.annotations.push((name.into(), value.into()));
         self
     }
 
@@ -123,9 +137,16 @@ impl Service {
 
     pub fn yaml(&self) -> String {
         let mut text = format!(
-            "apiVersion: v1\nkind: Service\nmetadata:\n  name: {}\n  namespace: default\nspec:\n  clusterIP: {}\n",
-            self.name, self.address
+            "apiVersion: v1\nkind: Service\nmetadata:\n  name: {}\n  namespace: default\n",
+            self.name
         );
+        if !self.annotations.is_empty() {
+            text.push_str("  annotations:\n");
+        }
+        for (name, value) in &self.annotations {
+            let _ = writeln!(text, "    {name}: \"{value}\"");
+        }
+        let _ = write!(text, "spec:\n  clusterIP: {}\n", self.address);
         if let Some(address6) = self.address6 {
             let _ = write!(
                 text,

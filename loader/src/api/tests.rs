@@ -259,6 +259,7 @@ async fn the_desired_state_is_told_at_one_revision() {
         "algorithm": "rendezvous",
         "backends": [{"address": "10.244.0.5:8080", "weight": 3, "node": "n1", "origin": "manifests:web.yaml#1"}],
         "affinity_seconds": null,
+        "idle_timeout_seconds": null,
         "source_ranges": null,
         "origin": "manifests:web.yaml#1",
     }]});
@@ -325,6 +326,7 @@ fn every_field_is_documented() {
         algorithm: text(),
         backends: vec![ServiceBackend { address: text(), weight: 1, node: None, origin: text() }],
         affinity_seconds: None,
+        idle_timeout_seconds: None,
         source_ranges: Some(SourceRangesView { addresses: vec![], clients: vec![] }),
         origin: text(),
     };

@@ -21,6 +21,9 @@ pub struct ServiceView {
     /// forgotten; `None`: clients are not remembered.
     #[serde(default)]
     pub affinity_seconds: Option<u32>,
+    /// How long a flow may be silent; `None`: as long as the agent allows.
+    #[serde(default)]
+    pub idle_timeout_seconds: Option<u32>,
     /// `None`: every frontend is for all.
     #[serde(default)]
     pub source_ranges: Option<SourceRangesView>,
@@ -133,6 +136,7 @@ pub fn services(desired: &DesiredState) -> Vec<ServiceView> {
                     })
                     .collect(),
                 affinity_seconds: service.options.affinity,
+                idle_timeout_seconds: service.options.idle_timeout,
                 source_ranges: service.options.source_ranges.as_ref().map(source_ranges),
                 origin: service.origin.to_string(),
             }

@@ -186,6 +186,7 @@ mod tests {
             algorithm: "rendezvous".into(),
             backends: backends.iter().map(backend).collect(),
             affinity_seconds: None,
+            idle_timeout_seconds: None,
             source_ranges: None,
             origin: "manifests:web.yaml#1".into(),
         }

@@ -145,10 +145,9 @@ fn frontends(view: &ServiceView) -> String {
 
 /// How a backend is chosen, as `plan` has it too.
 pub fn choice(view: &ServiceView) -> String {
-    match view.affinity_seconds {
-        Some(seconds) => format!("{}, affinity {seconds} s", view.algorithm),
-        None => view.algorithm.clone(),
-    }
+    let affinity = view.affinity_seconds.map(|seconds| format!("affinity {seconds} s"));
+    let idle = view.idle_timeout_seconds.map(|seconds| format!("idle {seconds} s"));
+    [Some(view.algorithm.clone()), affinity, idle].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 pub fn backends(views: &[BackendView]) -> String {

@@ -1,10 +1,12 @@
-//! The kernel obeys: the only module that touches maps, links, pins and routes.
+//! The kernel obeys: the only module that touches maps, links, pins and routes,
+//! and sends packets.
 //!
 //! [`Tables`] is the seam between the plan and the maps, with two
 //! implementations: `memory::MemoryTables`, with injectable faults, and
 //! `bpf::BpfTables`.
 
 pub mod bpf;
+pub mod knock;
 pub mod memory;
 pub mod routes;
 

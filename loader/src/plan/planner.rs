@@ -201,6 +201,17 @@ impl<A: Family> Planner<A> {
         self.names.get(&id)
     }
 
+    /// How long flows may be silent, by the id of their service, where that has
+    /// a time of its own.
+    pub fn idle_timeouts(&self) -> HashMap<u32, Duration> {
+        let entries = self.services.values();
+        let own = entries.filter_map(|entry| {
+            let seconds = entry.wanted.options.as_ref()?.idle_timeout?;
+            Some((entry.place.as_ref()?.id, Duration::from_secs(seconds.into())))
+        });
+        own.collect()
+    }
+
     pub fn service_id(&self, name: &ServiceId) -> Option<u32> {
         Some(self.services.get(name)?.place.as_ref()?.id)
     }

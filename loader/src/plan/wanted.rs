@@ -25,6 +25,7 @@ pub struct Wanted<A> {
 pub struct Options<A> {
     /// In seconds.
     pub affinity: Option<u32>,
+    pub idle_timeout: Option<u32>,
     /// Frontends' addresses that are not for all.
     pub restricted: Box<[A]>,
     /// Networks of those who may come there, with the length of their prefixes.
@@ -103,8 +104,10 @@ fn options<A: Family>(options: &ServiceOptions) -> Option<Box<Options<A>>> {
     let clients = ranges.into_iter().flat_map(|ranges| &ranges.clients);
     let wanted = Options {
         affinity: options.affinity,
+        idle_timeout: options.idle_timeout,
         restricted: restricted.filter_map(|&address| A::from_ip(address)).collect(),
         clients: clients.filter_map(|net| Some((A::from_ip(net.network())?, net.prefix_len()))).collect(),
     };
-    (wanted.affinity.is_some() || !wanted.restricted.is_empty()).then(|| Box::new(wanted))
+    let any = wanted.affinity.is_some() || wanted.idle_timeout.is_some() || !wanted.restricted.is_empty();
+    any.then(|| Box::new(wanted))
 }

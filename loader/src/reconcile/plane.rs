@@ -14,6 +14,7 @@ use crate::{
     kernel::{
         Tables,
         bpf::{BpfTables, Dataplane, Flows, Timeouts},
+        knock::Knocker,
     },
     model::desired::{Endpoint, Service, ServiceId},
     plan::{Capacity, Digest, Family, Planner, ReadError, Repair, Step, audit, confirm},
@@ -34,6 +35,7 @@ pub struct Plane<A: Family> {
     /// Probes sent so far: which frontend is next.
     pub probes: usize,
     flows_due: Instant,
+    knocker: Knocker,
     /// Entries in the table of established flows, when last counted.
     pub flow_entries: u64,
     flow_capacity: u64,
@@ -67,6 +69,7 @@ impl<A: Family> Plane<A> {
             undigested: true,
             probes: 0,
             flows_due: Instant::now(),
+            knocker: Knocker::default(),
             flow_entries: 0,
             flow_capacity: u64::from(capacity.flows) * 2,
         })
@@ -172,7 +175,7 @@ impl<A: Family> Plane<A> {
         }
     }
 
-    /// Removes idle flows, when it is time to look for them.
+    /// Ends idle flows, when it is time to look for them.
     ///
     /// # Errors
     /// When the tables cannot be read or the program cannot be run.
@@ -180,10 +183,17 @@ impl<A: Family> Plane<A> {
         if Instant::now() < self.flows_due {
             return Ok(());
         }
-        let expired = self.flows.expire(&Timeouts::default());
+        let expired = self.flows.expire(&Timeouts::default(), &self.planner.idle_timeouts());
         let crowded = self.flow_entries > self.flow_capacity * 3 / 4;
         self.flows_due = Instant::now() + if crowded { FLOWS_WHEN_FULL } else { FLOWS };
-        self.flow_entries = expired?.1;
+        let expired = expired?;
+        self.flow_entries = expired.left;
+        // An end that there is no way to has nothing to be told.
+        let failed =
+            expired.told.iter().filter(|(peer, end)| self.knocker.knock(*peer, *end).is_err()).count();
+        if failed > 0 {
+            tracing::debug!(failed, "ends of expired connections were not told");
+        }
         Ok(())
     }
 }

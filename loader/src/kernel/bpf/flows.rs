@@ -1,8 +1,15 @@
 //! Which flows are there, and which are idle?
 
-use std::{collections::BTreeMap, io, marker::PhantomData, os::fd::OwnedFd, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    marker::PhantomData,
+    net::SocketAddr,
+    os::fd::OwnedFd,
+    time::Duration,
+};
 
-use causeway_schema::{Flow, FlowKey, SWEEP_KEYS, TraceRecord, flow::flags, protocol};
+use causeway_schema::{Flow, FlowKey, Port, SWEEP_KEYS, TraceRecord, flow::flags, protocol};
 
 use super::{BpfError, batch, object::Object, object::sweep_program, sys, tracer::context};
 use crate::plan::Family;
@@ -18,8 +25,19 @@ pub struct Timeouts {
     pub udp: Duration,
     /// After a FIN or RST of one side: the other may still have much to say.
     pub half_closed: Duration,
-    /// After a FIN or RST of both sides.
+    /// After a FIN or RST of both sides, and after the end was declared.
     pub closing: Duration,
+}
+
+/// What became of idle flows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Expired {
+    pub removed: u64,
+    /// Entries that remain.
+    pub left: u64,
+    /// Of connections whose end was declared, for each side: whom it believes
+    /// to talk to, and itself.
+    pub told: Vec<(SocketAddr, SocketAddr)>,
 }
 
 impl Default for Timeouts {
@@ -34,15 +52,17 @@ impl Default for Timeouts {
 }
 
 impl Timeouts {
-    fn of<A>(&self, protocol: u8, flow: &Flow<A>, twin: Option<&Flow<A>>) -> Duration {
+    /// `own`: what the flow's service has instead.
+    fn of<A>(&self, protocol: u8, flow: &Flow<A>, twin: Option<&Flow<A>>, own: Option<Duration>) -> Duration {
         let closes = |flow: &Flow<A>| flow.flags & flags::CLOSING != 0;
         match (protocol, closes(flow), twin.is_none_or(closes)) {
-            (protocol::UDP, ..) => self.udp,
-            (_, true, true) => self.closing,
-            (_, true, false) => self.half_closed,
+            (protocol::TCP, ..) if flow.flags & flags::EXPIRED != 0 => self.closing,
+            (protocol::TCP, true, true) => self.closing,
+            (protocol::TCP, true, false) => self.half_closed,
             // A twin that is not there closes nothing.
-            (_, false, true) if twin.is_some() => self.half_closed,
-            _ => self.tcp,
+            (protocol::TCP, false, true) if twin.is_some() => self.half_closed,
+            (protocol::TCP, ..) => own.unwrap_or(self.tcp),
+            _ => own.unwrap_or(self.udp),
         }
     }
 }
@@ -87,20 +107,23 @@ impl<A: Family> Flows<A> {
     /// # Errors
     /// When the sweep program cannot be run.
     pub fn now(&mut self) -> io::Result<u32> {
-        Ok(self.run_sweep(0, &[])?.backend)
+        Ok(self.run_sweep(0, &[], false)?.backend)
     }
 
-    /// Removes flows of which both directions have been silent too long; the
-    /// number of flows removed and of entries that remain.
+    /// Ends flows of which both directions have been silent too long. A
+    /// connection that nobody has closed is declared ended first, and removed
+    /// when its sides have had time to hear of it; everything else goes at once.
+    /// `own`: timeouts of single services, by their ids.
     ///
     /// # Errors
     /// When a table cannot be read or the sweep program cannot be run.
-    pub fn expire(&mut self, timeouts: &Timeouts) -> io::Result<(u64, u64)> {
+    pub fn expire(&mut self, timeouts: &Timeouts, own: &HashMap<u32, Duration>) -> io::Result<Expired> {
         let now = self.now()?;
         let silent = |flow: &Flow<A>, timeout: Duration| {
             u64::from(now.wrapping_sub(flow.last_seen)) >= self.ticks(timeout)
         };
-        let shortest = timeouts.tcp.min(timeouts.udp).min(timeouts.half_closed).min(timeouts.closing);
+        let common = [timeouts.tcp, timeouts.udp, timeouts.half_closed, timeouts.closing];
+        let shortest = common.iter().chain(own.values()).min().copied().unwrap_or_default();
         // The table is large and most of it is busy: only what might be idle is kept.
         let mut suspects: Vec<Entry<A>> = Vec::new();
         let mut total = 0;
@@ -110,37 +133,60 @@ impl<A: Family> Flows<A> {
                 suspects.push((*key, *flow));
             }
         })?;
-        // By timeout, since a run of the program has one for all its keys.
-        let mut idle: BTreeMap<Duration, Vec<FlowKey<A>>> = BTreeMap::new();
+        // By timeout and by what is to become of them, since a run of the
+        // program has one of each for all its keys.
+        let mut idle: BTreeMap<(Duration, bool), Vec<FlowKey<A>>> = BTreeMap::new();
         for (key, flow) in &suspects {
             let twin: Option<Flow<A>> = sys::map_lookup(&self.established, &flow.twin(key.protocol))?;
             // A flow is judged by its request entry, unless only the reply is left.
             if flow.flags & flags::REPLY != 0 && twin.is_some() {
                 continue;
             }
-            let timeout = timeouts.of(key.protocol, flow, twin.as_ref());
+            let timeout = timeouts.of(key.protocol, flow, twin.as_ref(), own.get(&flow.service).copied());
             if silent(flow, timeout) && twin.is_none_or(|twin| silent(&twin, timeout)) {
-                idle.entry(timeout).or_default().push(*key);
+                let over = flags::CLOSING | flags::EXPIRED;
+                let open = key.protocol == protocol::TCP
+                    && (flow.flags | twin.map_or(over, |twin| twin.flags)) & over == 0;
+                idle.entry((timeout, open)).or_default().push(*key);
             }
         }
-        let mut removed = 0;
-        for (timeout, keys) in idle {
+        let mut expired = Expired::default();
+        for ((timeout, open), keys) in idle {
             for chunk in keys.chunks(SWEEP_KEYS) {
                 let timeout = u32::try_from(self.ticks(timeout)).unwrap_or(u32::MAX);
-                removed += u64::from(self.run_sweep(timeout, chunk)?.service);
+                let ended = self.run_sweep(timeout, chunk, open)?.service;
+                if open {
+                    self.ends_of(chunk, &mut expired.told)?;
+                } else {
+                    expired.removed += u64::from(ended);
+                }
             }
         }
-        Ok((removed, u64::saturating_sub(total, removed * 2)))
+        expired.left = u64::saturating_sub(total, expired.removed * 2);
+        Ok(expired)
+    }
+
+    /// The sides of those connections whose end is declared.
+    fn ends_of(&self, keys: &[FlowKey<A>], told: &mut Vec<(SocketAddr, SocketAddr)>) -> io::Result<()> {
+        for key in keys {
+            let flow: Option<Flow<A>> = sys::map_lookup(&self.established, key)?;
+            let Some(flow) = flow.filter(|flow| flow.flags & flags::EXPIRED != 0) else { continue };
+            let end = |address: A, port: Port| SocketAddr::new(address.to_ip(), port.get());
+            told.push((end(key.dst, key.dst_port), end(key.src, key.src_port)));
+            told.push((end(flow.src, flow.src_port), end(flow.dst, flow.dst_port)));
+        }
+        Ok(())
     }
 
     fn ticks(&self, duration: Duration) -> u64 {
         duration.as_secs() * u64::from(self.ticks_per_second)
     }
 
-    fn run_sweep(&mut self, timeout: u32, keys: &[FlowKey<A>]) -> io::Result<TraceRecord> {
+    fn run_sweep(&mut self, timeout: u32, keys: &[FlowKey<A>], declare: bool) -> io::Result<TraceRecord> {
         let mut packet = vec![0_u8; 14];
         packet.extend_from_slice(&timeout.to_ne_bytes());
         packet.extend_from_slice(&(keys.len() as u32).to_ne_bytes());
+        packet.extend_from_slice(&u32::from(declare).to_ne_bytes());
         packet.extend_from_slice(bytemuck::cast_slice(keys));
         let mut out = vec![0; packet.len() + 64];
         sys::test_run(&self.sweep, &context(0, 0), &packet, &mut out)?;

@@ -17,7 +17,7 @@ mod tracer;
 
 pub use error::BpfError;
 pub use features::features;
-pub use flows::{Flows, Timeouts};
+pub use flows::{Expired, Flows, Timeouts};
 pub use links::{Attachment, Hook, Links};
 pub use node::Node;
 pub use object::{FROM_CONTAINER, FROM_UPLINK, UPLINK_XDP};

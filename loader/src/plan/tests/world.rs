@@ -52,6 +52,7 @@ pub fn options(affinity: u32, clients: &[&str]) -> ServiceOptions {
     let addresses = [1, 2].map(|vip| IpAddr::V4(Ipv4Addr::new(10, 96, 0, vip))).to_vec();
     let clients: Vec<_> = clients.iter().map(|net| net.parse().unwrap()).collect();
     ServiceOptions {
+        idle_timeout: None,
         affinity: Some(affinity).filter(|&seconds| seconds > 0),
         source_ranges: (!clients.is_empty()).then_some(SourceRanges { addresses, clients }),
     }

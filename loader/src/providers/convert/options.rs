@@ -1,11 +1,14 @@
-//! Which of a service's fields do few services have? Affinity, and the ranges
-//! of clients of its load-balancer addresses.
+//! Which of a service's fields do few services have? Affinity, the ranges of
+//! clients of its load-balancer addresses, and how long flows may be silent.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{Refusal, quoted, wire::ServiceSpec};
+use super::{
+    Refusal, quoted,
+    wire::{ObjectMeta, ServiceSpec},
+};
 use crate::event::{ServiceOptions, SourceRanges};
 
 /// Seconds after which a client is forgotten, unless given (three hours), and
@@ -13,15 +16,22 @@ use crate::event::{ServiceOptions, SourceRanges};
 const TIMEOUT: u32 = 10_800;
 const MOST: i32 = 86_400;
 
+/// How long a flow of the service may be silent.
+const IDLE_TIMEOUT: &str = "causeway.io/idle-timeout";
+/// A week, in seconds.
+const LONGEST: u32 = 604_800;
+
 /// `balanced`: the addresses that a load balancer has given.
 pub fn options(
+    metadata: &ObjectMeta,
     spec: &ServiceSpec,
     balanced: Vec<IpAddr>,
     refusals: &mut Vec<Refusal>,
 ) -> Option<Box<ServiceOptions>> {
     let affinity = affinity(spec, refusals);
+    let idle_timeout = idle_timeout(metadata, refusals);
     let source_ranges = source_ranges(spec, balanced, refusals);
-    let options = ServiceOptions { affinity, source_ranges };
+    let options = ServiceOptions { affinity, idle_timeout, source_ranges };
     (options != ServiceOptions::default()).then(|| Box::new(options))
 }
 
@@ -47,6 +57,25 @@ fn affinity(spec: &ServiceSpec, refusals: &mut Vec<Refusal>) -> Option<u32> {
             Some(TIMEOUT)
         }
     }
+}
+
+/// A time that cannot be leaves the agent's own.
+fn idle_timeout(metadata: &ObjectMeta, refusals: &mut Vec<Refusal>) -> Option<u32> {
+    let text = metadata.annotations.as_ref()?.get(IDLE_TIMEOUT)?;
+    let (number, unit) = text.split_at(text.trim_end_matches(char::is_alphabetic).len());
+    let seconds = match unit {
+        "" | "s" => Some(1),
+        "m" => Some(60),
+        "h" => Some(3600),
+        _ => None,
+    };
+    let timeout = seconds.and_then(|seconds| number.parse::<u32>().ok()?.checked_mul(seconds));
+    let timeout = timeout.filter(|timeout| (1..=LONGEST).contains(timeout));
+    if timeout.is_none() {
+        let message = format!("{} is no time: use e.g. 90s, 15m or 2h, at most a week", quoted(text));
+        refusals.push(Refusal::new(format!("metadata.annotations[{IDLE_TIMEOUT}]"), message));
+    }
+    timeout
 }
 
 /// A range that cannot be lets nobody in; the others stand.
@@ -86,7 +115,8 @@ mod tests {
     fn check(spec: &str, expect: &str) {
         let spec: ServiceSpec = serde_saphyr::from_str(spec).unwrap();
         let mut refusals = Vec::new();
-        let options = options(&spec, vec!["203.0.113.7".parse().unwrap()], &mut refusals);
+        let metadata = ObjectMeta::default();
+        let options = options(&metadata, &spec, vec!["203.0.113.7".parse().unwrap()], &mut refusals);
         let mut words = Vec::new();
         if let Some(options) = options {
             words.extend(options.affinity.map(|seconds| format!("{seconds}s")));
@@ -97,6 +127,33 @@ mod tests {
         }
         words.extend(refusals.into_iter().map(|refusal| format!("!{}", refusal.field)));
         assert_eq!(words.join(" "), expect, "{spec:?}");
+    }
+
+    #[test]
+    fn silence_is_allowed_for_a_time() {
+        for (text, expected) in [
+            ("90", Some(90)),
+            ("90s", Some(90)),
+            ("15m", Some(900)),
+            ("2h", Some(7200)),
+            ("168h", Some(604_800)),
+            ("169h", None),
+            ("0", None),
+            ("-1s", None),
+            ("1.5h", None),
+            ("2 h", None),
+            ("soon", None),
+            ("", None),
+            ("99999999999h", None),
+        ] {
+            let annotations = [(IDLE_TIMEOUT.to_owned(), text.to_owned())].into();
+            let metadata = ObjectMeta { annotations: Some(annotations), ..ObjectMeta::default() };
+            let mut refusals = Vec::new();
+            assert_eq!(idle_timeout(&metadata, &mut refusals), expected, "{text}");
+            let fields: Vec<_> = refusals.iter().map(|refusal| refusal.field.as_str()).collect();
+            let refused = ["metadata.annotations[causeway.io/idle-timeout]"];
+            assert_eq!(fields, &refused[..usize::from(expected.is_none())], "{text}");
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub fn service(service: Service, names: &mut Names) -> Converted {
         Ok(key) => key,
         Err(refusal) => return Converted::refused(vec![refusal]),
     };
-    let spec = service.spec.unwrap_or_default();
+    let (metadata, spec) = (service.metadata, service.spec.unwrap_or_default());
     let mut refusals = Vec::new();
     match spec.type_.as_deref().unwrap_or("ClusterIP") {
         "ClusterIP" | "NodePort" | "LoadBalancer" => {}
@@ -44,7 +44,7 @@ pub fn service(service: Service, names: &mut Names) -> Converted {
         balanced = external.balanced;
         addresses.extend(external.addresses);
     }
-    let options = options::options(&spec, balanced, &mut refusals);
+    let options = options::options(&metadata, &spec, balanced, &mut refusals);
     let ports = ports(spec.ports.unwrap_or_default(), names, &mut refusals);
     if ports.is_empty() && !headless {
         if refusals.is_empty() {

@@ -1,11 +1,11 @@
 //! Are idle flows found and removed, busy ones left, and traces free of effect?
 
-use std::time::Duration;
+use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
 use causeway_schema::{Flow, FlowKey, NodeConfig, Port, V4, Verdict, flow::flags, protocol};
 
 use super::{super::sys, *};
-use crate::kernel::bpf::{Timeouts, features};
+use crate::kernel::bpf::{Expired, Timeouts, features};
 
 const CLIENT: V4 = V4([10, 1, 0, 1]);
 const FRONTEND: V4 = V4([10, 96, 0, 1]);
@@ -61,18 +61,32 @@ fn flows_go_when_both_directions_were_silent_for_long() {
     for port in 100..120 {
         flows.put(udp, port, (70, 0), (90, 0));
     }
-    assert_eq!(of_v4.expire(&Timeouts::default()).unwrap(), (24, 10));
+    let mut expire = |timeouts: &Timeouts| {
+        let Expired { removed, left, told } = of_v4.expire(timeouts, &HashMap::new()).unwrap();
+        (removed, left, told)
+    };
+    // The one that nobody has closed is declared ended, to both sides.
+    let told = vec![
+        (SocketAddr::from((FRONTEND.0, 80)), SocketAddr::from((CLIENT.0, 11))),
+        (SocketAddr::from((CLIENT.0, 11)), SocketAddr::from((BACKEND.0, 8080))),
+    ];
+    assert_eq!(expire(&Timeouts::default()), (23, 12, told));
+    assert_eq!(expire(&Timeouts::default()), (0, 12, vec![]));
+    assert_eq!(expire(&Timeouts { closing: Duration::ZERO, ..Timeouts::default() }).0, 2);
     let (established, embryonic) = of_v4.entries().unwrap();
-    assert_eq!((established.len(), embryonic.len()), (10, 0));
+    assert_eq!((established.len(), embryonic.len()), (8, 0));
     assert!(established.iter().all(|(key, _)| key.src_port.get().min(key.dst_port.get()) <= 5));
-    assert_eq!(of_v4.expire(&Timeouts::default()).unwrap(), (0, 10));
 
     // A reply entry whose request entry is missing goes by itself.
     let (request, _) = established.iter().find(|(key, _)| key.src_port == Port::new(4)).unwrap();
     sys::map_delete(&flows.table, request).unwrap();
     let soon = Timeouts { udp: Duration::from_secs(10), ..Timeouts::default() };
-    assert_eq!(of_v4.expire(&soon).unwrap().0, 1);
-    assert_eq!(of_v4.entries().unwrap().0.len(), 8);
+    assert_eq!(of_v4.expire(&soon, &HashMap::new()).unwrap().removed, 1);
+    assert_eq!(of_v4.entries().unwrap().0.len(), 6);
+
+    // A service may have a time of its own; these flows are of service 0.
+    let own = HashMap::from([(0, Duration::from_secs(50))]);
+    assert_eq!(of_v4.expire(&Timeouts::default(), &own).unwrap().told.len(), 2);
 }
 
 #[test]
