@@ -80,7 +80,7 @@ impl TraceRecord {
 
 /// Keys in one run of the `sweep` program: as many as keep it well under the
 /// verifier's budget.
-pub const SWEEP_KEYS: usize = 8;
+pub const SWEEP_KEYS: usize = 4;
 
 /// The programs that the fast ones jump to, by slot: first those of
 /// `from_container`, then those of `from_uplink`.
