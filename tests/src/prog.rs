@@ -12,7 +12,7 @@ use aya::{
 use bytemuck::{Pod, bytes_of};
 use causeway::plan::{Family, Image};
 use causeway_schema::{
-    Event, JUMPS, NodeConfig, TraceRecord, V4, V6, Verdict, nat::Ports, verdict::COUNTERS,
+    Event, Flow, JUMPS, NodeConfig, TraceRecord, V4, V6, Verdict, nat::Ports, verdict::COUNTERS,
 };
 
 use crate::{oracle::Side, table::Table};
@@ -135,6 +135,21 @@ impl Programs {
         // The programs' caches go by this number; entries left by our hand.
         let epoch: u64 = self.get("FLOW_EPOCH", 0);
         self.set("FLOW_EPOCH", 0, &(epoch + 1));
+    }
+
+    /// Changes every entry of the table of established IPv4 flows; how many
+    /// they are.
+    pub fn change_flows(&mut self, change: impl Fn(&mut Flow<V4>)) -> usize {
+        let table = Table::of(self.bpf.map("FLOWS_V4").unwrap());
+        let keys = table.keys();
+        for key in &keys {
+            let mut flow: Flow<V4> = bytemuck::pod_read_unaligned(&table.get(key).unwrap());
+            change(&mut flow);
+            table.put(key, &bytes(&flow));
+        }
+        let epoch: u64 = self.get("FLOW_EPOCH", 0);
+        self.set("FLOW_EPOCH", 0, &(epoch + 1));
+        keys.len()
     }
 
     /// Makes every row of an array zero.

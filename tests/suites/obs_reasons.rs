@@ -1,0 +1,186 @@
+//! OBS-03: is there a packet for every reason to drop one? Each row makes the
+//! loaded programs drop with just that reason counted; a reason without a row
+//! fails the suite.
+
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+use causeway_schema::{Frontend, Verdict, flow::flags, nat::Ports, protocol};
+use causeway_testkit::{
+    bed::{self, Bed, FORBIDDEN, OWN},
+    frame::{Datagram, Extension, Frame, Message},
+    mirror,
+    oracle::Side,
+    packet::Arp,
+    prog::Programs,
+    world::World,
+};
+
+/// What no packet brings about: where the reason stands, and why it stands there.
+const UNSEEN: [(Verdict, &str); 2] = [
+    (
+        Verdict::DropFlowTable,
+        "the table of embryonic flows evicts (LRU): only a kernel without memory refuses",
+    ),
+    (Verdict::DropRewrite, "what is rewritten was read at the same place before: only a helper's failure"),
+];
+
+struct Rig<'a> {
+    bed: &'a Bed,
+    world: &'a World,
+    programs: Programs,
+}
+
+impl Rig<'_> {
+    fn client(&self) -> Side {
+        self.bed.from_container(1)
+    }
+
+    fn uplink(&self) -> Side {
+        self.bed.from_uplink()
+    }
+
+    /// Sends a packet that only prepares the one that counts.
+    fn send(&mut self, side: Side, packet: Datagram) {
+        self.programs.run(side, &by(side, packet)).unwrap();
+    }
+}
+
+/// Where a frame comes in, and its bytes.
+type Dropped = (Side, Vec<u8>);
+
+fn by(side: Side, packet: Datagram) -> Vec<u8> {
+    match side {
+        Side::Container { .. } => Frame::new(packet).bytes(),
+        Side::Uplink { mac, .. } => Frame::new(packet).macs([2; 6], mac).bytes(),
+    }
+}
+
+fn rows() -> Vec<(Verdict, fn(&mut Rig) -> Dropped)> {
+    vec![
+        (Verdict::DropTruncated, |rig| {
+            let mut frame = by(rig.client(), Datagram::tcp("10.244.0.1:4000", "10.96.0.1:80"));
+            frame.truncate(14 + 24);
+            (rig.client(), frame)
+        }),
+        (Verdict::DropMalformed, |rig| {
+            let mut frame = by(rig.client(), Datagram::tcp("10.244.0.1:4000", "10.96.0.1:80"));
+            frame[14] = 0x44;
+            (rig.client(), frame)
+        }),
+        (Verdict::DropExtensions, |rig| {
+            let packet = Datagram::tcp("[fd00::af4:1]:4000", "[fd00::a60:1]:80");
+            let many = (0..7)
+                .fold(packet, |packet, _| packet.extension(Extension::Destination(vec![1, 4, 0, 0, 0, 0])));
+            (rig.client(), by(rig.client(), many))
+        }),
+        (Verdict::DropFragment, |rig| {
+            // Of one datagram's fragments, so many wait and no more.
+            let fragment = Datagram::udp("10.244.0.1:4000", "10.96.0.1:53", &[7; 32])
+                .with_v4(|header| (header.more_fragments, header.offset) = (true, 64));
+            (0..64).for_each(|_| rig.send(rig.client(), fragment.clone()));
+            (rig.client(), by(rig.client(), fragment))
+        }),
+        (Verdict::DropTtl, |rig| {
+            let packet = Datagram::tcp("10.244.0.1:4000", "10.96.0.1:80").ttl(1);
+            (rig.client(), by(rig.client(), packet))
+        }),
+        (Verdict::DropNoBackend, |rig| {
+            (rig.client(), by(rig.client(), Datagram::tcp("10.244.0.1:4000", "10.96.0.4:80")))
+        }),
+        (Verdict::DropNoFrontend, |rig| {
+            (rig.client(), by(rig.client(), Datagram::tcp("10.244.0.1:4000", "10.96.0.1:81")))
+        }),
+        (Verdict::DropNoPort, |rig| {
+            // The node has one port, and another client has it.
+            rig.programs.node(OWN, Ports { first: 5000, last: 5000 });
+            rig.send(rig.uplink(), Datagram::tcp("203.0.113.1:4000", "10.96.0.3:80"));
+            let packet = Datagram::tcp("203.0.113.2:4000", "10.96.0.3:80");
+            (rig.uplink(), by(rig.uplink(), packet))
+        }),
+        (Verdict::DropNoRoute, |rig| {
+            let packet = Datagram::tcp("10.244.0.1:4000", &format!("{FORBIDDEN}:80"));
+            (rig.client(), by(rig.client(), packet))
+        }),
+        (Verdict::DropTooBig, |rig| {
+            let packet = Datagram::udp("10.244.0.1:4000", "10.244.1.1:80", &[7; 1600])
+                .with_v4(|header| header.dont_fragment = true);
+            (rig.client(), by(rig.client(), packet))
+        }),
+        (Verdict::DropRemoteBackend, |rig| {
+            // The node has no address that the backend could answer to.
+            (rig.uplink(), by(rig.uplink(), Datagram::tcp("203.0.113.1:4000", "10.96.0.3:80")))
+        }),
+        (Verdict::DropInconsistent, |rig| {
+            let mut image = rig.world.image();
+            // A service beyond the map.
+            let rows = image.frontends.values_mut().filter(|row| row.service == 1);
+            rows.for_each(|row| row.service = u32::MAX - 1);
+            rig.programs.fill(&image);
+            (rig.client(), by(rig.client(), Datagram::tcp("10.244.0.1:4000", "10.96.0.1:80")))
+        }),
+        (Verdict::DropArp, |rig| (rig.client(), Arp::request(bed::address(1), bed::address(2)).bytes())),
+        (Verdict::DropNd, |rig| {
+            let other = mirror::host(bed::address(2));
+            let message = Message::NeighbourSolicitation { target: other, mac: Some(bed::mac(1)) };
+            let packet = Datagram::icmp("fd00::af4:1", &other.to_string(), message).ttl(255);
+            (rig.client(), by(rig.client(), packet))
+        }),
+        (Verdict::DropSpoofed, |rig| {
+            (rig.client(), by(rig.client(), Datagram::tcp("10.244.0.2:4000", "10.244.0.3:80")))
+        }),
+        (Verdict::DropRogueServer, |rig| {
+            (rig.client(), by(rig.client(), Datagram::udp("10.244.0.1:67", "10.244.0.2:68", b"offer")))
+        }),
+        (Verdict::DropSourceRange, |rig| {
+            let mut image = rig.world.image();
+            // For those in its ranges only, and it has none.
+            let rows = image.frontends.values_mut().filter(|row| row.service == 1);
+            rows.for_each(|row| row.flags = Frontend::SOURCE_RANGES);
+            rig.programs.fill(&image);
+            (rig.client(), by(rig.client(), Datagram::tcp("10.244.0.1:4000", "10.96.0.1:80")))
+        }),
+        (Verdict::DropExpired, |rig| {
+            let client = Datagram::udp("10.244.0.1:4000", "10.96.0.1:53", b"question");
+            rig.send(rig.client(), client.clone());
+            let answer = Datagram::udp("10.244.0.2:53", "10.244.0.1:4000", b"answer");
+            rig.send(rig.bed.from_container(2), answer);
+            rig.send(rig.client(), client.clone());
+            let changed = rig.programs.change_flows(|flow| flow.flags |= flags::EXPIRED);
+            assert_eq!(changed, 2, "an established flow has two entries");
+            (rig.client(), by(rig.client(), client))
+        }),
+    ]
+}
+
+#[test]
+fn every_reason_has_a_packet() {
+    let bed = Bed::new();
+    let mut world = World::default();
+    for number in 1..=3 {
+        world.attach(bed::address(number), number.into(), bed.link(number), bed::mac(number));
+    }
+    world.service(1, "10.96.0.1:80", protocol::TCP, &["10.244.0.2:8080"]);
+    world.service(2, "10.96.0.1:53", protocol::UDP, &["10.244.0.2:53"]);
+    world.service(3, "10.96.0.3:80", protocol::TCP, &["10.244.1.1:8080"]);
+    world.service(4, "10.96.0.4:80", protocol::TCP, &[]);
+    let rows = rows();
+    let mut covered: BTreeMap<Verdict, &str> = UNSEEN.into();
+    covered.extend(rows.iter().map(|(verdict, _)| (*verdict, "")));
+    for verdict in Verdict::ALL.into_iter().filter(|verdict| verdict.is_drop()) {
+        assert!(covered.contains_key(&verdict), "no packet is dropped for {}", verdict.name());
+    }
+    bed.netns.run(|| {
+        let mut rig = Rig { bed: &bed, world: &world, programs: Programs::load().unwrap() };
+        for (verdict, prepare) in rows {
+            rig.programs.clear_flows();
+            rig.programs.node(Ipv4Addr::UNSPECIFIED, Ports::ALL);
+            rig.programs.fill(&world.image());
+            rig.programs.fill(&mirror::image(&world));
+            let (side, frame) = prepare(&mut rig);
+            let outcome = rig.programs.run(side, &frame).unwrap();
+            let verdicts = Verdict::ALL.map(Verdict::name);
+            let moved = outcome.counters.iter().filter(|(name, _)| verdicts.contains(name));
+            assert_eq!(moved.collect::<Vec<_>>(), [(&verdict.name(), &1)], "{:?}", Frame::read(&frame));
+        }
+    });
+}
