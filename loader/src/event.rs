@@ -185,11 +185,20 @@ pub struct SlicePort {
     pub port: u16,
 }
 
+/// May an endpoint take new flows?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndpointState {
+    /// `conditions.ready`, true unless said otherwise.
+    Ready,
+    /// `terminating` and still `serving`: only while no other endpoint is ready.
+    Draining,
+    NotReady,
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct SliceEndpoint {
     pub address: IpAddr,
-    /// May take new flows (`conditions.ready`, true unless said otherwise).
-    pub ready: bool,
+    pub state: EndpointState,
     pub node: Option<Arc<str>>,
 }
 

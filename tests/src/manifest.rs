@@ -131,6 +131,7 @@ impl Service {
             service: self.name.clone(),
             ports: self.ports.clone(),
             backends: backends.iter().map(|&address| address.into()).collect(),
+            draining: Vec::new(),
             weight: None,
         }
     }
@@ -177,11 +178,19 @@ pub struct Slice {
     pub ports: Vec<Port>,
     /// Of either family, or of both: each gets a document.
     pub backends: Vec<IpAddr>,
+    /// Of them, those that terminate and still serve.
+    pub draining: Vec<IpAddr>,
     /// The annotation `causeway.io/weight`.
     pub weight: Option<u32>,
 }
 
 impl Slice {
+    /// With some of the backends on their way out.
+    pub fn draining<A: Into<IpAddr> + Copy>(mut self, backends: &[A]) -> Self {
+        self.draining = backends.iter().map(|&address| address.into()).collect();
+        self
+    }
+
     pub fn weighted(mut self, name: &str, weight: u32) -> Self {
         self.name = name.into();
         self.weight = Some(weight);
@@ -219,7 +228,11 @@ impl Slice {
         text.push_str(if backends.is_empty() { "endpoints: []\n" } else { "endpoints:\n" });
         for backend in backends {
             let address = scalar(&backend.to_string());
-            let _ = write!(text, "- addresses: [{address}]\n  conditions: {{ready: true}}\n");
+            let conditions = match self.draining.contains(backend) {
+                true => "ready: false, serving: true, terminating: true",
+                false => "ready: true",
+            };
+            let _ = write!(text, "- addresses: [{address}]\n  conditions: {{{conditions}}}\n");
         }
         text
     }

@@ -16,7 +16,7 @@ use std::{
 
 use crate::{
     agent::{Agent, Setup},
-    link::{Switch, address, route},
+    link::{self, Switch, address, route},
     manifest::{self, Manifests},
     netns::Netns,
     offload,
@@ -176,6 +176,8 @@ impl Node {
     fn new(index: u8, dual: bool, manifests: Arc<Manifests>, switch: &mut Switch) -> Self {
         let netns = Netns::new();
         let address = node_address(index);
+        // Nodes have done with that long before they run containers.
+        link::no_address_detection(&netns);
         switch.plug(&netns, UPLINK, address, 24);
         if dual {
             self::address(&netns, UPLINK, &format!("{}/64", node_address6(index)));

@@ -8,7 +8,7 @@ use std::{
 
 use super::desired::{Backend, Frontend, Node, Service, ServiceId};
 use super::{Said, ServiceName};
-use crate::event::{NodeObject, Object, ObjectKey, PodObject, ServiceObject};
+use crate::event::{EndpointState, NodeObject, Object, ObjectKey, PodObject, ServiceObject};
 
 /// The services of a service object: one for each port.
 pub fn ids((namespace, name): &ServiceName, object: Option<&Said>) -> Vec<ServiceId> {
@@ -42,18 +42,30 @@ pub fn service(id: &ServiceId, said: &Said, slices: &[&Said]) -> Option<Service>
     frontends.dedup();
 
     let mut backends: Vec<Backend> = Vec::new();
+    // Those that drain serve while nobody else does.
+    let mut draining: Vec<Backend> = Vec::new();
     for (slice, origin) in slices {
         let Object::Slice(slice) = &**slice else { continue };
         let same =
             |other: &&crate::event::SlicePort| (&other.name, other.protocol) == (&port.name, port.protocol);
         let Some(target) = slice.ports.iter().find(same).filter(|_| slice.weight > 0) else { continue };
-        backends.extend(slice.endpoints.iter().filter(|endpoint| endpoint.ready).map(|endpoint| Backend {
-            address: endpoint.address,
-            port: target.port,
-            weight: slice.weight,
-            node: endpoint.node.clone(),
-            origin: origin.clone(),
-        }));
+        for endpoint in &slice.endpoints {
+            let list = match endpoint.state {
+                EndpointState::Ready => &mut backends,
+                EndpointState::Draining => &mut draining,
+                EndpointState::NotReady => continue,
+            };
+            list.push(Backend {
+                address: endpoint.address,
+                port: target.port,
+                weight: slice.weight,
+                node: endpoint.node.clone(),
+                origin: origin.clone(),
+            });
+        }
+    }
+    if backends.is_empty() {
+        backends = draining;
     }
     // One backend named twice counts once, with its larger weight; the order
     // of the slices decides nothing.

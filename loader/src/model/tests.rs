@@ -7,7 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::event::{
-    Event, NodeObject, PodObject, Protocol, ServiceObject, ServicePort, SliceEndpoint, SliceObject, SlicePort,
+    EndpointState, Event, NodeObject, PodObject, Protocol, ServiceObject, ServicePort, SliceEndpoint,
+    SliceObject, SlicePort,
 };
 
 fn batch(source: &str, events: Vec<Event>) -> Batch {
@@ -38,7 +39,10 @@ fn service(name: &str, host: u8, ports: &[u16]) -> Event {
 fn slice(name: &str, service: &str, port: u16, weight: u32, backends: &[(u8, bool)]) -> Event {
     let endpoints = backends
         .iter()
-        .map(|&(host, ready)| SliceEndpoint { address: [10, 244, 0, host].into(), ready, node: None })
+        .map(|&(host, ready)| {
+            let state = if ready { EndpointState::Ready } else { EndpointState::NotReady };
+            SliceEndpoint { address: [10, 244, 0, host].into(), state, node: None }
+        })
         .collect();
     let ports = vec![SlicePort { name: port.to_string().into(), protocol: Protocol::Tcp, port: port + 8000 }];
     let object = SliceObject { service: service.into(), ports, endpoints, weight };
@@ -65,6 +69,23 @@ fn ready_backends_of_matching_ports_serve() {
     ));
     assert_eq!(backends(&model, "80"), [("10.244.0.1:8080".to_owned(), 5)]);
     assert!(backends(&model, "81").is_empty(), "weight 0 drains");
+}
+
+#[test]
+fn who_drains_serves_while_nobody_is_ready() {
+    let mut model = Model::new(&["a".into()]);
+    let with = |ready: bool| {
+        let mut all = slice("s", "web", 80, 1, &[(1, ready), (2, false), (3, false)]);
+        let (object, _) = all.object.as_mut().unwrap();
+        if let Object::Slice(slice) = Arc::make_mut(object) {
+            slice.endpoints[1].state = EndpointState::Draining;
+        }
+        all
+    };
+    model.apply(batch("a", vec![service("web", 1, &[80]), with(true)]));
+    assert_eq!(backends(&model, "80"), [("10.244.0.1:8080".to_owned(), 1)]);
+    model.apply(batch("a", vec![with(false)]));
+    assert_eq!(backends(&model, "80"), [("10.244.0.2:8080".to_owned(), 1)]);
 }
 
 #[test]

@@ -1,12 +1,14 @@
-//! EndpointSlice, and the older Endpoints -> backends.
+//! EndpointConditions, EndpointSlice, and the older Endpoints -> backends.
 
 use std::net::IpAddr;
 
 use super::{
     Converted, Names, Refusal, address, key, label, port, quoted, subdomain,
-    wire::{Endpoint, EndpointPort, EndpointSlice, EndpointSubset, Endpoints, ObjectMeta},
+    wire::{
+        Endpoint, EndpointConditions, EndpointPort, EndpointSlice, EndpointSubset, Endpoints, ObjectMeta,
+    },
 };
-use crate::event::{Kind, Object, ObjectKey, SliceEndpoint, SliceObject, SlicePort};
+use crate::event::{EndpointState, Kind, Object, ObjectKey, SliceEndpoint, SliceObject, SlicePort};
 
 /// Names the service that a slice belongs to.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
@@ -83,9 +85,19 @@ fn endpoint(wire: &Endpoint, index: usize, v4: bool, names: &mut Names) -> Resul
         let message = format!("{text} is not of addressType {family}: put it into a slice of its own type");
         return Err(Refusal::new(field, message));
     }
-    let ready = wire.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true);
+    let state = wire.conditions.as_ref().map_or(EndpointState::Ready, state);
     let field = || format!("endpoints[{index}].nodeName");
-    described(address, ready, wire.node_name.as_deref(), field, names)
+    described(address, state, wire.node_name.as_deref(), field, names)
+}
+
+/// An endpoint that says nothing of itself is ready, and serves.
+fn state(conditions: &EndpointConditions) -> EndpointState {
+    let draining = conditions.serving.unwrap_or(true) && conditions.terminating.unwrap_or(false);
+    match conditions.ready.unwrap_or(true) {
+        true => EndpointState::Ready,
+        false if draining => EndpointState::Draining,
+        false => EndpointState::NotReady,
+    }
 }
 
 /// Each subset is a slice of the service that the object is named after.
@@ -123,12 +135,12 @@ fn subset(
     let unready = wire.not_ready_addresses.unwrap_or_default();
     not_too_many(ready.len() + unready.len(), &format!("subsets[{at}].addresses"))?;
     let mut endpoints = Vec::with_capacity(ready.len() + unready.len());
-    let ready = ready.iter().enumerate().map(|item| ("addresses", true, item));
-    let unready = unready.iter().enumerate().map(|item| ("notReadyAddresses", false, item));
-    for (list, ready, (index, wire)) in ready.chain(unready) {
+    let ready = ready.iter().enumerate().map(|item| ("addresses", EndpointState::Ready, item));
+    let unready = unready.iter().enumerate().map(|item| ("notReadyAddresses", EndpointState::NotReady, item));
+    for (list, state, (index, wire)) in ready.chain(unready) {
         let field = |name: &str| format!("subsets[{at}].{list}[{index}].{name}");
         let endpoint = address::unicast(&wire.ip, &field("ip")).and_then(|address| {
-            described(address, ready, wire.node_name.as_deref(), || field("nodeName"), names)
+            described(address, state, wire.node_name.as_deref(), || field("nodeName"), names)
         });
         match endpoint {
             Ok(endpoint) => endpoints.push(endpoint),
@@ -146,7 +158,7 @@ fn subset(
 
 fn described(
     address: IpAddr,
-    ready: bool,
+    state: EndpointState,
     node: Option<&str>,
     field: impl Fn() -> String,
     names: &mut Names,
@@ -155,7 +167,7 @@ fn described(
     if let Some(name) = node {
         subdomain(name, "").map_err(|refusal| Refusal { field: field(), ..refusal })?;
     }
-    Ok(SliceEndpoint { address, ready, node: node.map(|name| names.get(name)) })
+    Ok(SliceEndpoint { address, state, node: node.map(|name| names.get(name)) })
 }
 
 fn weight(metadata: &ObjectMeta) -> Result<u32, Refusal> {

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// `weight ports endpoints`, unready ones in brackets, then the refused
+/// `weight ports endpoints`, unready ones in brackets, draining ones in angles, then the refused
 /// fields; `-` when nothing is served. Subsets are parted by `|`.
 fn words(converted: Converted) -> String {
     let mut slices = Vec::new();
@@ -11,9 +11,10 @@ fn words(converted: Converted) -> String {
         let mut words = vec![format!("w{}", object.weight)];
         words
             .extend(object.ports.iter().map(|port| format!("{}:{}/{}", port.name, port.port, port.protocol)));
-        words.extend(object.endpoints.iter().map(|endpoint| match endpoint.ready {
-            true => endpoint.address.to_string(),
-            false => format!("({})", endpoint.address),
+        words.extend(object.endpoints.iter().map(|endpoint| match endpoint.state {
+            EndpointState::Ready => endpoint.address.to_string(),
+            EndpointState::Draining => format!("<{}>", endpoint.address),
+            EndpointState::NotReady => format!("({})", endpoint.address),
         }));
         slices.push(words.join(" "));
     }
@@ -36,6 +37,24 @@ fn addresses_and_ports_of_a_slice() {
         (
             format!("{v4}, endpoints: [{{addresses: [10.1.0.1, 10.1.0.2], conditions: {{ready: false}}}}]"),
             "w1 :8080/TCP (10.1.0.1)",
+        ),
+        (
+            format!(
+                "{v4}, endpoints: [{{addresses: [10.1.0.1], conditions: {{ready: false, terminating: true}}}}]"
+            ),
+            "w1 :8080/TCP <10.1.0.1>",
+        ),
+        (
+            format!(
+                "{v4}, endpoints: [{{addresses: [10.1.0.1], conditions: {{ready: false, serving: false, terminating: true}}}}]"
+            ),
+            "w1 :8080/TCP (10.1.0.1)",
+        ),
+        (
+            format!(
+                "{v4}, endpoints: [{{addresses: [10.1.0.1], conditions: {{ready: true, terminating: true}}}}]"
+            ),
+            "w1 :8080/TCP 10.1.0.1",
         ),
         (
             format!("{v4}, endpoints: [{{addresses: []}}, {{addresses: [10.1.0.2]}}]"),

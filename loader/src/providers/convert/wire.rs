@@ -113,6 +113,8 @@ pub struct Endpoint {
 #[derive(Debug, Deserialize)]
 pub struct EndpointConditions {
     pub ready: Option<bool>,
+    pub serving: Option<bool>,
+    pub terminating: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]

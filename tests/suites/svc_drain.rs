@@ -1,0 +1,86 @@
+//! SVC-10: are ten rolling replacements of every backend free of failed
+//! requests? Backends that terminate get no new connection while another is
+//! ready, keep those that they have, and serve when nobody else does.
+
+use std::{net::IpAddr, thread, time::Duration};
+
+use causeway_testkit::{
+    client::requests,
+    load::ConnectLoad,
+    manifest::{Port, Service},
+    server::Server,
+    streams::Streams,
+    topology::{Cluster, Container, vip, vip6, widen},
+    wire::Protocol,
+};
+
+const REPLACEMENTS: u8 = 10;
+const RATE: u32 = 500;
+const STREAMS: usize = 10;
+
+fn addresses(backends: &[&(Container, Server)]) -> Vec<IpAddr> {
+    backends.iter().flat_map(|(at, _)| [at.address.into(), at.address6.unwrap().into()]).collect()
+}
+
+#[test]
+fn ten_rolling_replacements_lose_nothing() {
+    let cluster = Cluster::dual(2);
+    let service = Service::new("web", vip(1), &[Port::tcp(80, 8080)]).dual(vip6(1));
+    let client = cluster.nodes[0].container("client", 200);
+    widen(&cluster.outside);
+    // One on each node; the next ones have other addresses.
+    let generation = |number: u8| -> Vec<(Container, Server)> {
+        let of = |node: &causeway_testkit::topology::Node| {
+            let container = node.container(&format!("web-{number}-{}", node.name), 10 + number);
+            let server = Server::start(&container.netns, &container.name, 8080);
+            (container, server)
+        };
+        cluster.nodes.iter().map(of).collect()
+    };
+    let publish = |ready: &[&(Container, Server)], draining: &[&(Container, Server)]| {
+        let (ready, draining) = (addresses(ready), addresses(draining));
+        let all: Vec<IpAddr> = [ready, draining.clone()].concat();
+        cluster.manifests().slice(&service.slice(&all).draining(&draining));
+        cluster.wait_converged();
+    };
+    let mut current = generation(0);
+    cluster.manifests().service(&service, &service.slice(&addresses(&current.iter().collect::<Vec<_>>())));
+    cluster.wait_converged();
+    let loads = [
+        ConnectLoad::start(&client.netns, (vip(1), 80), RATE),
+        ConnectLoad::start(&client.netns, (vip6(1), 80), RATE),
+        ConnectLoad::start(&cluster.outside, (vip(1), 80), RATE),
+    ];
+    for number in 1..=REPLACEMENTS {
+        let old: Vec<_> = current.iter().collect();
+        let streams = Streams::open(&client.netns, (vip(1), 80), STREAMS, Duration::from_millis(20));
+        let next = generation(number);
+        let new: Vec<_> = next.iter().collect();
+        // One after the other, as a rolling update does it.
+        publish(&[new[0], old[1]], &[old[0]]);
+        publish(&[new[0], new[1]], &[old[0], old[1]]);
+        let (asked, by) = (200, requests(&client.netns, (vip(1), 80), 200, Protocol::Tcp));
+        by.assert_clean(asked, (vip(1), 80));
+        let names: Vec<_> = by.by_server.keys().collect();
+        assert!(names.iter().all(|name| name.starts_with(&format!("web-{number}-"))), "{names:?}");
+        // What was open goes on until those who serve it end.
+        let report = streams.close();
+        report.assert_clean(STREAMS);
+        publish(&new, &[]);
+        thread::sleep(Duration::from_millis(50));
+        current = next;
+    }
+    // Nobody is ready any more: those who terminate serve to the end.
+    publish(&[], &current.iter().collect::<Vec<_>>());
+    requests(&client.netns, (vip(1), 80), 200, Protocol::Tcp).assert_clean(200, (vip(1), 80));
+    for load in loads {
+        let load = load.stop();
+        println!("{load}");
+        if load.report.failed > 0 {
+            let nodes = cluster.nodes.iter();
+            nodes.for_each(|node| println!("{}", node.agent().text(&["show", "counters"])));
+        }
+        assert_eq!(load.report.failed, 0, "{load}");
+        assert!(load.report.ok > 500, "hardly any load: {load}");
+    }
+}
