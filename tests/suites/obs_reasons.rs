@@ -55,7 +55,9 @@ fn by(side: Side, packet: Datagram) -> Vec<u8> {
     }
 }
 
-fn rows() -> Vec<(Verdict, fn(&mut Rig) -> Dropped)> {
+type Row = (Verdict, fn(&mut Rig) -> Dropped);
+
+fn rows() -> Vec<Row> {
     vec![
         (Verdict::DropTruncated, |rig| {
             let mut frame = by(rig.client(), Datagram::tcp("10.244.0.1:4000", "10.96.0.1:80"));

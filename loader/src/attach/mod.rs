@@ -113,6 +113,54 @@ pub async fn activate(request: &AttachRequest) -> Result<(), AttachError> {
     configured.map_err(step("give the interface inside its addresses and routes"))
 }
 
+/// Gives both ends of the pair another MTU. The host side, which tells whether
+/// that is still to be done, takes packets of either length meanwhile.
+///
+/// # Errors
+/// Names the step.
+pub async fn set_mtu(
+    netlink: &Netlink,
+    request: &AttachRequest,
+    endpoint: &Endpoint,
+    (before, mtu): (u32, u32),
+) -> Result<(), AttachError> {
+    let step = |step| move |cause| AttachError::Step { endpoint: request.name.clone(), step, cause };
+    let outside = async |mtu| {
+        let set = netlink.set_link(endpoint.ifindex, |link| link.mtu(mtu)).await;
+        set.map_err(step("set the host side's MTU"))
+    };
+    if mtu > before {
+        outside(mtu).await?;
+    }
+    if let Err(error) = set_mtu_inside(request, mtu).await {
+        outside(before).await?;
+        return Err(error);
+    }
+    // An interface loses its IPv6 with an MTU below 1280.
+    own_sysctls(&endpoint.interface, request.addresses.iter().any(IpAddr::is_ipv6))
+        .map_err(step("set the host side's own switches"))?;
+    outside(mtu).await
+}
+
+async fn set_mtu_inside(request: &AttachRequest, mtu: u32) -> Result<(), AttachError> {
+    let step = |step| move |cause| AttachError::Step { endpoint: request.name.clone(), step, cause };
+    let inside = request.interface.clone().unwrap_or_else(|| INSIDE.into());
+    let netns = open(request)?;
+    let set = netns.run(async move |netlink| {
+        let link = netlink.link(&inside).await?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        netlink.set_link(link.index, |link| link.mtu(mtu)).await
+    });
+    set.await.map_err(step("set the MTU inside"))?;
+    if mtu < IPV6_MTU {
+        return Ok(());
+    }
+    // The addresses once more, should they have gone with a smaller one.
+    activate(request).await
+}
+
+/// The least MTU that IPv6 works with (RFC 8200, section 5).
+const IPV6_MTU: u32 = 1280;
+
 /// Takes the pair away; true when it was there.
 ///
 /// # Errors

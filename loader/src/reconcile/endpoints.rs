@@ -7,6 +7,7 @@ use crate::{
     attach::{self, Stored},
     kernel::bpf::{Attachment, FROM_CONTAINER},
     model::desired::Endpoint,
+    netlink::Link,
     snapshot::AttachRequest,
 };
 
@@ -107,20 +108,46 @@ impl Agent {
 
     /// Finds the endpoints of an earlier agent, without those that have gone.
     pub async fn adopt_endpoints(&mut self) {
-        self.forget_dead_endpoints().await;
+        let links = self.netlink.links().await;
+        if let Some(links) = self.note("list interfaces", links) {
+            self.forget_dead_endpoints(&links);
+        }
         self.plan_endpoints();
     }
 
-    /// Forgets endpoints whose interface has gone with its namespace.
+    /// Forgets endpoints whose interface has gone with its namespace, and
+    /// gives the others the uplink's MTU, should that have changed.
     pub async fn audit_endpoints(&mut self) {
-        if self.forget_dead_endpoints().await {
+        let links = self.netlink.links().await;
+        let Some(links) = self.note("list interfaces", links) else { return };
+        if self.forget_dead_endpoints(&links) {
             self.plan_endpoints();
         }
+        self.follow_mtu(&links).await;
     }
 
-    async fn forget_dead_endpoints(&mut self) -> bool {
-        let links = self.netlink.links().await;
-        let Some(links) = self.note("list interfaces", links) else { return false };
+    /// An endpoint that was attached with an MTU of its own keeps that.
+    async fn follow_mtu(&mut self, links: &[Link]) {
+        let by_index = |index: u32| links.iter().find(|link| link.index == index);
+        let Some(uplink) = by_index(self.uplink.ifindex) else { return };
+        if uplink.mtu != self.uplink.mtu {
+            tracing::info!(uplink = %uplink.name, from = self.uplink.mtu, to = uplink.mtu, "another MTU");
+            self.uplink.mtu = uplink.mtu;
+        }
+        let mut outcome = Ok(());
+        for (_, stored) in self.store.iter() {
+            let Some(there) = by_index(stored.endpoint.ifindex) else { continue };
+            if stored.request.mtu.is_some() || there.mtu == uplink.mtu {
+                continue;
+            }
+            let change = (there.mtu, uplink.mtu);
+            let set = attach::set_mtu(&self.netlink, &stored.request, &stored.endpoint, change).await;
+            outcome = outcome.and(set);
+        }
+        self.note("give endpoints the uplink's MTU", outcome);
+    }
+
+    fn forget_dead_endpoints(&mut self, links: &[Link]) -> bool {
         let alive = |endpoint: &Endpoint| {
             links.iter().any(|link| link.index == endpoint.ifindex && link.name == endpoint.interface)
         };
