@@ -65,8 +65,10 @@ pub fn decide<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> S
     if A::is_multicast(loose.packet.key.dst) {
         return Step::End(Verdict::StackMulticast);
     }
+    // Asked once, so that the verifier walks it once.
+    let leaves = egress::leaves(ctx, side, loose);
     if later {
-        return early(ctx, side, loose, ifindex, dry);
+        return early(ctx, leaves, loose, ifindex, dry);
     }
     if !loose.has_ports() {
         return Step::Plain;
@@ -76,7 +78,7 @@ pub fn decide<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> S
         loose.service = frontend.service;
         return first(side, loose, &frontend);
     }
-    if egress::leaves(ctx, side, loose) {
+    if leaves {
         egress::begin(side, loose);
         return Step::Begin;
     }
@@ -118,10 +120,8 @@ pub fn is_spoofed<A: Refuse>(ctx: &TcContext, side: Side, loose: &Loose<A>) -> b
 
 /// A fragment without ports that comes before its first one.
 #[inline(always)]
-fn early<A: Refuse>(ctx: &TcContext, side: Side, loose: &Loose<A>, ifindex: u32, dry: bool) -> Step<A> {
-    if A::frontend(&FrontendKey::whole_address(loose.packet.key.dst)).is_none()
-        && !egress::leaves(ctx, side, loose)
-    {
+fn early<A: Refuse>(ctx: &TcContext, leaves: bool, loose: &Loose<A>, ifindex: u32, dry: bool) -> Step<A> {
+    if A::frontend(&FrontendKey::whole_address(loose.packet.key.dst)).is_none() && !leaves {
         return Step::Plain;
     }
     let verdict = fragment::hold(ctx, loose, dry);
