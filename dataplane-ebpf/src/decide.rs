@@ -3,7 +3,7 @@
 
 use aya_ebpf::programs::TcContext;
 use causeway_schema::{
-    Flow, Frontend, FrontendKey, Hop, Service, Verdict, hash::flow_hash, nat::Ports, protocol,
+    Flow, Frontend, FrontendKey, Hop, Port, Service, Verdict, hash::flow_hash, nat::Ports, protocol,
 };
 
 use crate::{
@@ -29,6 +29,8 @@ pub enum Step<A: 'static> {
     Begin,
     /// A new flow to a service with affinity, whose backend is still to be chosen.
     Affinity,
+    /// To a service's address, at a port that has no frontend of its own.
+    PortRange,
     /// To no service: between containers, nodes and the world.
     Plain,
     /// A first fragment for which others wait.
@@ -78,6 +80,9 @@ pub fn decide<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> S
         loose.service = frontend.service;
         return first(side, loose, &frontend);
     }
+    if is_service_address(key.dst) {
+        return Step::PortRange;
+    }
     if leaves {
         egress::begin(side, loose);
         return Step::Begin;
@@ -118,6 +123,12 @@ pub fn is_spoofed<A: Refuse>(ctx: &TcContext, side: Side, loose: &Loose<A>) -> b
     !(stays && (key.src == A::UNSPECIFIED || A::is_link_local(key.src)))
 }
 
+/// Whether an address belongs to services, and to no container here.
+#[inline(always)]
+fn is_service_address<A: Family>(address: A) -> bool {
+    A::frontend(&FrontendKey::whole_address(address)).is_some() && deliver::endpoint(address).is_none()
+}
+
 /// A fragment without ports that comes before its first one.
 #[inline(always)]
 fn early<A: Refuse>(ctx: &TcContext, leaves: bool, loose: &Loose<A>, ifindex: u32, dry: bool) -> Step<A> {
@@ -134,7 +145,7 @@ fn early<A: Refuse>(ctx: &TcContext, leaves: bool, loose: &Loose<A>, ifindex: u3
 
 /// The first packet of a flow to a service.
 #[inline(always)]
-fn first<A: Refuse>(side: Side, loose: &mut Loose<A>, frontend: &Frontend) -> Step<A> {
+pub fn first<A: Refuse>(side: Side, loose: &mut Loose<A>, frontend: &Frontend) -> Step<A> {
     let key = &loose.packet.key;
     if !source_range::is_open_to(frontend, key.src) {
         return Step::End(Verdict::DropSourceRange);
@@ -162,7 +173,8 @@ pub fn begin_with<A: Refuse>(side: Side, loose: &mut Loose<A>, row: &Service, ch
     let hop = hop_of(backend.addr);
     let mut after = *key;
     let mut ports = Ports::ALL;
-    (after.dst, after.dst_port) = (backend.addr, backend.port);
+    after.dst = backend.addr;
+    after.dst_port = Port::new(backend.port.get().wrapping_add(loose.offset));
     if side == Side::Uplink && hop == Hop::NONE {
         // The answer must come back this way: it goes to whom it sees.
         after.src = A::node();

@@ -4,7 +4,7 @@
 use aya_ebpf::{bindings::BPF_NOEXIST, maps::lpm_trie};
 use causeway_schema::{
     Addr, Arena, Backend, Cell, Client, ClientKey, Endpoint, EndpointKey, Flow, FlowKey, Frontend,
-    FrontendKey, HAIRPIN_V4, HAIRPIN_V6, Hop, Member, MemberKey, Network, NodeConfig, Service,
+    FrontendKey, HAIRPIN_V4, HAIRPIN_V6, Hop, Member, MemberKey, Network, NodeConfig, PortRanges, Service,
     SourceRangeKey, V4, V6, checksum, egress::NETWORKS, protocol,
 };
 use network_types::{
@@ -38,6 +38,7 @@ pub trait Family: Addr {
     const TO_CARRY: jump::Target;
     const TO_BEGIN: jump::Target;
     const TO_AFFINITY: jump::Target;
+    const TO_PORT_RANGE: jump::Target;
     /// Whom a container that calls its own service sees as its client.
     const HAIRPIN: Self;
     /// Length of a header without options.
@@ -78,6 +79,7 @@ pub trait Family: Addr {
     fn remember(key: &ClientKey<Self>, client: &Client<Self>) -> bool;
     fn forget(key: &ClientKey<Self>);
     fn has_source_range(client: &SourceRangeKey<Self>) -> bool;
+    fn port_ranges(address: Self) -> Option<&'static PortRanges>;
     fn endpoint(slot: u32) -> Option<&'static Endpoint>;
     fn endpoint_hop(address: Self) -> Option<Hop>;
 
@@ -121,6 +123,7 @@ impl Family for V4 {
     const TO_CARRY: jump::Target = jump::Target::CarryV4;
     const TO_BEGIN: jump::Target = jump::Target::BeginV4;
     const TO_AFFINITY: jump::Target = jump::Target::AffinityV4;
+    const TO_PORT_RANGE: jump::Target = jump::Target::PortRangeV4;
     const HAIRPIN: Self = HAIRPIN_V4;
     const HEADER: usize = Ipv4Hdr::LEN;
     const SRC: usize = EthHdr::LEN + core::mem::offset_of!(Ipv4Hdr, src_addr);
@@ -163,6 +166,7 @@ impl Family for V4 {
         AFFINITY_V4,
         MEMBERS_V4,
         SRC_RANGES_V4,
+        PORT_RANGES_V4,
         EP_KEYS_V4,
         ENDPOINTS_V4,
         FLOWS_V4,
@@ -194,6 +198,7 @@ impl Family for V6 {
     const TO_CARRY: jump::Target = jump::Target::CarryV6;
     const TO_BEGIN: jump::Target = jump::Target::BeginV6;
     const TO_AFFINITY: jump::Target = jump::Target::AffinityV6;
+    const TO_PORT_RANGE: jump::Target = jump::Target::PortRangeV6;
     const HAIRPIN: Self = HAIRPIN_V6;
     const HEADER: usize = Ipv6Hdr::LEN;
     const SRC: usize = EthHdr::LEN + core::mem::offset_of!(Ipv6Hdr, src_addr);
@@ -240,6 +245,7 @@ impl Family for V6 {
         AFFINITY_V6,
         MEMBERS_V6,
         SRC_RANGES_V6,
+        PORT_RANGES_V6,
         EP_KEYS_V6,
         ENDPOINTS_V6,
         FLOWS_V6,

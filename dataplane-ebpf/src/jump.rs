@@ -36,6 +36,9 @@ pub enum Target {
     /// New flows to services with affinity.
     AffinityV4 = 13,
     AffinityV6 = 14,
+    /// Packets to a service's address, at ports that have no frontend of their own.
+    PortRangeV4 = 15,
+    PortRangeV6 = 16,
 }
 
 /// Goes to another program; returns only when there is none.

@@ -39,6 +39,8 @@ pub struct Loose<A> {
     /// What the packet turns out to belong to, or [`TraceRecord::NONE`].
     pub service: u32,
     pub backend: u32,
+    /// How far into a range of ports the packet's own lies, or 0.
+    pub offset: u16,
     /// The flow that is to begin, if one is, and the hook that it begins at.
     pub side: Side,
     pub begins: Begins<A>,
@@ -56,6 +58,7 @@ impl<A: Family> Loose<A> {
         (self.l4, self.end) = (l4, end);
         (self.part, self.id, self.dont_fragment) = (Part::Whole, 0, false);
         (self.service, self.backend) = (TraceRecord::NONE, TraceRecord::NONE);
+        self.offset = 0;
         (self.translated, self.verdict) = (false, Verdict::DropInconsistent);
     }
 

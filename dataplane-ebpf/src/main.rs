@@ -25,6 +25,7 @@ mod nat;
 mod nd;
 mod packet;
 mod pipeline;
+mod port_range;
 mod refuse;
 mod rewrite;
 mod service;
@@ -150,6 +151,16 @@ pub fn affinity_v4(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn affinity_v6(ctx: TcContext) -> i32 {
     affinity::run::<V6>(&ctx)
+}
+
+#[classifier]
+pub fn port_range_v4(ctx: TcContext) -> i32 {
+    port_range::run::<V4>(&ctx)
+}
+
+#[classifier]
+pub fn port_range_v6(ctx: TcContext) -> i32 {
+    port_range::run::<V6>(&ctx)
 }
 
 #[classifier]

@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use causeway_schema::{
     Backend, Cell, Client, ClientKey, Endpoint, EndpointKey, Flow, FlowKey, Frontend, FrontendKey, Hop,
-    Member, MemberKey, NodeConfig, Service, SourceRange, TraceRecord, V4, V6, verdict,
+    Member, MemberKey, NodeConfig, PortRanges, Service, SourceRange, TraceRecord, V4, V6, verdict,
 };
 
 use crate::{
@@ -26,6 +26,7 @@ use crate::{
 /// - frontends, services, backends, arena: what `causeway_schema::service` draws;
 /// - affinity and members: what `causeway_schema::affinity` draws;
 /// - source ranges: the clients of load-balancer addresses that are not for all;
+/// - port ranges: the frontends that span many ports, by address;
 /// - endpoint keys and endpoints: the containers of this node;
 /// - flows: established ones, never evicted by newcomers. The agent sweeps idle
 ///   ones; when it is full, new flows stay in the embryonic table;
@@ -36,7 +37,7 @@ use crate::{
 /// - pair and loose: what does not fit on the stack.
 macro_rules! tables {
     ($family:ty, $frontends:ident, $services:ident, $backends:ident, $arena:ident, $affinity:ident,
-     $members:ident, $source_ranges:ident, $endpoint_keys:ident, $endpoints:ident, $flows:ident, $embryonic:ident, $cache:ident, $pair:ident, $loose:ident, $fragments:ident, $queues:ident) => {
+     $members:ident, $source_ranges:ident, $port_ranges:ident, $endpoint_keys:ident, $endpoints:ident, $flows:ident, $embryonic:ident, $cache:ident, $pair:ident, $loose:ident, $fragments:ident, $queues:ident) => {
         #[map]
         pub static $frontends: HashMap<FrontendKey<$family>, Frontend> =
             HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
@@ -55,6 +56,9 @@ macro_rules! tables {
         #[map]
         pub static $source_ranges: LpmTrie<Sourced<$family>, SourceRange> =
             LpmTrie::with_max_entries(1024, 0);
+        #[map]
+        pub static $port_ranges: HashMap<$family, PortRanges> =
+            HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
         #[map]
         pub static $endpoint_keys: HashMap<EndpointKey<$family>, Hop> =
             HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
@@ -88,6 +92,7 @@ tables!(
     AFFINITY_V4,
     MEMBERS_V4,
     SRC_RANGES_V4,
+    PORT_RANGES_V4,
     EP_KEYS_V4,
     ENDPOINTS_V4,
     FLOWS_V4,
@@ -107,6 +112,7 @@ tables!(
     AFFINITY_V6,
     MEMBERS_V6,
     SRC_RANGES_V6,
+    PORT_RANGES_V6,
     EP_KEYS_V6,
     ENDPOINTS_V6,
     FLOWS_V6,

@@ -53,6 +53,11 @@ pub fn run<A: Refuse>(ctx: &TcContext, side: Side) -> i32 {
             jump::to(ctx, side, A::TO_AFFINITY);
             Verdict::DropInconsistent
         }
+        Step::PortRange => {
+            loose.side = side;
+            jump::to(ctx, side, A::TO_PORT_RANGE);
+            Verdict::DropInconsistent
+        }
         Step::Plain => {
             jump::to(ctx, side, A::TO_CARRY);
             Verdict::DropInconsistent

@@ -3,7 +3,7 @@
 /// The part of `impl Family` that is alike.
 macro_rules! tables {
     ($frontends:ident, $services:ident, $backends:ident, $arena:ident, $affinity:ident, $members:ident,
-     $source_ranges:ident, $endpoint_keys:ident, $endpoints:ident, $flows:ident, $embryonic:ident, $cache:ident, $pair:ident, $loose:ident, $fragments:ident, $queues:ident) => {
+     $source_ranges:ident, $port_ranges:ident, $endpoint_keys:ident, $endpoints:ident, $flows:ident, $embryonic:ident, $cache:ident, $pair:ident, $loose:ident, $fragments:ident, $queues:ident) => {
         #[inline(always)]
         fn frontend(key: &FrontendKey<Self>) -> Option<Frontend> {
             // SAFETY: rows are replaced whole by userspace; a copy is taken at once.
@@ -58,6 +58,13 @@ macro_rules! tables {
         fn has_source_range(client: &SourceRangeKey<Self>) -> bool {
             let data = Sourced { service: client.service, addr: client.addr };
             maps::$source_ranges.get(lpm_trie::Key::new(client.prefix, data)).is_some()
+        }
+
+        #[inline(always)]
+        fn port_ranges(address: Self) -> Option<&'static PortRanges> {
+            // SAFETY: the row stays readable until the program ends (RCU); a
+            // range is copied at once.
+            unsafe { maps::$port_ranges.get(address) }
         }
 
         #[inline(always)]

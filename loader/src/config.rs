@@ -206,7 +206,7 @@ fn check_capacity(mut capacity: Capacity) -> anyhow::Result<()> {
 }
 
 /// Key, value and largest value of each size.
-fn sizes(capacity: &mut Capacity) -> [(&'static str, &mut u32, u32); 10] {
+fn sizes(capacity: &mut Capacity) -> [(&'static str, &mut u32, u32); 11] {
     [
         ("frontends", &mut capacity.frontends, 1 << 24),
         ("services", &mut capacity.services, 1 << 22),
@@ -218,6 +218,7 @@ fn sizes(capacity: &mut Capacity) -> [(&'static str, &mut u32, u32); 10] {
         ("affinity", &mut capacity.affinity, 1 << 26),
         ("members", &mut capacity.members, 1 << 24),
         ("source_ranges", &mut capacity.source_ranges, 1 << 24),
+        ("port_ranges", &mut capacity.port_ranges, 1 << 20),
     ]
 }
 

@@ -162,8 +162,14 @@ pub struct ServicePort {
     pub protocol: Protocol,
     /// 1 to 65535.
     pub port: u16,
-    /// The port at every node's own address, 0 for none.
+    /// The last of a range of ports that begins with `port`; `port` itself
+    /// where there is no range.
+    pub end_port: u16,
+    /// The port at every node's own address, 0 for none; of a range, the first's.
     pub node_port: u16,
+    /// Of an annotation: no slice lists it, every endpoint serves it, at the
+    /// port that the client asks for.
+    pub unlisted: bool,
 }
 
 /// Some of the backends of one service.

@@ -84,6 +84,24 @@ pub fn is_ipv6(frame: &[u8]) -> bool {
     frame.get(12..14) == Some(&ETHER_IPV6)
 }
 
+/// Address, port and protocol that a plain frame of TCP or UDP is for.
+pub fn destination(frame: &[u8]) -> Option<(IpAddr, u16, Protocol)> {
+    let header = frame.get(ETHERNET..)?;
+    let (address, protocol, l4): (IpAddr, u8, usize) = match frame.get(12..14)?.try_into().ok()? {
+        ETHER_IPV4 => {
+            let address: [u8; 4] = header.get(16..20)?.try_into().ok()?;
+            (address.into(), *header.get(9)?, usize::from(header.first()? & 15) * 4)
+        }
+        ETHER_IPV6 => {
+            let address: [u8; 16] = header.get(24..40)?.try_into().ok()?;
+            (address.into(), *header.get(6)?, IPV6)
+        }
+        _ => return None,
+    };
+    let port = header.get(l4 + 2..l4 + 4)?.try_into().ok()?;
+    Some((address, u16::from_be_bytes(port), Protocol::from_number(protocol)?))
+}
+
 /// The address that containers know as their gateway, as text.
 pub const GATEWAY: &str = "169.254.1.1";
 

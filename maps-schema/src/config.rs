@@ -58,7 +58,7 @@ const _: () = assert!(size_of::<NodeConfig>() == 36 + NETWORKS * (8 + 32));
 
 /// Raised with every change of a shared layout; a new agent that finds
 /// another number under its pins must not adopt those maps.
-pub const SCHEMA_VERSION: u32 = 3;
+pub const SCHEMA_VERSION: u32 = 4;
 
 /// What a traced packet's way through the program was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -84,7 +84,7 @@ pub const SWEEP_KEYS: usize = 4;
 
 /// The programs that the fast ones jump to, by slot: first those of
 /// `from_container`, then those of `from_uplink`.
-pub const JUMPS: [&str; 30] = [
+pub const JUMPS: [&str; 34] = [
     "container_v6",
     "slow_container_v4",
     "slow_container_v6",
@@ -100,6 +100,8 @@ pub const JUMPS: [&str; 30] = [
     "begin_v6",
     "affinity_v4",
     "affinity_v6",
+    "port_range_v4",
+    "port_range_v6",
     "uplink_v6",
     "slow_uplink_v4",
     "slow_uplink_v6",
@@ -115,4 +117,6 @@ pub const JUMPS: [&str; 30] = [
     "begin_v6",
     "affinity_v4",
     "affinity_v6",
+    "port_range_v4",
+    "port_range_v6",
 ];

@@ -9,8 +9,9 @@ use bytemuck::{Pod, Zeroable};
 use crate::{Addr, Port, V4, V6};
 
 /// Where clients knock. `port` and `protocol` zero: the marker row that says
-/// "this whole address belongs to services", so that a packet to a port nobody
-/// serves is refused instead of routed away.
+/// "this whole address belongs to services", so that a packet to a port that has
+/// no row here goes to whom the address's [ranges](crate::port_range) give it, or
+/// is refused instead of routed away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct FrontendKey<A> {

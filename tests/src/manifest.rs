@@ -64,17 +64,30 @@ pub struct Port {
     pub protocol: &'static str,
     pub port: u16,
     pub target: u16,
+    /// The last port of a range.
+    pub end_port: Option<u16>,
     /// The port at every node's own address.
     pub node_port: Option<u16>,
 }
 
 impl Port {
     pub fn tcp(port: u16, target: u16) -> Self {
-        Self { name: "tcp".into(), protocol: "TCP", port, target, node_port: None }
+        Self { name: "tcp".into(), protocol: "TCP", port, target, end_port: None, node_port: None }
     }
 
     pub fn udp(port: u16, target: u16) -> Self {
-        Self { name: "udp".into(), protocol: "UDP", port, target, node_port: None }
+        Self { name: "udp".into(), protocol: "UDP", port, target, end_port: None, node_port: None }
+    }
+
+    /// A range of ports, up to `end`.
+    pub fn through(mut self, end: u16) -> Self {
+        self.end_port = Some(end);
+        self
+    }
+
+    pub fn named(mut self, name: &str) -> Self {
+        self.name = name.into();
+        self
     }
 
     pub fn at_node(mut self, node_port: u16) -> Self {
@@ -163,6 +176,9 @@ impl Service {
                 "  - name: {}\n    protocol: {}\n    port: {}\n    targetPort: {}\n",
                 port.name, port.protocol, port.port, port.target
             );
+            if let Some(end_port) = port.end_port {
+                let _ = writeln!(text, "    endPort: {end_port}");
+            }
             if let Some(node_port) = port.node_port {
                 let _ = writeln!(text, "    nodePort: {node_port}");
             }

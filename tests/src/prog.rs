@@ -111,6 +111,8 @@ impl Programs {
         self.replace(&name("MEMBERS"), members.collect());
         let ranges = image.source_ranges.iter().map(|(key, row)| (bytes(key), bytes(row)));
         self.replace(&name("SRC_RANGES"), ranges.collect());
+        let ranges = image.port_ranges.iter().map(|(addr, row)| (bytes(addr), bytes(row)));
+        self.replace(&name("PORT_RANGES"), ranges.collect());
         let keys = image.endpoint_keys.iter().map(|(key, hop)| (bytes(key), bytes(hop)));
         self.replace(&name("EP_KEYS"), keys.collect());
     }

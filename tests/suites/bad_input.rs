@@ -49,6 +49,25 @@ fn documents() -> Vec<Bad> {
     ];
     variants(&mut bads, &service, "port", "port: 80", &numbers);
     variants(&mut bads, &slice, "port", "port: 8080", &numbers);
+    let ends = ["endPort: 79", "endPort: 65536", "endPort: -1", "endPort: x", "endPort: []"];
+    let ends = ends.map(|end| format!("port: 80\n    {end}"));
+    variants(&mut bads, &service, "endPort", "port: 80", &ends.each_ref().map(String::as_str));
+    variants(
+        &mut bads,
+        &service.replacen("port: 80\n", "port: 80\n    endPort: 90\n", 1),
+        "targetPort",
+        "targetPort: 8080",
+        &["targetPort: 65526"],
+    );
+    let noted = |note: &str| {
+        let text = service.replacen("metadata:\n", &format!("metadata:\n  annotations:\n    {note}\n"), 1);
+        bad(text, "causeway.io/")
+    };
+    let ranges = ["80-", "-", "90-80/TCP", "0-9/UDP", "1-65536/UDP", "1-9/SCTP", "7-9/TCP,9-12/TCP", "x-y"];
+    bads.extend(ranges.iter().map(|wrong| noted(&format!("causeway.io/port-ranges: \"{wrong}\""))));
+    bads.extend(
+        ["yes", "1", ""].iter().map(|wrong| noted(&format!("causeway.io/whole-address: \"{wrong}\""))),
+    );
     let protocols = ["protocol: ICMP", "protocol: SCTP", "protocol: tcpp", "protocol: 6", "protocol: [TCP]"];
     variants(&mut bads, &service, "protocol", "protocol: TCP", &protocols);
     variants(&mut bads, &slice, "protocol", "protocol: TCP", &protocols);

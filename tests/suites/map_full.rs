@@ -71,6 +71,17 @@ fn frontend_rows() {
 }
 
 #[test]
+fn port_range_rows() {
+    full("port_ranges", 4, |cluster, _| {
+        for index in 0..6 {
+            let ports = [Port::udp(10_000, 10_000).through(60_000)];
+            let service = Service::new(&format!("more-{index}"), vip(50 + index), &ports);
+            cluster.manifests().service(&service, &service.slice(&[Ipv4Addr::new(10, 230, index, 1)]));
+        }
+    });
+}
+
+#[test]
 fn service_rows() {
     full("services", 16, |cluster, _| services(cluster, 30, 1));
 }

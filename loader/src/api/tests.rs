@@ -239,7 +239,7 @@ async fn the_desired_state_is_told_at_one_revision() {
                 node: Some("n1".into()),
                 origin: origin.clone(),
             };
-            let frontend = Frontend { address: [10, 96, 0, 1].into(), port: 80, protocol: Protocol::Tcp };
+            let frontend = Frontend::at([10, 96, 0, 1].into(), 80, Protocol::Tcp);
             let service = Service {
                 frontends: vec![frontend],
                 backends: vec![backend],

@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use std::io;
 
 use causeway_schema::{
-    Addr, Backend, Cell, Endpoint, EndpointKey, Frontend, FrontendKey, Hop, Member, MemberKey, Service,
-    SourceRange, SourceRangeKey, Target,
+    Addr, Backend, Cell, Endpoint, EndpointKey, Frontend, FrontendKey, Hop, Member, MemberKey, PortRanges,
+    Service, SourceRange, SourceRangeKey, Target,
 };
 
 use super::{TableError, Tables};
@@ -34,6 +34,7 @@ pub struct Contents<A: Addr> {
     pub endpoint_keys: HashMap<EndpointKey<A>, Hop>,
     pub members: HashMap<MemberKey<A>, Member>,
     pub source_ranges: HashMap<SourceRangeKey<A>, SourceRange>,
+    pub port_ranges: HashMap<A, PortRanges>,
     pub services: Vec<Service>,
     pub backends: Vec<Backend<A>>,
     pub arena: Vec<Cell>,
@@ -56,6 +57,7 @@ impl<A: Addr> MemoryTables<A> {
                 endpoint_keys: HashMap::new(),
                 members: HashMap::new(),
                 source_ranges: HashMap::new(),
+                port_ranges: HashMap::new(),
                 services: vec![zero_service; capacity.services as usize],
                 backends: vec![bytemuck::Zeroable::zeroed(); capacity.backends as usize],
                 arena: vec![Cell::ZERO; capacity.arena as usize],
@@ -130,6 +132,13 @@ impl<A: Addr> Contents<A> {
             Step::PutSourceRange { key, row } => {
                 insert(&mut self.source_ranges, *key, *row, capacity.source_ranges)
             }
+            Step::PutPortRanges { addr, row } => {
+                insert(&mut self.port_ranges, *addr, *row, capacity.port_ranges)
+            }
+            Step::DeletePortRanges { addr } => {
+                self.port_ranges.remove(addr);
+                Ok(())
+            }
             Step::DeleteMember { key } => {
                 self.members.remove(key);
                 Ok(())
@@ -203,6 +212,14 @@ impl<A: Addr> Rows<A> for MemoryTables<A> {
         Ok(self.contents.source_ranges.get(key).copied())
     }
 
+    fn port_ranges(&self) -> Result<Vec<(A, PortRanges)>, ReadError> {
+        Ok(self.contents.port_ranges.iter().map(|(addr, row)| (*addr, *row)).collect())
+    }
+
+    fn port_ranges_at(&self, addr: &A) -> Result<Option<PortRanges>, ReadError> {
+        Ok(self.contents.port_ranges.get(addr).copied())
+    }
+
     fn services(&self) -> &[Service] {
         &self.contents.services
     }
@@ -242,6 +259,7 @@ impl<A: Addr> Tables<A> for MemoryTables<A> {
                         | Step::DeleteEndpointKey { .. }
                         | Step::DeleteMember { .. }
                         | Step::DeleteSourceRange { .. }
+                        | Step::DeletePortRanges { .. }
                 );
                 let operation = if delete { "delete" } else { "update" };
                 errors.push((index, TableError { map: step.map(), operation, cause }));

@@ -42,23 +42,41 @@ impl fmt::Display for ServiceId {
     }
 }
 
-/// Address, port and protocol that clients use.
+/// Address, ports and protocol that clients use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Frontend {
     pub address: IpAddr,
     pub port: u16,
+    /// The last of a range that begins with `port`, or `port` itself.
+    pub end_port: u16,
     pub protocol: Protocol,
+}
+
+impl Frontend {
+    /// At one port.
+    pub fn at(address: IpAddr, port: u16, protocol: Protocol) -> Self {
+        Self { address, port, end_port: port, protocol }
+    }
+
+    pub fn is_range(&self) -> bool {
+        self.end_port != self.port
+    }
 }
 
 impl fmt::Display for Frontend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", std::net::SocketAddr::new(self.address, self.port), self.protocol)
+        write!(f, "{}", std::net::SocketAddr::new(self.address, self.port))?;
+        if self.is_range() {
+            write!(f, "-{}", self.end_port)?;
+        }
+        write!(f, "/{}", self.protocol)
     }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backend {
     pub address: IpAddr,
+    /// Of a range, that for the first of its ports.
     pub port: u16,
     /// 1 to 1000; backends of weight 0 and unready ones are not listed.
     pub weight: u32,

@@ -17,14 +17,18 @@ pub fn ids((namespace, name): &ServiceName, object: Option<&Said>) -> Vec<Servic
 }
 
 /// One port of a service object and of the slices that name it. Ports are
-/// matched by name and protocol, as the API has it.
+/// matched by name and protocol, as the API has it; one that slices cannot name
+/// has all their endpoints.
 pub fn service(id: &ServiceId, said: &Said, slices: &[&Said]) -> Option<Service> {
     let object = served(said)?;
     let port = object.ports.iter().find(|port| port.name == id.port)?;
     let mut frontends: Vec<Frontend> = object
         .addresses
         .iter()
-        .map(|&address| Frontend { address, port: port.port, protocol: port.protocol })
+        .map(|&address| Frontend {
+            end_port: port.end_port,
+            ..Frontend::at(address, port.port, port.protocol)
+        })
         .collect();
     if port.node_port != 0 {
         // At every node's own address, of the service's families.
@@ -32,11 +36,7 @@ pub fn service(id: &ServiceId, said: &Said, slices: &[&Said]) -> Option<Service>
             IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         });
-        frontends.extend(families.map(|address| Frontend {
-            address,
-            port: port.node_port,
-            protocol: port.protocol,
-        }));
+        frontends.extend(families.map(|address| Frontend::at(address, port.node_port, port.protocol)));
     }
     frontends.sort_unstable();
     frontends.dedup();
@@ -48,7 +48,9 @@ pub fn service(id: &ServiceId, said: &Said, slices: &[&Said]) -> Option<Service>
         let Object::Slice(slice) = &**slice else { continue };
         let same =
             |other: &&crate::event::SlicePort| (&other.name, other.protocol) == (&port.name, port.protocol);
-        let Some(target) = slice.ports.iter().find(same).filter(|_| slice.weight > 0) else { continue };
+        let target =
+            if port.unlisted { Some(port.port) } else { slice.ports.iter().find(same).map(|port| port.port) };
+        let Some(target) = target.filter(|_| slice.weight > 0) else { continue };
         for endpoint in &slice.endpoints {
             let list = match endpoint.state {
                 EndpointState::Ready => &mut backends,
@@ -57,7 +59,7 @@ pub fn service(id: &ServiceId, said: &Said, slices: &[&Said]) -> Option<Service>
             };
             list.push(Backend {
                 address: endpoint.address,
-                port: target.port,
+                port: target,
                 weight: slice.weight,
                 node: endpoint.node.clone(),
                 origin: origin.clone(),

@@ -29,7 +29,9 @@ fn service(name: &str, host: u8, ports: &[u16]) -> Event {
             name: port.to_string().into(),
             protocol: Protocol::Tcp,
             port,
+            end_port: port,
             node_port: 0,
+            unlisted: false,
         })
         .collect();
     let object = ServiceObject { addresses: vec![[10, 96, 0, host].into()], ports, options: None };

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use causeway_schema::choice::{Lot, RENDEZVOUS_MAX, maglev, rendezvous};
 use causeway_schema::{
-    Algorithm, Backend, CELL_BYTES, Cell, Frontend, FrontendKey, Port, Service, Target, hash,
+    Algorithm, Backend, CELL_BYTES, Cell, Frontend, FrontendKey, Port, PortRange, PortRanges, Service,
+    Target, hash,
 };
 
 use super::tables::{self, Adopted};
@@ -45,9 +46,12 @@ impl<A: Family> Default for Found<A> {
 pub fn find<A: Family>(rows: &impl Rows<A>) -> Result<Found<A>, ReadError> {
     let mut found = Found::default();
     find_backends(rows.backends(), &mut found);
-    let frontends = rows.frontends()?;
-    find_services(&frontends, rows.services(), rows.arena(), &mut found);
+    let (frontends, ranges) = (rows.frontends()?, rows.port_ranges()?);
+    let ranged = ranges.iter().flat_map(|(_, row)| row.iter().map(|range| range.service));
+    let named = frontends.iter().map(|(_, row)| row.service).chain(ranged);
+    find_services(named.collect(), rows.services(), rows.arena(), &mut found);
     find_frontends(&frontends, &mut found);
+    find_ranges(&ranges, &mut found);
     find_options(rows, &mut found)?;
     find_endpoints(rows, &mut found)?;
     Ok(found)
@@ -67,14 +71,8 @@ fn find_backends<A: Family>(rows: &[Backend<A>], found: &mut Found<A>) {
     }
 }
 
-/// Services that a frontend names, with their tables, and all generations.
-fn find_services<A: Family>(
-    frontends: &[(FrontendKey<A>, Frontend)],
-    rows: &[Service],
-    arena: &[Cell],
-    found: &mut Found<A>,
-) {
-    let mut named: Vec<u32> = frontends.iter().map(|(_, row)| row.service).collect();
+/// Services that a frontend or range names, with their tables, and all generations.
+fn find_services<A: Family>(mut named: Vec<u32>, rows: &[Service], arena: &[Cell], found: &mut Found<A>) {
     named.sort_unstable();
     named.dedup();
     let mut targets: BTreeMap<(u32, u32), Adopted> = BTreeMap::new();
@@ -223,6 +221,28 @@ fn find_frontends<A: Family>(frontends: &[(FrontendKey<A>, Frontend)], found: &m
             image.frontends.insert(key, row);
             let marker = Frontend { service: Frontend::WHOLE_ADDRESS, flags: 0 };
             image.frontends.insert(FrontendKey::whole_address(key.addr), marker);
+        }
+    }
+}
+
+/// The ranges of adopted services; what is not sound is left out of its row.
+fn find_ranges<A: Family>(rows: &[(A, PortRanges)], found: &mut Found<A>) {
+    let image = &mut found.image;
+    for &(addr, row) in rows {
+        let sound = |range: &&PortRange| {
+            let (first, last) = (range.first.get(), range.last.get());
+            first != 0
+                && first < last
+                && range.pad == 0
+                && u32::from(range.flags) & !Frontend::SOURCE_RANGES == 0
+                && Protocol::from_number(range.protocol).is_some()
+                && image.services.contains_key(&range.service)
+        };
+        let row = PortRanges::of(row.iter().filter(sound).copied());
+        if row != PortRanges::NONE {
+            image.port_ranges.insert(addr, row);
+            let marker = Frontend { service: Frontend::WHOLE_ADDRESS, flags: 0 };
+            image.frontends.insert(FrontendKey::whole_address(addr), marker);
         }
     }
 }

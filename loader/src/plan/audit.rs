@@ -49,6 +49,10 @@ pub fn audit<A: Family>(image: &Image<A>, rows: &impl Rows<A>) -> Result<Vec<Rep
         Some(&row) => Step::PutSourceRange { key, row },
         None => Step::DeleteSourceRange { key },
     });
+    compare_keys(&image.port_ranges, rows.port_ranges()?, &mut repairs, |addr, row| match row {
+        Some(&row) => Step::PutPortRanges { addr, row },
+        None => Step::DeletePortRanges { addr },
+    });
     repairs.sort_by_key(|repair| (!takes_room(&repair.step), repair.step.phase()));
     Ok(repairs)
 }
@@ -61,6 +65,7 @@ fn takes_room<A: Family>(step: &Step<A>) -> bool {
             | Step::DeleteEndpointKey { .. }
             | Step::DeleteMember { .. }
             | Step::DeleteSourceRange { .. }
+            | Step::DeletePortRanges { .. }
     )
 }
 
@@ -85,6 +90,8 @@ pub fn confirm<A: Family>(steps: &[Step<A>], rows: &impl Rows<A>) -> Result<Vec<
             Step::DeleteMember { key } => rows.member(key)?.is_none(),
             Step::PutSourceRange { key, row } => rows.source_range(key)? == Some(*row),
             Step::DeleteSourceRange { key } => rows.source_range(key)?.is_none(),
+            Step::PutPortRanges { addr, row } => rows.port_ranges_at(addr)? == Some(*row),
+            Step::DeletePortRanges { addr } => rows.port_ranges_at(addr)?.is_none(),
             Step::ClearBackend { id } => rows.backends().get(*id as usize).is_some_and(is_zero),
         };
         if !stands {

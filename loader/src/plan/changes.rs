@@ -17,6 +17,15 @@ impl<K, V> Default for Changes<K, V> {
 }
 
 impl<K: Copy + Ord + Hash, V: Copy + PartialEq> Changes<K, V> {
+    /// Whether rows for all of `keys` have room in `rows` of `capacity`.
+    pub fn fits<'a>(&self, rows: &BTreeMap<K, V>, keys: impl Iterator<Item = &'a K>, capacity: u32) -> bool
+    where
+        K: 'a,
+    {
+        let new = keys.filter(|key| !rows.contains_key(key) && !self.leaving.contains(key)).count();
+        new == 0 || rows.len() + self.leaving.len() + new <= capacity as usize
+    }
+
     /// Replaces the rows of `there`, keys of `rows`, by those of `wanted`; false,
     /// and nothing done, when there would be more than `capacity`.
     pub fn replace(
@@ -26,8 +35,7 @@ impl<K: Copy + Ord + Hash, V: Copy + PartialEq> Changes<K, V> {
         wanted: &BTreeMap<K, V>,
         capacity: u32,
     ) -> bool {
-        let new = wanted.keys().filter(|key| !rows.contains_key(key) && !self.leaving.contains(key)).count();
-        if new > 0 && rows.len() + self.leaving.len() + new > capacity as usize {
+        if !self.fits(rows, wanted.keys(), capacity) {
             return false;
         }
         for key in there.iter().filter(|key| !wanted.contains_key(key)) {

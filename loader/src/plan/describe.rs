@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use causeway_schema::{Frontend, FrontendKey, Member, MemberKey, Port, Service, Target};
+use causeway_schema::{
+    Frontend, FrontendKey, Member, MemberKey, Port, PortRange, PortRanges, Service, Target,
+};
 
 use super::{Family, Fault, Repair, Step};
 use crate::event::Protocol;
@@ -33,7 +35,9 @@ pub fn describe<A: Family>(step: &Step<A>) -> String {
         }
         Step::PutMember { row, .. } => format!("backend {}", row.backend),
         Step::PutSourceRange { .. } => "allowed".to_owned(),
+        Step::PutPortRanges { row, .. } => ranges(row),
         Step::DeleteFrontend { .. }
+        | Step::DeletePortRanges { .. }
         | Step::DeleteEndpointKey { .. }
         | Step::DeleteMember { .. }
         | Step::DeleteSourceRange { .. } => "deleted".to_owned(),
@@ -52,6 +56,7 @@ impl<A: Family> fmt::Display for Repair<A> {
             (Fault::Unknown, Step::DeleteFrontend { .. } | Step::DeleteEndpointKey { .. }) => {
                 "unknown, deleted"
             }
+            (Fault::Unknown, Step::DeletePortRanges { .. }) => "unknown, deleted",
             (Fault::Unknown, Step::DeleteMember { .. } | Step::DeleteSourceRange { .. }) => {
                 "unknown, deleted"
             }
@@ -70,6 +75,7 @@ fn place<A: Family>(step: &Step<A>) -> String {
         Step::PutEndpoint { slot, .. } | Step::ClearEndpoint { slot, .. } => slot.to_string(),
         Step::PutEndpointKey { key, .. } | Step::DeleteEndpointKey { key } => key.0.to_ip().to_string(),
         Step::PutFrontend { key, .. } | Step::DeleteFrontend { key } => frontend(key),
+        Step::PutPortRanges { addr, .. } | Step::DeletePortRanges { addr } => addr.to_ip().to_string(),
         Step::PutMember { key, .. } | Step::DeleteMember { key }
             if *key == MemberKey::settings(key.service) =>
         {
@@ -100,6 +106,21 @@ pub fn frontend<A: Family>(key: &FrontendKey<A>) -> String {
         Some(protocol) => format!("{socket}/{protocol}"),
         None => format!("{socket}/{}", key.protocol),
     }
+}
+
+/// `10000-60000/UDP: service 3`, for each.
+fn ranges(row: &PortRanges) -> String {
+    let range = |range: &PortRange| {
+        let protocol = Protocol::from_number(range.protocol)
+            .map_or_else(|| range.protocol.to_string(), |protocol| protocol.to_string());
+        let only = match u32::from(range.flags) & Frontend::SOURCE_RANGES {
+            0 => "",
+            _ => ", from its source ranges only",
+        };
+        let PortRange { first, last, service, .. } = range;
+        format!("{}-{}/{protocol} service {service}{only}", first.get(), last.get())
+    };
+    row.iter().map(range).collect::<Vec<_>>().join("; ")
 }
 
 fn target(target: Target) -> String {
@@ -140,6 +161,16 @@ mod tests {
         assert_eq!(describe(&step), "source_ranges 10.0.0.0/8 of service 3: allowed");
         let (key, row) = (MemberKey::new(3, V4([10, 1, 0, 1])), Member::backend(9));
         assert_eq!(describe(&Step::PutMember { key, row }), "members 10.1.0.1 of service 3: backend 9");
+
+        let range = PortRange {
+            first: Port::new(10_000),
+            last: Port::new(60_000),
+            protocol: protocol::UDP,
+            service: 3,
+            ..PortRange::NONE
+        };
+        let step = Step::PutPortRanges { addr: V4([10, 96, 0, 1]), row: PortRanges::of([range]) };
+        assert_eq!(describe(&step), "port_ranges 10.96.0.1: 10000-60000/UDP service 3");
 
         let row = Service {
             target: Target::new(8, 5, Algorithm::Rendezvous, Port::new(80)),

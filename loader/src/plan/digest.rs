@@ -2,7 +2,7 @@
 //! each frontend leads to the same backends by the same table, whatever ids
 //! and cells stand in between and in whatever order the node learned of them.
 //!
-//! Each frontend is hashed with all that it leads to; the digest is the sum,
+//! Each frontend, and each range of ports, is hashed with all that it leads to; the digest is the sum,
 //! so that the order of the frontends does not matter. Generations and
 //! endpoints are a node's own affair and stay out.
 
@@ -11,8 +11,8 @@ use std::fmt;
 
 use causeway_schema::choice::{maglev, rendezvous};
 use causeway_schema::{
-    Addr, Algorithm, Backend, CELL_BYTES, Cell, Frontend, FrontendKey, Member, MemberKey, Service,
-    SourceRange, SourceRangeKey, Target, hash,
+    Addr, Algorithm, Backend, CELL_BYTES, Cell, Frontend, FrontendKey, Member, MemberKey, PortRanges,
+    Service, SourceRange, SourceRangeKey, Target, hash,
 };
 
 use super::{Family, Image, ReadError, Rows, tables};
@@ -24,17 +24,17 @@ pub struct Digest(pub u128);
 impl Digest {
     pub fn of_image<A: Family>(image: &Image<A>) -> Self {
         let frontends = image.frontends.iter().map(|(key, row)| (*key, *row));
-        of(image, frontends)
+        of(image, frontends, image.port_ranges.iter().map(|(addr, row)| (*addr, *row)))
     }
 
     pub fn of_rows<A: Family>(rows: &impl Rows<A>) -> Result<Self, ReadError> {
-        let frontends = rows.frontends()?;
+        let (frontends, ranges) = (rows.frontends()?, rows.port_ranges()?);
         let way = ByRows {
             rows,
             members: rows.members()?.into_iter().collect(),
             source_ranges: rows.source_ranges()?.into_iter().collect(),
         };
-        Ok(of(&way, frontends.into_iter()))
+        Ok(of(&way, frontends.into_iter(), ranges.into_iter()))
     }
 
     /// The digest of both families' maps from that of each.
@@ -109,10 +109,14 @@ impl<A: Family, R: Rows<A>> Way<A> for ByRows<'_, A, R> {
     }
 }
 
-fn of<A: Family>(way: &impl Way<A>, frontends: impl Iterator<Item = (FrontendKey<A>, Frontend)>) -> Digest {
+fn of<A: Family>(
+    way: &impl Way<A>,
+    frontends: impl Iterator<Item = (FrontendKey<A>, Frontend)>,
+    ranges: impl Iterator<Item = (A, PortRanges)>,
+) -> Digest {
     // Many services share a table.
     let mut tables: HashMap<u64, [u64; 2]> = HashMap::new();
-    let sum = frontends.map(|(key, row)| {
+    let mut frontend = |(key, row): (FrontendKey<A>, Frontend)| {
         let mut state = State::new(b'f');
         state.add_address(&key.addr);
         state.add(u64::from(key.port.get()) << 16 | u64::from(key.protocol) << 8 | u64::from(key.pad));
@@ -121,18 +125,40 @@ fn of<A: Family>(way: &impl Way<A>, frontends: impl Iterator<Item = (FrontendKey
             state.add(MARKER);
             return state.sum();
         }
-        let Some(service) = way.service(row.service) else {
-            state.add(DANGLING);
-            return state.sum();
-        };
-        let target = service.target;
-        state.add(u64::from(service.flags) << 16 | u64::from(target.port().get()));
-        let table = tables.entry(target.0 >> 16).or_insert_with(|| table(way, target).0);
-        table.iter().for_each(|&word| state.add(word));
-        options(way, &row, &service, &mut state);
+        lead(way, &row, &mut tables, &mut state);
         state.sum()
-    });
-    Digest(sum.fold(0, u128::wrapping_add))
+    };
+    let mut sum = frontends.map(&mut frontend).fold(0, u128::wrapping_add);
+    for (addr, row) in ranges {
+        for range in row.iter() {
+            let mut state = State::new(b'r');
+            state.add_address(&addr);
+            let ports = u64::from(range.first.get()) << 16 | u64::from(range.last.get());
+            state.add(ports << 16 | u64::from(range.protocol) << 8 | u64::from(range.pad));
+            state.add(u64::from(range.flags));
+            let row = Frontend { service: range.service, flags: u32::from(range.flags) };
+            lead(way, &row, &mut tables, &mut state);
+            sum = sum.wrapping_add(state.sum());
+        }
+    }
+    Digest(sum)
+}
+
+/// Where a frontend leads.
+fn lead<A: Family>(
+    way: &impl Way<A>,
+    row: &Frontend,
+    tables: &mut HashMap<u64, [u64; 2]>,
+    state: &mut State,
+) {
+    let Some(service) = way.service(row.service) else {
+        return state.add(DANGLING);
+    };
+    let target = service.target;
+    state.add(u64::from(service.flags) << 16 | u64::from(target.port().get()));
+    let table = tables.entry(target.0 >> 16).or_insert_with(|| table(way, target).0);
+    table.iter().for_each(|&word| state.add(word));
+    options(way, row, &service, state);
 }
 
 /// How long clients are remembered, and who may come. Which addresses are

@@ -9,8 +9,8 @@ pub trait Family: Addr + Send + Sync {
     const MAP_SUFFIX: &'static str;
     /// The maps of the family that are pinned: frontends, services, backends,
     /// arena, endpoint keys, endpoints, established flows, embryonic flows,
-    /// affinity, members, source ranges.
-    const MAPS: [&'static str; 11];
+    /// affinity, members, source ranges, port ranges.
+    const MAPS: [&'static str; 12];
 
     /// `None` when the address is of the other family.
     fn from_ip(address: IpAddr) -> Option<Self>;
@@ -19,7 +19,7 @@ pub trait Family: Addr + Send + Sync {
 
 impl Family for V4 {
     const MAP_SUFFIX: &'static str = "_V4";
-    const MAPS: [&'static str; 11] = [
+    const MAPS: [&'static str; 12] = [
         "FRONTENDS_V4",
         "SERVICES_V4",
         "BACKENDS_V4",
@@ -31,6 +31,7 @@ impl Family for V4 {
         "AFFINITY_V4",
         "MEMBERS_V4",
         "SRC_RANGES_V4",
+        "PORT_RANGES_V4",
     ];
 
     fn from_ip(address: IpAddr) -> Option<Self> {
@@ -47,7 +48,7 @@ impl Family for V4 {
 
 impl Family for V6 {
     const MAP_SUFFIX: &'static str = "_V6";
-    const MAPS: [&'static str; 11] = [
+    const MAPS: [&'static str; 12] = [
         "FRONTENDS_V6",
         "SERVICES_V6",
         "BACKENDS_V6",
@@ -59,6 +60,7 @@ impl Family for V6 {
         "AFFINITY_V6",
         "MEMBERS_V6",
         "SRC_RANGES_V6",
+        "PORT_RANGES_V6",
     ];
 
     fn from_ip(address: IpAddr) -> Option<Self> {

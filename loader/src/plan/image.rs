@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use causeway_schema::{
-    Addr, Backend, Cell, Endpoint, EndpointKey, Frontend, FrontendKey, Hop, Member, MemberKey, Service,
-    SourceRange, SourceRangeKey,
+    Addr, Backend, Cell, Endpoint, EndpointKey, Frontend, FrontendKey, Hop, Member, MemberKey, PortRanges,
+    Service, SourceRange, SourceRangeKey,
 };
 
 use super::{Map, by_id::ById};
@@ -22,6 +22,8 @@ pub struct Image<A: Addr> {
     /// Of services with affinity.
     pub members: BTreeMap<MemberKey<A>, Member>,
     pub source_ranges: BTreeMap<SourceRangeKey<A>, SourceRange>,
+    /// By address.
+    pub port_ranges: BTreeMap<A, PortRanges>,
     pub endpoint_keys: HashMap<EndpointKey<A>, Hop>,
     /// By slot.
     pub endpoints: ById<Endpoint>,
@@ -36,6 +38,7 @@ impl<A: Addr> Default for Image<A> {
             tables: HashMap::new(),
             members: BTreeMap::new(),
             source_ranges: BTreeMap::new(),
+            port_ranges: BTreeMap::new(),
             endpoint_keys: HashMap::new(),
             endpoints: ById::default(),
         }
@@ -61,6 +64,8 @@ pub struct Capacity {
     /// Backends of ports of services with affinity, and those ports.
     pub members: u32,
     pub source_ranges: u32,
+    /// Addresses with ranges of ports.
+    pub port_ranges: u32,
 }
 
 impl Capacity {
@@ -74,6 +79,7 @@ impl Capacity {
             Map::EndpointKeys | Map::Endpoints => self.endpoints,
             Map::Members => self.members,
             Map::SourceRanges => self.source_ranges,
+            Map::PortRanges => self.port_ranges,
         }
     }
 }
@@ -91,6 +97,7 @@ impl Default for Capacity {
             affinity: 16_384,
             members: 8_192,
             source_ranges: 8_192,
+            port_ranges: 1_024,
         }
     }
 }

@@ -2,21 +2,24 @@
 //! before its first change, and in the end writes the steps from the rows that
 //! differ: a row changed twice is one step, a row changed back is none.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+mod steps;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use causeway_schema::{
-    Backend, Cell, Endpoint, EndpointKey, Frontend, FrontendKey, Hop, Member, MemberKey, Service,
-    SourceRange, SourceRangeKey, Target,
+    Backend, Cell, Endpoint, EndpointKey, Frontend, FrontendKey, Hop, Member, MemberKey, PortRange,
+    PortRanges, Service, SourceRange, SourceRangeKey, Target,
 };
 
 use super::changes::Changes;
-use super::{Capacity, Family, Image, Step};
+use super::{Capacity, Family, Image};
 
 #[derive(Debug)]
 pub struct Ledger<A: Family> {
     image: Image<A>,
-    /// Frontend rows on each address, its marker row apart.
+    /// Frontend rows on each address, its marker row apart; its row of port
+    /// ranges is one more.
     frontends_on: HashMap<A, u32>,
     /// Generations of freed service ids and endpoint slots.
     parked_services: HashMap<u32, u32>,
@@ -26,6 +29,7 @@ pub struct Ledger<A: Family> {
     leaving_endpoint_keys: HashSet<EndpointKey<A>>,
     members: Changes<MemberKey<A>, Member>,
     source_ranges: Changes<SourceRangeKey<A>, SourceRange>,
+    port_ranges: Changes<A, PortRanges>,
     before: Before<A>,
 }
 
@@ -65,6 +69,9 @@ impl<A: Family> Ledger<A> {
         for key in image.frontends.keys().filter(|key| **key != FrontendKey::whole_address(key.addr)) {
             *frontends_on.entry(key.addr).or_default() += 1;
         }
+        for &addr in image.port_ranges.keys() {
+            *frontends_on.entry(addr).or_default() += 1;
+        }
         Self {
             image,
             frontends_on,
@@ -74,6 +81,7 @@ impl<A: Family> Ledger<A> {
             leaving_endpoint_keys: HashSet::new(),
             members: Changes::default(),
             source_ranges: Changes::default(),
+            port_ranges: Changes::default(),
             before: Before::default(),
         }
     }
@@ -88,34 +96,43 @@ impl<A: Family> Ledger<A> {
         let room = !self.leaving_frontends.is_empty() || !self.leaving_endpoint_keys.is_empty();
         self.leaving_frontends = HashSet::new();
         self.leaving_endpoint_keys = HashSet::new();
-        let options = [self.members.confirm(), self.source_ranges.confirm()];
+        let options = [self.members.confirm(), self.source_ranges.confirm(), self.port_ranges.confirm()];
         room || options.contains(&true)
     }
 
-    /// Whether rows for all of `keys` (sorted) and their markers fit.
-    pub fn frontends_fit(&self, keys: &[FrontendKey<A>], capacity: &Capacity) -> bool {
+    /// Whether rows for all of `keys` fit, and the markers of their addresses and
+    /// of those of `ranges`.
+    pub fn frontends_fit(
+        &self,
+        keys: &[FrontendKey<A>],
+        ranges: &[(A, PortRange)],
+        capacity: &Capacity,
+    ) -> bool {
         let stands = |key: &FrontendKey<A>| {
             self.image.frontends.contains_key(key) || self.leaving_frontends.contains(key)
         };
         let mut needed = keys.iter().filter(|key| !stands(key)).count();
-        if needed == 0 {
-            return true;
-        }
-        let mut addresses: Vec<A> = keys.iter().map(|key| key.addr).collect();
-        addresses.dedup();
+        let addresses = keys.iter().map(|key| key.addr).chain(ranges.iter().map(|(addr, _)| *addr));
+        let addresses: BTreeSet<A> = addresses.collect();
         needed += addresses.into_iter().filter(|&addr| !stands(&FrontendKey::whole_address(addr))).count();
-        self.image.frontends.len() + self.leaving_frontends.len() + needed <= capacity.frontends as usize
+        needed == 0
+            || self.image.frontends.len() + self.leaving_frontends.len() + needed
+                <= capacity.frontends as usize
     }
 
     /// Points a frontend at a service; its address gets its marker row.
     pub fn put_frontend(&mut self, key: FrontendKey<A>, service: u32) {
         if self.write_frontend(key, Frontend { service, flags: 0 }) {
-            let count = self.frontends_on.entry(key.addr).or_default();
-            *count += 1;
-            if *count == 1 {
-                let marker = Frontend { service: Frontend::WHOLE_ADDRESS, flags: 0 };
-                self.write_frontend(FrontendKey::whole_address(key.addr), marker);
-            }
+            self.hold_address(key.addr);
+        }
+    }
+
+    fn hold_address(&mut self, addr: A) {
+        let count = self.frontends_on.entry(addr).or_default();
+        *count += 1;
+        if *count == 1 {
+            let marker = Frontend { service: Frontend::WHOLE_ADDRESS, flags: 0 };
+            self.write_frontend(FrontendKey::whole_address(addr), marker);
         }
     }
 
@@ -128,14 +145,17 @@ impl<A: Family> Ledger<A> {
 
     /// Removes a frontend, and the marker row with the last one of an address.
     pub fn delete_frontend(&mut self, key: FrontendKey<A>) {
-        if !self.erase_frontend(key) {
-            return;
+        if self.erase_frontend(key) {
+            self.release_address(key.addr);
         }
-        let Some(count) = self.frontends_on.get_mut(&key.addr) else { return };
+    }
+
+    fn release_address(&mut self, addr: A) {
+        let Some(count) = self.frontends_on.get_mut(&addr) else { return };
         *count -= 1;
         if *count == 0 {
-            self.frontends_on.remove(&key.addr);
-            self.erase_frontend(FrontendKey::whole_address(key.addr));
+            self.frontends_on.remove(&addr);
+            self.erase_frontend(FrontendKey::whole_address(addr));
         }
     }
 
@@ -203,6 +223,24 @@ impl<A: Family> Ledger<A> {
         let from = rows.range(SourceRangeKey::new(id, A::UNSPECIFIED, 0)..);
         let there: Vec<_> = from.map(|(key, _)| *key).take_while(|key| key.service == id).collect();
         self.source_ranges.replace(rows, &there, wanted, capacity)
+    }
+
+    /// Whether each of these addresses could have a row of port ranges.
+    pub fn port_ranges_fit(&self, addresses: &BTreeSet<A>, capacity: u32) -> bool {
+        self.port_ranges.fits(&self.image.port_ranges, addresses.iter(), capacity)
+    }
+
+    /// Gives an address these ranges; with the first, its marker row.
+    pub fn set_port_ranges(&mut self, addr: A, row: PortRanges, capacity: u32) {
+        let wanted: BTreeMap<_, _> = (row != PortRanges::NONE).then_some((addr, row)).into_iter().collect();
+        let rows = &mut self.image.port_ranges;
+        let before = rows.contains_key(&addr);
+        self.port_ranges.replace(rows, &[addr], &wanted, capacity);
+        match (before, rows.contains_key(&addr)) {
+            (false, true) => self.hold_address(addr),
+            (true, false) => self.release_address(addr),
+            _ => {}
+        }
     }
 
     /// Frees a service's row, with its members and source ranges.
@@ -289,97 +327,4 @@ impl<A: Family> Ledger<A> {
             self.before.endpoints.entry(id).or_insert(Some(row));
         }
     }
-
-    /// The steps since the last call, in the order of their phases and, within
-    /// a phase, of their keys.
-    pub fn steps(&mut self) -> Vec<Step<A>> {
-        let Before { frontends, services, backends, tables, endpoint_keys, endpoints } =
-            std::mem::take(&mut self.before);
-        let (members, source_ranges) = (self.members.take(), self.source_ranges.take());
-        let image = &self.image;
-        let mut steps = Vec::new();
-        steps.extend(
-            put(&backends, |key| image.backends.get(key)).map(|(id, &row)| Step::PutBackend { id, row }),
-        );
-        steps.extend(
-            put(&tables, |key| image.tables.get(key))
-                .map(|(base, cells)| Step::PutTable { base, cells: cells.clone() }),
-        );
-        steps.extend(
-            put(&members, |key| image.members.get(key)).map(|(key, &row)| Step::PutMember { key, row }),
-        );
-        steps.extend(
-            put(&source_ranges, |key| image.source_ranges.get(key))
-                .map(|(key, &row)| Step::PutSourceRange { key, row }),
-        );
-        steps.extend(
-            put(&services, |key| image.services.get(key)).map(|(id, &row)| Step::PutService { id, row }),
-        );
-        steps.extend(
-            put(&endpoints, |key| image.endpoints.get(key))
-                .map(|(slot, &row)| Step::PutEndpoint { slot, row }),
-        );
-        steps.extend(
-            put(&endpoint_keys, |key| image.endpoint_keys.get(key))
-                .map(|(key, &hop)| Step::PutEndpointKey { key, hop }),
-        );
-        steps.extend(
-            put(&frontends, |key| image.frontends.get(key)).map(|(key, &row)| Step::PutFrontend { key, row }),
-        );
-        steps
-            .extend(gone(&frontends, |key| image.frontends.get(key)).map(|key| Step::DeleteFrontend { key }));
-        steps.extend(
-            gone(&endpoint_keys, |key| image.endpoint_keys.get(key))
-                .map(|key| Step::DeleteEndpointKey { key }),
-        );
-        steps.extend(
-            gone(&endpoints, |key| image.endpoints.get(key))
-                .map(|slot| Step::ClearEndpoint { slot, row: self.freed_endpoint(slot) }),
-        );
-        steps.extend(
-            gone(&source_ranges, |key| image.source_ranges.get(key))
-                .map(|key| Step::DeleteSourceRange { key }),
-        );
-        steps.extend(gone(&members, |key| image.members.get(key)).map(|key| Step::DeleteMember { key }));
-        steps.extend(
-            gone(&services, |key| image.services.get(key))
-                .map(|id| Step::ClearService { id, row: self.freed_service(id) }),
-        );
-        steps.extend(gone(&backends, |key| image.backends.get(key)).map(|id| Step::ClearBackend { id }));
-        steps
-    }
-
-    fn freed_service(&self, id: u32) -> Service {
-        let generation = self.parked_services.get(&id).copied().unwrap_or(0);
-        Service { target: Target::EMPTY, generation, flags: 0 }
-    }
-
-    fn freed_endpoint(&self, slot: u32) -> Endpoint {
-        let generation = self.parked_endpoints.get(&slot).copied().unwrap_or(0);
-        Endpoint { ifindex: 0, generation, flags: 0, mac: [0; 6], pad: [0; 2] }
-    }
-}
-
-/// Rows that are new or another value than before, in order.
-fn put<'a, K: Copy + Ord, V: PartialEq + 'a>(
-    before: &HashMap<K, Option<V>>,
-    now: impl Fn(&K) -> Option<&'a V>,
-) -> impl Iterator<Item = (K, &'a V)> {
-    let row = |(&key, before): (&K, &Option<V>)| {
-        Some((key, now(&key).filter(|row| before.as_ref() != Some(*row))?))
-    };
-    let mut rows: Vec<(K, &V)> = before.iter().filter_map(row).collect();
-    rows.sort_unstable_by_key(|(key, _)| *key);
-    rows.into_iter()
-}
-
-/// Rows that were there and are not, in order.
-fn gone<'a, K: Copy + Ord, V: 'a>(
-    before: &HashMap<K, Option<V>>,
-    now: impl Fn(&K) -> Option<&'a V>,
-) -> impl Iterator<Item = K> {
-    let there = before.iter().filter(|(_, before)| before.is_some()).map(|(&key, _)| key);
-    let mut keys: Vec<K> = there.filter(|key| now(key).is_none()).collect();
-    keys.sort_unstable();
-    keys.into_iter()
 }

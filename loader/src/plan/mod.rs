@@ -9,6 +9,7 @@ pub mod audit;
 mod backends;
 mod by_id;
 mod changes;
+mod claims;
 pub mod describe;
 pub mod digest;
 mod endpoints;

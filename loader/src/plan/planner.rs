@@ -7,6 +7,7 @@
 //! ports and weights alone. Only ids and cells differ.
 
 mod options;
+mod port_ranges;
 mod settle;
 
 pub(super) use settle::full_message;
@@ -19,6 +20,7 @@ use causeway_schema::{FrontendKey, Port};
 
 use super::backends::Backends;
 use super::by_id::ById;
+use super::claims::Claims;
 use super::endpoints::Endpoints;
 use super::ids::IdPool;
 use super::ledger::Ledger;
@@ -42,6 +44,7 @@ pub struct Planner<A: Family> {
     /// Their frontends, those included whose service was claimed by another.
     orphans: HashSet<FrontendKey<A>>,
     rivals: Rivals<A>,
+    claims: Claims<A>,
     tables: TableStore,
     backends: Backends<A>,
     endpoints: Endpoints<A>,
@@ -66,6 +69,8 @@ struct Place<A> {
     id: u32,
     /// First cell of its table; none without backends.
     table: Option<u32>,
+    /// See [`Wanted::first`].
+    first: Option<Port>,
     /// Sorted. A rival may have taken some since.
     frontends: Box<[FrontendKey<A>]>,
 }
@@ -90,7 +95,9 @@ impl<A: Family> Planner<A> {
         let adopted: HashSet<u32> = ledger.image().services.keys().collect();
         let markers = |key: &FrontendKey<A>| *key == FrontendKey::whole_address(key.addr);
         let orphans = ledger.image().frontends.keys().copied().filter(|key| !markers(key)).collect();
+        let claims = Claims::adopt(&ledger.image().port_ranges);
         Self {
+            claims,
             ids: IdPool::adopt(0..capacity.services, adopted.iter().copied(), found.stray_services),
             endpoints: Endpoints::new(&ledger, &capacity, found.stray_slots),
             services: HashMap::new(),
@@ -118,7 +125,7 @@ impl<A: Family> Planner<A> {
         for (name, service) in changed {
             let wanted = service
                 .map(|service| Wanted::new(service.borrow()))
-                .filter(|wanted| !wanted.frontends.is_empty());
+                .filter(|wanted| !wanted.frontends.is_empty() || !wanted.ranges().is_empty());
             match wanted {
                 Some(wanted) => {
                     match self.services.get_mut(name) {
@@ -151,6 +158,7 @@ impl<A: Family> Planner<A> {
         for key in std::mem::take(&mut self.orphans) {
             self.ledger.delete_frontend(key);
         }
+        self.forget_ranges(None);
         let mut unclaimed: Vec<u32> = std::mem::take(&mut self.adopted).into_iter().collect();
         unclaimed.sort_unstable();
         for id in unclaimed {
@@ -222,7 +230,7 @@ impl<A: Family> Planner<A> {
     }
 
     /// Rows used and rows there are.
-    pub fn usage(&self) -> [(Map, u64, u64); 8] {
+    pub fn usage(&self) -> [(Map, u64, u64); 9] {
         let (image, capacity) = (self.image(), &self.capacity);
         let cells: usize = image.tables.values().map(|cells| cells.len()).sum();
         [
@@ -234,6 +242,7 @@ impl<A: Family> Planner<A> {
             (Map::Endpoints, image.endpoints.len(), capacity.endpoints),
             (Map::Members, image.members.len(), capacity.members),
             (Map::SourceRanges, image.source_ranges.len(), capacity.source_ranges),
+            (Map::PortRanges, image.port_ranges.len(), capacity.port_ranges),
         ]
         .map(|(map, used, rows)| (map, used as u64, u64::from(rows)))
     }

@@ -4,8 +4,8 @@
 //! and digests through it and never writes.
 
 use causeway_schema::{
-    Addr, Backend, Cell, Endpoint, EndpointKey, Frontend, FrontendKey, Hop, Member, MemberKey, Service,
-    SourceRange, SourceRangeKey,
+    Addr, Backend, Cell, Endpoint, EndpointKey, Frontend, FrontendKey, Hop, Member, MemberKey, PortRanges,
+    Service, SourceRange, SourceRangeKey,
 };
 
 use super::Map;
@@ -30,6 +30,8 @@ pub trait Rows<A: Addr> {
     fn source_ranges(&self) -> Result<Vec<(SourceRangeKey<A>, SourceRange)>, ReadError>;
     /// The row of this very range, not of one that holds it.
     fn source_range(&self, key: &SourceRangeKey<A>) -> Result<Option<SourceRange>, ReadError>;
+    fn port_ranges(&self) -> Result<Vec<(A, PortRanges)>, ReadError>;
+    fn port_ranges_at(&self, addr: &A) -> Result<Option<PortRanges>, ReadError>;
     fn services(&self) -> &[Service];
     fn backends(&self) -> &[Backend<A>];
     fn arena(&self) -> &[Cell];

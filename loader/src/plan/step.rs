@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use causeway_schema::{
-    Addr, Backend, Cell, Endpoint, EndpointKey, Frontend, FrontendKey, Hop, Member, MemberKey, Service,
-    SourceRange, SourceRangeKey,
+    Addr, Backend, Cell, Endpoint, EndpointKey, Frontend, FrontendKey, Hop, Member, MemberKey, PortRanges,
+    Service, SourceRange, SourceRangeKey,
 };
 
 /// A step is idempotent: applying it twice, or to a map that is already
@@ -45,6 +45,13 @@ pub enum Step<A: Addr> {
         key: FrontendKey<A>,
         row: Frontend,
     },
+    PutPortRanges {
+        addr: A,
+        row: PortRanges,
+    },
+    DeletePortRanges {
+        addr: A,
+    },
     DeleteFrontend {
         key: FrontendKey<A>,
     },
@@ -78,7 +85,8 @@ impl<A: Addr> Step<A> {
     /// what points at it, and goes after it. So every prefix of a plan leaves
     /// each frontend with a service, each service with a whole table, each
     /// table with its backends; and a frontend that is not for all is never
-    /// open to more than the old and the new ranges.
+    /// open to more than the old and the new ranges. Frontends come before the
+    /// ranges that they are taken from, and go after those that take their ports.
     pub fn phase(&self) -> u8 {
         match self {
             Step::PutBackend { .. } => 0,
@@ -89,13 +97,15 @@ impl<A: Addr> Step<A> {
             Step::PutEndpoint { .. } => 5,
             Step::PutEndpointKey { .. } => 6,
             Step::PutFrontend { .. } => 7,
-            Step::DeleteFrontend { .. } => 8,
-            Step::DeleteEndpointKey { .. } => 9,
-            Step::ClearEndpoint { .. } => 10,
-            Step::DeleteSourceRange { .. } => 11,
-            Step::DeleteMember { .. } => 12,
-            Step::ClearService { .. } => 13,
-            Step::ClearBackend { .. } => 14,
+            Step::PutPortRanges { .. } => 8,
+            Step::DeletePortRanges { .. } => 9,
+            Step::DeleteFrontend { .. } => 10,
+            Step::DeleteEndpointKey { .. } => 11,
+            Step::ClearEndpoint { .. } => 12,
+            Step::DeleteSourceRange { .. } => 13,
+            Step::DeleteMember { .. } => 14,
+            Step::ClearService { .. } => 15,
+            Step::ClearBackend { .. } => 16,
         }
     }
 
@@ -110,6 +120,7 @@ impl<A: Addr> Step<A> {
             Step::PutFrontend { .. } | Step::DeleteFrontend { .. } => Map::Frontends,
             Step::PutMember { .. } | Step::DeleteMember { .. } => Map::Members,
             Step::PutSourceRange { .. } | Step::DeleteSourceRange { .. } => Map::SourceRanges,
+            Step::PutPortRanges { .. } | Step::DeletePortRanges { .. } => Map::PortRanges,
         }
     }
 }
@@ -126,6 +137,7 @@ pub enum Map {
     Endpoints,
     Members,
     SourceRanges,
+    PortRanges,
 }
 
 impl Map {
@@ -139,6 +151,7 @@ impl Map {
             Map::Endpoints => "endpoints",
             Map::Members => "members",
             Map::SourceRanges => "source_ranges",
+            Map::PortRanges => "port_ranges",
         }
     }
 }

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use causeway_schema::{FrontendKey, Port, choice::MAX_WEIGHT};
+use causeway_schema::{FrontendKey, Port, PortRange, choice::MAX_WEIGHT};
 
 use super::Family;
+use super::claims::Ranges;
 use crate::event::{Origin, Problem, ServiceOptions};
-use crate::model::desired::{Service, ServiceId};
+use crate::model::desired::{Frontend, Service, ServiceId};
 
 /// Compact, because the planner keeps one of each service.
 #[derive(Clone, Debug)]
@@ -30,6 +31,11 @@ pub struct Options<A> {
     pub restricted: Box<[A]>,
     /// Networks of those who may come there, with the length of their prefixes.
     pub clients: Box<[(A, u8)]>,
+    /// Without service or flags.
+    pub ranges: Ranges<A>,
+    /// Backends whose ports end before the ranges do; they are not among the
+    /// service's own.
+    pub misfits: Box<[(A, Port)]>,
 }
 
 /// A backend and its share of the flows.
@@ -47,6 +53,7 @@ impl<A: Family> Wanted<A> {
         let mut frontends: Vec<FrontendKey<A>> = service
             .frontends
             .iter()
+            .filter(|frontend| !frontend.is_range())
             .filter_map(|frontend| {
                 let addr = A::from_ip(frontend.address)?;
                 Some(FrontendKey::new(addr, Port::new(frontend.port), frontend.protocol.number()))
@@ -54,6 +61,8 @@ impl<A: Family> Wanted<A> {
             .collect();
         frontends.sort_unstable();
         frontends.dedup();
+        let ranges = ranges(service);
+        let span = span(&ranges);
         let mut backends: Vec<Share<A>> = service
             .backends
             .iter()
@@ -68,12 +77,30 @@ impl<A: Family> Wanted<A> {
             .collect();
         backends.sort_unstable();
         backends.dedup_by_key(|share| (share.addr, share.port));
+        let fits = |share: &Share<A>| share.port.get().checked_add(span).is_some();
+        let misfits =
+            backends.iter().filter(|share| !fits(share)).map(|share| (share.addr, share.port)).collect();
+        backends.retain(fits);
         Self {
             frontends: frontends.into_boxed_slice(),
             backends: backends.into_boxed_slice(),
-            options: options(&service.options),
+            options: options(&service.options, ranges, misfits),
             origin: service.origin.clone(),
         }
+    }
+
+    pub fn ranges(&self) -> &[(A, PortRange)] {
+        self.options.as_deref().map_or(&[], |options| &options.ranges)
+    }
+
+    /// The port that the backends' own stands for, if there are ranges.
+    pub fn first(&self) -> Option<Port> {
+        self.ranges().first().map(|(_, range)| range.first)
+    }
+
+    /// How far the last port of a range is from its first.
+    pub fn span(&self) -> u16 {
+        span(self.ranges())
     }
 
     /// The port that all backends have in common, or [`Port::NONE`].
@@ -98,16 +125,40 @@ impl<A: Family> Wanted<A> {
 
 /// A service with ranges of the other family alone has none here: nobody of
 /// this family may come.
-fn options<A: Family>(options: &ServiceOptions) -> Option<Box<Options<A>>> {
-    let ranges = options.source_ranges.as_ref();
-    let restricted = ranges.into_iter().flat_map(|ranges| &ranges.addresses);
-    let clients = ranges.into_iter().flat_map(|ranges| &ranges.clients);
+fn options<A: Family>(
+    options: &ServiceOptions,
+    ranges: Ranges<A>,
+    misfits: Box<[(A, Port)]>,
+) -> Option<Box<Options<A>>> {
+    let sources = options.source_ranges.as_ref();
+    let restricted = sources.into_iter().flat_map(|ranges| &ranges.addresses);
+    let clients = sources.into_iter().flat_map(|ranges| &ranges.clients);
     let wanted = Options {
         affinity: options.affinity,
         idle_timeout: options.idle_timeout,
         restricted: restricted.filter_map(|&address| A::from_ip(address)).collect(),
         clients: clients.filter_map(|net| Some((A::from_ip(net.network())?, net.prefix_len()))).collect(),
+        ranges,
+        misfits,
     };
-    let any = wanted.affinity.is_some() || wanted.idle_timeout.is_some() || !wanted.restricted.is_empty();
+    let any = wanted.affinity.is_some() || wanted.idle_timeout.is_some();
+    let any = any || !wanted.restricted.is_empty() || !wanted.ranges.is_empty();
     any.then(|| Box::new(wanted))
+}
+
+fn ranges<A: Family>(service: &Service) -> Ranges<A> {
+    let ranges = service.frontends.iter().filter(|frontend| frontend.is_range());
+    let range = |frontend: &Frontend| {
+        let (first, last) = (Port::new(frontend.port), Port::new(frontend.end_port));
+        let range = PortRange { first, last, protocol: frontend.protocol.number(), ..PortRange::NONE };
+        Some((A::from_ip(frontend.address)?, range))
+    };
+    let mut ranges: Vec<_> = ranges.filter_map(range).collect();
+    ranges.sort_unstable();
+    ranges.dedup();
+    ranges.into()
+}
+
+fn span<A>(ranges: &[(A, PortRange)]) -> u16 {
+    ranges.iter().map(|(_, range)| range.offset(range.last)).max().unwrap_or(0)
 }

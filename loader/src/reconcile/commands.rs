@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, ops::ControlFlow, sync::Arc};
 
-use causeway_schema::{Event, Flow, FlowKey, Port, TraceRecord, Verdict, flow::flags};
+use causeway_schema::{Event, Flow, FlowKey, FrontendKey, Port, TraceRecord, Verdict, flow::flags};
 
 use super::{agent::Agent, plane::Plane};
 use crate::{
@@ -67,8 +67,11 @@ impl Agent {
             })?;
         let verdict = Verdict::from_number(record.verdict);
         // Ids are of the packet's own family.
-        let (service, backend) =
-            if frame::is_ipv6(&request.packet) { names(&self.v6, &record) } else { names(&self.v4, &record) };
+        let (service, backend) = if frame::is_ipv6(&request.packet) {
+            names(&self.v6, &record, &request.packet)
+        } else {
+            names(&self.v4, &record, &request.packet)
+        };
         let kind = match verdict {
             Some(verdict) if verdict.is_drop() => "drop",
             Some(
@@ -155,15 +158,32 @@ impl Agent {
 
 const UNINSTALLED: &str = "the dataplane is being uninstalled";
 
-/// The service and the backend that a trace names.
-fn names<A: Family>(plane: &Plane<A>, record: &TraceRecord) -> (Option<String>, Option<String>) {
+/// The service and the backend that a trace of a packet names.
+fn names<A: Family>(
+    plane: &Plane<A>,
+    record: &TraceRecord,
+    packet: &[u8],
+) -> (Option<String>, Option<String>) {
     let service = plane.planner.service_of(record.service).map(ToString::to_string);
     let common_port = plane.planner.image().services.get(&record.service).map(|row| row.target.port());
     let backend = plane.planner.backend_of(record.backend).map(|(address, port)| {
         let port = if port == Port::NONE { common_port.unwrap_or(Port::NONE) } else { port };
-        SocketAddr::new(address.to_ip(), port.get()).to_string()
+        let port = port.get().wrapping_add(offset(plane, record.service, packet).unwrap_or(0));
+        SocketAddr::new(address.to_ip(), port).to_string()
     });
     (service, backend)
+}
+
+/// How far into a range of the service's a packet's port lies.
+fn offset<A: Family>(plane: &Plane<A>, service: u32, packet: &[u8]) -> Option<u16> {
+    let (address, port, protocol) = frame::destination(packet)?;
+    let (addr, port) = (A::from_ip(address)?, Port::new(port));
+    let image = plane.planner.image();
+    if image.frontends.contains_key(&FrontendKey::new(addr, port, protocol.number())) {
+        return None;
+    }
+    let range = image.port_ranges.get(&addr)?.find(port, protocol.number())?;
+    (range.service == service).then(|| range.offset(port))
 }
 
 fn views<A: Family>(plane: &mut Plane<A>, limit: usize) -> Result<Vec<FlowView>, String> {

@@ -13,8 +13,8 @@ use aya::{
 };
 use causeway_schema::{
     Addr, Backend, Cell, Client, ClientKey, Endpoint, EndpointKey, Flow, FlowKey, Frontend, FrontendKey, Hop,
-    JUMPS, Member, MemberKey, NodeConfig, Service, SourceRange, SourceRangeKey, TraceRecord, V4, V6,
-    config::SCHEMA_VERSION, verdict,
+    JUMPS, Member, MemberKey, NodeConfig, PortRanges, Service, SourceRange, SourceRangeKey, TraceRecord, V4,
+    V6, config::SCHEMA_VERSION, verdict,
 };
 
 use super::{
@@ -71,7 +71,7 @@ fn shapes(capacity: &Capacity) -> Vec<Shape> {
 fn family_shapes<A: Family>(capacity: &Capacity) -> Vec<Shape> {
     let pairs = |flows: u32| flows.saturating_mul(2);
     let [frontends, services, backends, arena, endpoint_keys, endpoints, flows, embryonic, ..] = A::MAPS;
-    let [.., affinity, members, source_ranges] = A::MAPS;
+    let [.., affinity, members, source_ranges, port_ranges] = A::MAPS;
     vec![
         shape::<FrontendKey<A>, Frontend>(frontends, SPARSE_HASH, capacity.frontends),
         shape::<u32, Service>(services, MAPPED_ARRAY, capacity.services),
@@ -86,6 +86,7 @@ fn family_shapes<A: Family>(capacity: &Capacity) -> Vec<Shape> {
         shape::<ClientKey<A>, Client<A>>(affinity, LRU_HASH, capacity.affinity),
         shape::<MemberKey<A>, Member>(members, SPARSE_HASH, capacity.members),
         shape::<SourceRangeKey<A>, SourceRange>(source_ranges, PREFIX_TRIE, capacity.source_ranges),
+        shape::<A, PortRanges>(port_ranges, SPARSE_HASH, capacity.port_ranges),
     ]
 }
 

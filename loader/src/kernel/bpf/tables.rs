@@ -4,7 +4,7 @@
 use std::{io, os::fd::OwnedFd};
 
 use causeway_schema::{
-    Backend, Cell, Endpoint, EndpointKey, Frontend, FrontendKey, Hop, Member, MemberKey, Service,
+    Backend, Cell, Endpoint, EndpointKey, Frontend, FrontendKey, Hop, Member, MemberKey, PortRanges, Service,
     SourceRange, SourceRangeKey,
 };
 
@@ -20,6 +20,7 @@ pub struct BpfTables<A: Family> {
     endpoint_keys: OwnedFd,
     members: OwnedFd,
     source_ranges: OwnedFd,
+    port_ranges: OwnedFd,
     services: Mapped<Service>,
     backends: Mapped<Backend<A>>,
     arena: Mapped<Cell>,
@@ -37,6 +38,7 @@ impl<A: Family> BpfTables<A> {
             endpoint_keys: map("EP_KEYS")?,
             members: map("MEMBERS")?,
             source_ranges: map("SRC_RANGES")?,
+            port_ranges: map("PORT_RANGES")?,
             services: Mapped::new(&map("SERVICES")?, capacity.services).map_err(mapping("SERVICES"))?,
             backends: Mapped::new(&map("BACKENDS")?, capacity.backends).map_err(mapping("BACKENDS"))?,
             arena: Mapped::new(&map("ARENA")?, capacity.arena).map_err(mapping("ARENA"))?,
@@ -51,10 +53,12 @@ impl<A: Family> BpfTables<A> {
         let mut endpoint_keys = Vec::new();
         let mut members = Vec::new();
         let mut source_ranges = Vec::new();
+        let mut port_ranges = Vec::new();
         let mut gone_frontends = Vec::new();
         let mut gone_endpoint_keys = Vec::new();
         let mut gone_members = Vec::new();
         let mut gone_source_ranges = Vec::new();
+        let mut gone_port_ranges = Vec::new();
         for (index, step) in (first..).zip(steps) {
             let stored = match step {
                 Step::PutBackend { id, row } => self.backends.store(*id, row),
@@ -80,6 +84,14 @@ impl<A: Family> BpfTables<A> {
                 }
                 Step::PutSourceRange { key, row } => {
                     source_ranges.push((*key, *row));
+                    Ok(())
+                }
+                Step::PutPortRanges { addr, row } => {
+                    port_ranges.push((*addr, *row));
+                    Ok(())
+                }
+                Step::DeletePortRanges { addr } => {
+                    gone_port_ranges.push(*addr);
                     Ok(())
                 }
                 Step::DeleteMember { key } => {
@@ -112,6 +124,8 @@ impl<A: Family> BpfTables<A> {
         collect(Map::EndpointKeys, "update", batch::update(&self.endpoint_keys, &endpoint_keys));
         collect(Map::Members, "update", batch::update(&self.members, &members));
         collect(Map::SourceRanges, "update", batch::update(&self.source_ranges, &source_ranges));
+        collect(Map::PortRanges, "update", batch::update(&self.port_ranges, &port_ranges));
+        collect(Map::PortRanges, "delete", batch::delete(&self.port_ranges, &gone_port_ranges));
         collect(Map::Members, "delete", batch::delete(&self.members, &gone_members));
         collect(Map::SourceRanges, "delete", batch::delete(&self.source_ranges, &gone_source_ranges));
         collect(Map::Frontends, "delete", batch::delete(&self.frontends, &gone_frontends));
@@ -152,6 +166,14 @@ impl<A: Family> Rows<A> for BpfTables<A> {
         let found: Option<SourceRange> = sys::map_lookup(&self.source_ranges, key)
             .map_err(|cause| ReadError { map: Map::SourceRanges, cause })?;
         Ok(found.filter(|row| row.prefix == key.prefix))
+    }
+
+    fn port_ranges(&self) -> Result<Vec<(A, PortRanges)>, ReadError> {
+        batch::read(&self.port_ranges).map_err(|cause| ReadError { map: Map::PortRanges, cause })
+    }
+
+    fn port_ranges_at(&self, addr: &A) -> Result<Option<PortRanges>, ReadError> {
+        sys::map_lookup(&self.port_ranges, addr).map_err(|cause| ReadError { map: Map::PortRanges, cause })
     }
 
     fn services(&self) -> &[Service] {

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use causeway_schema::{FrontendKey, Port, Target, choice::Lot, choice::maglev, hash};
+use causeway_schema::{FrontendKey, Port, PortRange, Target, choice::Lot, choice::maglev, hash};
 
 use super::{Entry, Place, Planner};
 use crate::event::{Problem, Protocol};
@@ -66,6 +66,7 @@ impl<A: Family> Planner<A> {
     pub(super) fn remove(&mut self, name: &ServiceId, queue: &mut BTreeSet<ServiceId>) {
         let Some(mut entry) = self.services.remove(name) else { return };
         self.unplace(&mut entry, queue);
+        self.claim_ranges(name, None, Box::default(), queue);
         entry.lost.iter().for_each(|key| self.rivals.remove(key, name));
         self.problems.remove(name);
         self.waiting.remove(name);
@@ -79,15 +80,23 @@ impl<A: Family> Planner<A> {
         self.waiting.remove(name);
         let mut problems = Vec::new();
         let mut frontends = self.contest(name, &mut entry, &mut problems);
-        if !self.ledger.frontends_fit(&frontends, &self.capacity) {
+        let mut ranges = self.contest_ranges(name, &entry, &mut problems);
+        if !self.ledger.frontends_fit(&frontends, &ranges, &self.capacity) {
             problems.push(self.full(name, &entry.wanted, Map::Frontends));
             frontends.retain(|key| self.ledger.image().frontends.contains_key(key));
+            self.keep_marked(&mut ranges);
         }
-        if frontends.is_empty() {
+        // Ports are counted from the first of a range: a range that begins
+        // elsewhere goes over to another row at once, with that row's port.
+        let moves = entry.place.as_ref().is_some_and(|place| place.first != entry.wanted.first());
+        let nothing = frontends.is_empty() && ranges.is_empty();
+        if nothing || moves {
             self.unplace(&mut entry, queue);
-        } else if let Err(problem) = self.place(name, &mut entry, frontends, queue) {
+        }
+        if !nothing && let Err(problem) = self.place(name, &mut entry, frontends, &ranges, queue) {
             problems.push(problem);
         }
+        self.settle_ranges(name, &entry, &ranges, &mut problems, queue);
         self.settle_options(name, &entry, &mut problems);
         if problems.is_empty() {
             self.problems.remove(name);
@@ -138,19 +147,20 @@ impl<A: Family> Planner<A> {
         name: &ServiceId,
         entry: &mut Entry<A>,
         frontends: Vec<FrontendKey<A>>,
+        ranges: &[(A, PortRange)],
         queue: &mut BTreeSet<ServiceId>,
     ) -> Result<(), Problem> {
         let table = self.table(&entry.wanted);
         let mut result = Ok(());
-        let Some(place) = entry.place.take().or_else(|| self.claim(&frontends)) else {
+        let Some(place) = entry.place.take().or_else(|| self.claim(&entry.wanted, &frontends, ranges)) else {
             let table = table.map_err(|lack| self.no_table(name, &entry.wanted, lack))?;
             let Some(id) = self.ids.take() else {
                 table.into_iter().for_each(|base| self.tables.drop(base));
                 return Err(self.full(name, &entry.wanted, Map::Services));
             };
             self.ledger.put_service(id, self.target(table, &entry.wanted), false);
-            entry.place =
-                Some(self.move_in(name, Place { id, table, frontends: Box::default() }, frontends, queue));
+            let place = Place { id, table, first: entry.wanted.first(), frontends: Box::default() };
+            entry.place = Some(self.move_in(name, place, frontends, queue));
             return Ok(());
         };
         let table = match table {
@@ -192,13 +202,23 @@ impl<A: Family> Planner<A> {
         Place { frontends: frontends.into(), ..place }
     }
 
-    /// The id that an earlier agent gave to a service with one of `frontends`.
-    fn claim(&mut self, frontends: &[FrontendKey<A>]) -> Option<Place<A>> {
+    /// The id that an earlier agent gave to a service with one of `frontends` or
+    /// `ranges`.
+    fn claim(
+        &mut self,
+        wanted: &Wanted<A>,
+        frontends: &[FrontendKey<A>],
+        ranges: &[(A, PortRange)],
+    ) -> Option<Place<A>> {
         let rows = &self.ledger.image().frontends;
         let ids = frontends.iter().filter_map(|key| Some(rows.get(key)?.service));
-        let id = ids.into_iter().find(|id| self.adopted.contains(id))?;
+        let first = wanted.first();
+        // It must count from the same port, or have had nothing to count for.
+        let counts = |there: Option<Port>| there == first || there.is_none() && ranges.is_empty();
+        let known = |id: &u32| self.adopted.contains(id) && counts(self.claims.adopted_first(*id));
+        let id = ids.chain(self.claims.adopted_ids(ranges)).find(known)?;
         self.adopted.remove(&id);
-        Some(Place { id, table: self.table_of(id), frontends: Box::default() })
+        Some(Place { id, table: self.table_of(id), first, frontends: Box::default() })
     }
 
     fn unplace(&mut self, entry: &mut Entry<A>, queue: &mut BTreeSet<ServiceId>) {
@@ -213,6 +233,7 @@ impl<A: Family> Planner<A> {
             self.orphans.remove(&key);
             self.ledger.delete_frontend(key);
         }
+        self.forget_ranges(Some(place.id));
         place.table.into_iter().for_each(|base| self.tables.drop(base));
         self.ledger.clear_service(place.id);
         self.names.remove(&place.id);
@@ -306,7 +327,7 @@ impl<A: Family> std::fmt::Display for Shown<A> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Shown(key) = self;
         match Protocol::from_number(key.protocol) {
-            Some(protocol) => Frontend { address: key.addr.to_ip(), port: key.port.get(), protocol }.fmt(f),
+            Some(protocol) => Frontend::at(key.addr.to_ip(), key.port.get(), protocol).fmt(f),
             None => write!(f, "{}", key.addr.to_ip()),
         }
     }

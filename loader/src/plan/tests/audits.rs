@@ -1,6 +1,8 @@
 //! Whatever a foreign hand does to the maps is found and mended.
 
-use causeway_schema::{Cell, Endpoint, EndpointKey, Frontend, FrontendKey, Hop, Port, Service, Target, V4};
+use causeway_schema::{
+    Cell, Endpoint, EndpointKey, Frontend, FrontendKey, Hop, Port, PortRange, PortRanges, Service, Target, V4,
+};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -18,6 +20,7 @@ pub enum Edit {
     Backend(Index, [u8; 4], u16),
     Cell(Index, u64),
     Endpoint(Index, u32),
+    PortRanges(u8, Option<PortRange>),
     EndpointKey(u8, u32),
 }
 
@@ -54,6 +57,13 @@ impl Edit {
                 let row = Endpoint { ifindex: *ifindex, generation: 7, flags: 0, mac: [1; 6], pad: [0; 2] };
                 rows.endpoints[index.index(16)] = row;
             }
+            Edit::PortRanges(vip, None) => {
+                rows.port_ranges.remove(&V4([10, 96, 0, *vip]));
+            }
+            Edit::PortRanges(vip, Some(range)) => {
+                let row = rows.port_ranges.entry(V4([10, 96, 0, *vip])).or_insert(PortRanges::NONE);
+                row.0[usize::from(range.pad) % row.0.len()] = *range;
+            }
             Edit::EndpointKey(byte, hop) => {
                 rows.endpoint_keys.insert(EndpointKey(V4([10, 244, 0, *byte])), Hop(*hop));
             }
@@ -69,7 +79,17 @@ pub fn edits() -> impl Strategy<Value = Vec<Edit>> {
         (0..12u64, 0..7u64, 0..4u64, Just(8080u64))
             .prop_map(|(base, len, algorithm, port)| base << 38 | len << 18 | algorithm << 16 | port)
     ];
+    let range = (1..100u16, 1..100u16, any::<bool>(), 0..8u8, 0..4u16, service());
+    let range = range.prop_map(|(first, last, tcp, pad, flags, service)| PortRange {
+        first: Port::new(first),
+        last: Port::new(last),
+        protocol: if tcp { 6 } else { pad },
+        pad,
+        flags,
+        service,
+    });
     let edit = prop_oneof![
+        (1..6u8, proptest::option::of(range)).prop_map(|(vip, range)| Edit::PortRanges(vip, range)),
         any::<Index>().prop_map(Edit::DropFrontend),
         (any::<Index>(), service()).prop_map(|(index, service)| Edit::AlterFrontend(index, service)),
         (any::<u8>(), service()).prop_map(|(byte, service)| Edit::AddFrontend(byte, service)),

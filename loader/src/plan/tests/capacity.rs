@@ -6,11 +6,13 @@ use super::world::*;
 use crate::plan::Capacity;
 
 fn tight() -> impl Strategy<Value = Capacity> {
-    (2..12u32, 1..6u32, 1..12u32, 1..12u32).prop_map(|(frontends, services, backends, arena)| Capacity {
+    let sizes = (2..12u32, 1..6u32, 1..12u32, 1..12u32, 1..4u32);
+    sizes.prop_map(|(frontends, services, backends, arena, port_ranges)| Capacity {
         frontends,
         services,
         backends,
         arena,
+        port_ranges,
         ..small()
     })
 }

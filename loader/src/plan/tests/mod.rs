@@ -6,6 +6,7 @@ mod capacity;
 mod digests;
 mod endpoints;
 mod options;
+mod port_ranges;
 mod prefixes;
 mod services;
 mod timing;

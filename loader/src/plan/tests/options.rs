@@ -12,7 +12,7 @@ use crate::plan::{Capacity, Digest, Family, Planner};
 /// The service at a frontend has just the rows that it wants.
 pub fn check(node: &Node, key: &FrontendKey<V4>, wanted: &Service) {
     let rows = node.tables.contents();
-    let frontend = rows.frontends[key];
+    let frontend = lead(rows, key).unwrap();
     let service = rows.services[frontend.service as usize];
     let members: Vec<_> = rows.members.keys().filter(|key| key.service == frontend.service).collect();
     let Some(timeout) = wanted.options.affinity else {
@@ -23,14 +23,14 @@ pub fn check(node: &Node, key: &FrontendKey<V4>, wanted: &Service) {
     let name = node.planner.service_of(frontend.service).unwrap();
     let settings = Member::settings(Group::of(&name.namespace, &name.name), timeout);
     assert_eq!(rows.members[&MemberKey::settings(frontend.service)], settings);
-    let addresses: BTreeSet<_> = wanted.backends.iter().map(|backend| backend.address).collect();
+    let addresses: BTreeSet<_> = fitting(wanted).map(|backend| backend.address).collect();
     let there = members.iter().filter(|key| key.backend != V4([0; 4]));
     assert_eq!(there.map(|key| key.backend.to_ip()).collect::<BTreeSet<_>>(), addresses);
     check_ranges(rows, key, wanted);
 }
 
 fn check_ranges(rows: &Contents<V4>, key: &FrontendKey<V4>, wanted: &Service) {
-    let row = rows.frontends[key];
+    let row = lead(rows, key).unwrap();
     let ranges = wanted.options.source_ranges.as_ref();
     let restricted =
         ranges.is_some_and(|ranges| ranges.addresses.contains(&std::net::Ipv4Addr::from(key.addr).into()));
@@ -58,10 +58,11 @@ pub fn check_prefix(before: &Contents<V4>, now: &Contents<V4>, after: &Contents<
     for (key, member) in now.members.iter().filter(|(_, member)| member.backend != Member::NONE) {
         assert_eq!(now.backends[member.backend as usize].addr, key.backend);
     }
-    let closed = |rows: &Contents<V4>, key| rows.frontends.get(key).is_none_or(|row| row.flags != 0);
-    for (key, row) in &now.frontends {
+    let closed = |rows: &Contents<V4>, key| lead(rows, key).is_none_or(|row| row.flags != 0);
+    for key in all_answers(now).keys() {
+        let row = lead(now, key).unwrap();
         if closed(before, key) && closed(after, key) {
-            assert!(row.flags != 0 || row.service == Frontend::WHOLE_ADDRESS, "{key:?} is open to all");
+            assert!(row.flags != 0, "{key:?} is open to all");
             let known = [before, after].map(|rows| ranges_of(rows, row.service));
             assert!(ranges_of(now, row.service).is_subset(&(&known[0] | &known[1])));
         }

@@ -32,7 +32,7 @@ pub fn service(frontends: &[(u8, u16)], backends: &[(u16, u16, u32)]) -> Service
     };
     for &(vip, port) in frontends {
         let address = IpAddr::V4(Ipv4Addr::new(10, 96, 0, vip));
-        service.frontends.push(Frontend { address, port, protocol: Protocol::Tcp });
+        service.frontends.push(Frontend::at(address, port, Protocol::Tcp));
     }
     for &(number, port, weight) in backends {
         let [high, low] = number.to_be_bytes();
@@ -43,6 +43,17 @@ pub fn service(frontends: &[(u8, u16)], backends: &[(u16, u16, u32)]) -> Service
     service.frontends.dedup();
     service.backends.sort_by_key(|backend| (backend.address, backend.port));
     service.backends.dedup_by_key(|backend| (backend.address, backend.port));
+    service
+}
+
+/// A service that has ports from `first` to `last` of VIPs too.
+pub fn ranged(mut service: Service, vips: &[u8], (first, last): (u16, u16)) -> Service {
+    for &vip in vips {
+        let address = IpAddr::V4(Ipv4Addr::new(10, 96, 0, vip));
+        service.frontends.push(Frontend { end_port: last, ..Frontend::at(address, first, Protocol::Tcp) });
+    }
+    service.frontends.sort();
+    service.frontends.dedup();
     service
 }
 
@@ -74,6 +85,7 @@ pub fn small() -> Capacity {
         affinity: 1,
         members: 1024,
         source_ranges: 256,
+        port_ranges: 16,
     }
 }
 
@@ -94,9 +106,20 @@ pub fn change() -> impl Strategy<Value = Change> {
     let networks = proptest::sample::subsequence(vec!["10.0.0.0/8", "10.0.0.0/16", "fd00::/8"], 0..3);
     let options = (prop_oneof![2 => Just(0), 1 => 1..3u32], networks);
     let options = options.prop_map(|(affinity, clients)| self::options(affinity, &clients));
-    let set = (frontends, backends, options).prop_map(|(frontends, backends, options)| {
-        Some(Service { options, ..service(&frontends, &backends) })
-    });
+    let spans = vec![(70, 90), (80, 81), (81, 99), (91, 99), (1, 65_535)];
+    let vips = proptest::sample::subsequence(vec![1, 2, 3, 4], 1..3);
+    let ranges = prop_oneof![1 => Just(None), 1 => (vips, proptest::sample::select(spans)).prop_map(Some)];
+    let set =
+        (frontends, backends, options, ranges).prop_map(|(frontends, mut backends, options, ranges)| {
+            if let Some((_, (first, 65_535))) = ranges {
+                backends.iter_mut().for_each(|(_, port, _)| *port = first + *port % 2);
+            }
+            let plain = Service { options, ..service(&frontends, &backends) };
+            Some(match ranges {
+                Some((vips, span)) => ranged(plain, &vips, span),
+                None => plain,
+            })
+        });
     (name, prop_oneof![4 => set, 1 => Just(None)])
 }
 
@@ -111,12 +134,29 @@ pub type Answers = Vec<Option<(V4, u16)>>;
 
 /// What clients of a frontend get, `None` where there is no such frontend.
 pub fn answers(contents: &Contents<V4>, key: &FrontendKey<V4>) -> Option<Answers> {
-    Some(row_answers(contents, contents.frontends.get(key)?.service))
+    Some(row_answers(contents, lead(contents, key)?))
 }
 
-/// What clients get of the service with this id.
-fn row_answers(contents: &Contents<V4>, id: u32) -> Answers {
-    let target = contents.services[id as usize].target;
+/// Where a frontend leads: to which service, and how far its port lies into a
+/// range of that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lead {
+    pub service: u32,
+    pub flags: u32,
+    pub offset: u16,
+}
+
+pub fn lead(contents: &Contents<V4>, key: &FrontendKey<V4>) -> Option<Lead> {
+    if let Some(row) = contents.frontends.get(key) {
+        return Some(Lead { service: row.service, flags: row.flags, offset: 0 });
+    }
+    let range = contents.port_ranges.get(&key.addr)?.find(key.port, key.protocol)?;
+    Some(Lead { service: range.service, flags: u32::from(range.flags), offset: range.offset(key.port) })
+}
+
+/// What clients get of a service at a port.
+fn row_answers(contents: &Contents<V4>, lead: Lead) -> Answers {
+    let target = contents.services[lead.service as usize].target;
     let answer = |flow| {
         if target.is_empty() {
             return None;
@@ -126,14 +166,21 @@ fn row_answers(contents: &Contents<V4>, id: u32) -> Answers {
         assert_ne!(row.addr, V4([0; 4]), "a table names a backend that is not there");
         assert_ne!((row.port == Port::NONE), (target.port() == Port::NONE), "one port, in target or row");
         let port = if row.port == Port::NONE { target.port() } else { row.port };
-        Some((row.addr, port.get()))
+        Some((row.addr, port.get() + lead.offset))
     };
     (0..HASHES).map(answer).collect()
 }
 
 pub fn all_answers(contents: &Contents<V4>) -> BTreeMap<FrontendKey<V4>, Answers> {
-    let keys = contents.frontends.iter().filter(|(_, row)| row.service != FrontendRow::WHOLE_ADDRESS);
-    keys.map(|(key, _)| (*key, answers(contents, key).unwrap())).collect()
+    let rows = contents.frontends.iter().filter(|(_, row)| row.service != FrontendRow::WHOLE_ADDRESS);
+    let keys = rows.map(|(key, _)| *key).chain(probes(contents.port_ranges.keys().copied()));
+    keys.filter_map(|key| Some((key, answers(contents, &key)?))).collect()
+}
+
+/// Ports of addresses that one range or another begins or ends at, or has.
+pub fn probes(addresses: impl Iterator<Item = V4>) -> impl Iterator<Item = FrontendKey<V4>> {
+    const PORTS: [u16; 10] = [1, 69, 70, 80, 81, 82, 90, 91, 99, 100];
+    addresses.flat_map(|addr| PORTS.map(|port| FrontendKey::new(addr, Port::new(port), 6)))
 }
 
 pub struct Node {
@@ -177,21 +224,25 @@ impl Node {
         let mut whole = self.tables.clone();
         whole.apply(steps);
         let after = whole.contents();
-        let in_use: BTreeSet<u32> = after.frontends.values().map(|row| row.service).collect();
+        let ranged = after.port_ranges.values().flat_map(|row| row.iter().map(|range| range.service));
+        let in_use: BTreeSet<u32> = after.frontends.values().map(|row| row.service).chain(ranged).collect();
+        let served = all_answers(&before);
         for step in steps {
             self.apply(std::slice::from_ref(step));
             let now = self.tables.contents();
             super::options::check_prefix(&before, now, after);
-            for (key, row) in &before.frontends {
-                let stays = now.frontends.contains_key(key) || !after.frontends.contains_key(key);
-                assert!(stays, "{key:?}, which pointed to {row:?}, vanished at {step:?}");
+            let markers = before.frontends.keys().filter(|key| key.port == Port::NONE);
+            for key in markers.chain(served.keys()) {
+                let stays = lead(now, key).is_some() || lead(after, key).is_none();
+                assert!(stays, "{key:?} vanished at {step:?}");
             }
             for (key, seen) in all_answers(now) {
-                let id = now.frontends[&key].service;
-                let old = before.frontends.get(&key).is_some_and(|row| row.service == id);
-                let new = after.frontends.get(&key).is_some_and(|row| row.service == id);
-                let as_it_was = old && seen == row_answers(&before, id);
-                let as_it_will_be = (new || old && in_use.contains(&id)) && seen == row_answers(after, id);
+                let there = lead(now, &key).unwrap();
+                let old = lead(&before, &key).is_some_and(|lead| lead.service == there.service);
+                let new = lead(after, &key).is_some_and(|lead| lead.service == there.service);
+                let as_it_was = old && seen == row_answers(&before, there);
+                let as_it_will_be =
+                    (new || old && in_use.contains(&there.service)) && seen == row_answers(after, there);
                 assert!(as_it_was || as_it_will_be, "{key:?} leads to {seen:?} at {step:?}");
             }
         }
@@ -219,20 +270,28 @@ impl Node {
     }
 }
 
+/// The backends whose ports go as far as the service's ranges.
+pub fn fitting(service: &Service) -> impl Iterator<Item = &Backend> {
+    let span = service.frontends.iter().map(|frontend| frontend.end_port - frontend.port).max().unwrap_or(0);
+    service.backends.iter().filter(move |backend| backend.port.checked_add(span).is_some())
+}
+
 /// Each frontend's answers are of the service that it belongs to.
 pub fn check_against_desired(node: &Node) {
     let mut owners: BTreeMap<FrontendKey<V4>, &Service> = BTreeMap::new();
     for service in node.desired.values() {
-        for frontend in &service.frontends {
+        for frontend in service.frontends.iter().filter(|frontend| !frontend.is_range()) {
             let IpAddr::V4(address) = frontend.address else { continue };
             owners.entry(FrontendKey::new(address.into(), Port::new(frontend.port), 6)).or_insert(service);
         }
     }
+    super::port_ranges::add_owners(&node.desired, &mut owners);
     let answers = all_answers(node.tables.contents());
     assert_eq!(answers.keys().collect::<Vec<_>>(), owners.keys().collect::<Vec<_>>());
     for (key, answers) in answers {
+        let offset = lead(node.tables.contents(), &key).unwrap().offset;
         let allowed: Vec<(IpAddr, u16)> =
-            owners[&key].backends.iter().map(|backend| (backend.address, backend.port)).collect();
+            fitting(owners[&key]).map(|backend| (backend.address, backend.port + offset)).collect();
         for answer in answers {
             match answer {
                 Some((addr, port)) => assert!(allowed.contains(&(IpAddr::V4(addr.into()), port))),

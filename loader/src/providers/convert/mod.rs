@@ -6,6 +6,7 @@ mod node;
 mod options;
 mod pod;
 mod port;
+mod port_range;
 mod service;
 mod slice;
 pub mod wire;

@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 
 use super::{
-    Converted, Names, Refusal, address, key, options, port, quoted,
+    Converted, Names, Refusal, address, key, options, port, port_range,
+    port_range::Range,
+    quoted,
     wire::{IntOrString, LoadBalancerStatus, Service, ServicePort as WirePort, ServiceSpec},
 };
 use crate::event::{Kind, Object, ServiceObject, ServicePort};
@@ -45,7 +47,8 @@ pub fn service(service: Service, names: &mut Names) -> Converted {
         addresses.extend(external.addresses);
     }
     let options = options::options(&metadata, &spec, balanced, &mut refusals);
-    let ports = ports(spec.ports.unwrap_or_default(), names, &mut refusals);
+    let ranges = port_range::annotated(&metadata, &mut refusals);
+    let ports = ports(spec.ports.unwrap_or_default(), ranges, names, &mut refusals);
     if ports.is_empty() && !headless {
         if refusals.is_empty() {
             let message = "missing: a service with an address needs at least one port";
@@ -140,12 +143,18 @@ fn external(
     external
 }
 
-/// The sound ports: of two that collide, the first.
-fn ports(wire: Vec<WirePort>, names: &mut Names, refusals: &mut Vec<Refusal>) -> Vec<ServicePort> {
+/// The sound ports: of two that collide, the first. A range of the annotations
+/// continues the port in the list that it begins with, or is a port of its own.
+fn ports(
+    wire: Vec<WirePort>,
+    mut ranges: Vec<Range>,
+    names: &mut Names,
+    refusals: &mut Vec<Refusal>,
+) -> Vec<ServicePort> {
     let mut ports: Vec<ServicePort> = Vec::with_capacity(wire.len());
     for (index, wire) in wire.iter().enumerate() {
         let field = |name: &str| format!("spec.ports[{index}].{name}");
-        let port = match convert(wire, &field, names) {
+        let port = match convert(wire, &mut ranges, &field, names) {
             Ok(port) => port,
             Err(refusal) => {
                 refusals.push(refusal);
@@ -158,11 +167,24 @@ fn ports(wire: Vec<WirePort>, names: &mut Names, refusals: &mut Vec<Refusal>) ->
                 name => format!("{name:?} names an earlier port of this service: give each its own"),
             };
             refusals.push(Refusal::new(field("name"), message));
-        } else if ports.iter().any(|other| (other.protocol, other.port) == (port.protocol, port.port)) {
-            let message = format!("{}/{} is an earlier port of this service too", port.port, port.protocol);
+        } else if ports.iter().any(|other| Range::of(other) == Range::of(&port)) {
+            let message = format!("{} is an earlier port of this service too", Range::of(&port));
             refusals.push(Refusal::new(field("port"), message));
+        } else if let Some(other) = ports.iter().find(|other| Range::of(other).collides(&Range::of(&port))) {
+            let (this, other) = (Range::of(&port), Range::of(other));
+            let message = format!("{this} overlaps {other}, an earlier range of this service: part them");
+            refusals.push(Refusal::new(field("endPort"), message));
         } else {
             ports.push(port);
+        }
+    }
+    for range in ranges {
+        match ports.iter().map(Range::of).find(|other| other.collides(&range)) {
+            Some(other) => {
+                let message = format!("{range} overlaps {other} of this service: part them");
+                refusals.push(port_range::refused(message));
+            }
+            None => ports.push(port_range::unlisted(range, names)),
         }
     }
     ports.shrink_to_fit();
@@ -171,16 +193,38 @@ fn ports(wire: Vec<WirePort>, names: &mut Names, refusals: &mut Vec<Refusal>) ->
 
 fn convert(
     wire: &WirePort,
+    ranges: &mut Vec<Range>,
     field: &impl Fn(&str) -> String,
     names: &mut Names,
 ) -> Result<ServicePort, Refusal> {
     let protocol = port::protocol(wire.protocol.as_deref(), &field("protocol"))?;
     let number = port::number(wire.port, &field("port"))?;
     let name = port::name(wire.name.as_deref(), &field("name"), names)?;
+    let end_port = match wire.end_port {
+        Some(end) => port::number(Some(end), &field("endPort"))?,
+        None => {
+            let begins =
+                |range: &Range| (range.first, range.protocol) == (number, protocol) && !range.is_whole();
+            let at = ranges.iter().position(begins);
+            at.map_or(number, |at| ranges.remove(at).last)
+        }
+    };
+    if end_port < number {
+        let message = format!("{end_port} is before port {number}: a range ends where it begins, or later");
+        return Err(Refusal::new(field("endPort"), message));
+    }
+    let range = Range { first: number, last: end_port, protocol };
     // Slices say which port the backends listen on; still, what cannot be is
     // an error of the writer's that must not pass in silence.
     match &wire.target_port {
-        Some(IntOrString::Int(target)) => drop(port::number(Some(*target), &field("targetPort"))?),
+        Some(IntOrString::Int(target)) => {
+            let target = port::number(Some(*target), &field("targetPort"))?;
+            if !range.fits(target) {
+                let most = u16::MAX - (end_port - number);
+                let message = format!("{target} for {range} leads beyond port 65535: use at most {most}");
+                return Err(Refusal::new(field("targetPort"), message));
+            }
+        }
         Some(IntOrString::String(target)) if target.is_empty() || target.len() > 15 => {
             let message = format!("{} is no port name: use 1 to 15 letters", quoted(target));
             return Err(Refusal::new(field("targetPort"), message));
@@ -191,7 +235,7 @@ fn convert(
         Some(node_port) => port::number(Some(node_port), &field("nodePort"))?,
         None => 0,
     };
-    Ok(ServicePort { name, protocol, port: number, node_port })
+    Ok(ServicePort { name, protocol, port: number, end_port, node_port, unlisted: false })
 }
 
 #[cfg(test)]

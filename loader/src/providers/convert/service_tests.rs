@@ -4,14 +4,19 @@ use super::*;
 
 /// `addresses ports`, then the refused fields; `-` when nothing is served.
 fn check(spec: &str, expect: &str) {
-    let yaml = format!("{{metadata: {{name: web}}, spec: {spec}}}");
+    check_noted("", spec, expect);
+}
+
+#[track_caller]
+fn check_noted(notes: &str, spec: &str, expect: &str) {
+    let yaml = format!("{{metadata: {{name: web, annotations: {{{notes}}}}}, spec: {spec}}}");
     let converted = service(serde_saphyr::from_str(&yaml).unwrap(), &mut Names::default());
     let mut words = Vec::new();
     match converted.objects.first() {
         None => words.push("-".to_owned()),
         Some((_, Object::Service(object))) => {
             words.extend(object.addresses.iter().map(ToString::to_string));
-            let named = |port: &ServicePort| format!("{}:{}/{}", port.name, port.port, port.protocol);
+            let named = |port: &ServicePort| format!("{}:{}", port.name, Range::of(port));
             words.extend(object.ports.iter().map(named));
         }
         Some(other) => panic!("{other:?}"),
@@ -80,6 +85,76 @@ fn ports() {
         let expect = if expect.starts_with('-') { expect.to_owned() } else { format!("10.96.0.1 {expect}") };
         check(&format!("{{clusterIP: 10.96.0.1, ports: {ports}}}"), &expect);
     }
+}
+
+#[test]
+fn ranges() {
+    for (ports, expect) in [
+        ("{port: 10000, endPort: 60000, protocol: UDP}", ":10000-60000/UDP"),
+        ("{port: 80, endPort: 80}", ":80/TCP"),
+        ("{port: 7000, endPort: 7010, targetPort: 65525}", ":7000-7010/TCP"),
+        ("{port: 7000, endPort: 7010, targetPort: 65526}", "- !spec.ports[0].targetPort"),
+        ("{port: 80, endPort: 79}", "- !spec.ports[0].endPort"),
+        ("{port: 80, endPort: 0}", "- !spec.ports[0].endPort"),
+        ("{port: 80, endPort: 65536}", "- !spec.ports[0].endPort"),
+        ("{name: a, port: 70, endPort: 80}, {name: b, port: 80}", "a:70-80/TCP b:80/TCP"),
+        (
+            "{name: a, port: 70, endPort: 80}, {name: b, port: 80, endPort: 90}",
+            "a:70-80/TCP !spec.ports[1].endPort",
+        ),
+        (
+            "{name: a, port: 70, endPort: 80}, {name: b, port: 80, endPort: 90, protocol: UDP}",
+            "a:70-80/TCP b:80-90/UDP",
+        ),
+        ("{name: a, port: 70, endPort: 80}, {name: b, port: 1, endPort: 65535}", "a:70-80/TCP b:1-65535/TCP"),
+    ] {
+        let expect = if expect.starts_with('-') { expect.to_owned() } else { format!("10.96.0.1 {expect}") };
+        check(&format!("{{clusterIP: 10.96.0.1, ports: [{ports}]}}"), &expect);
+    }
+}
+
+#[test]
+fn annotated_ranges() {
+    let field = "!metadata.annotations[causeway.io/port-ranges]";
+    for (ranges, expect) in [
+        (
+            "10000-60000/UDP, 7000-7010/TCP",
+            ":80/TCP 10000-60000/UDP:10000-60000/UDP 7000-7010/TCP:7000-7010/TCP".into(),
+        ),
+        ("90-99", ":80/TCP 90-99/TCP:90-99/TCP".into()),
+        ("7000/UDP", ":80/TCP 7000/UDP:7000/UDP".into()),
+        ("80-90/TCP", ":80-90/TCP".into()),
+        ("80-90/UDP", ":80/TCP 80-90/UDP:80-90/UDP".into()),
+        ("70-90/TCP", ":80/TCP 70-90/TCP:70-90/TCP".into()),
+        ("70-90/TCP,90-99/TCP", format!(":80/TCP 70-90/TCP:70-90/TCP {field}")),
+        ("90-70/TCP,100-110/TCP", format!(":80/TCP 100-110/TCP:100-110/TCP {field}")),
+        ("", format!(":80/TCP {field}")),
+        ("1-2-3/TCP", format!(":80/TCP {field}")),
+        ("0-9/TCP", format!(":80/TCP {field}")),
+        ("1-65536/TCP", format!(":80/TCP {field}")),
+        ("1-9/ICMP", format!(":80/TCP {field}")),
+    ] {
+        let notes = format!("causeway.io/port-ranges: '{ranges}'");
+        check_noted(&notes, "{clusterIP: 10.96.0.1, ports: [{port: 80}]}", &format!("10.96.0.1 {expect}"));
+    }
+    let listed = "{clusterIP: 10.96.0.1, ports: [{port: 80, endPort: 85, targetPort: 65530}]}";
+    check_noted("causeway.io/port-ranges: 85-90/TCP", listed, &format!("10.96.0.1 :80-85/TCP {field}"));
+    let continued = "{clusterIP: 10.96.0.1, ports: [{port: 80, targetPort: 65530}]}";
+    check_noted("causeway.io/port-ranges: 80-90/TCP", continued, "- !spec.ports[0].targetPort");
+}
+
+#[test]
+fn whole_addresses() {
+    let all = "1-65535/TCP:1-65535/TCP 1-65535/UDP:1-65535/UDP";
+    let spec = "{clusterIP: 10.96.0.1, ports: [{port: 1}]}";
+    check_noted("causeway.io/whole-address: 'true'", spec, &format!("10.96.0.1 :1/TCP {all}"));
+    check_noted("causeway.io/whole-address: 'true'", "{clusterIP: 10.96.0.1}", &format!("10.96.0.1 {all}"));
+    check_noted("causeway.io/whole-address: 'false'", spec, "10.96.0.1 :1/TCP");
+    let field = "!metadata.annotations[causeway.io/whole-address]";
+    check_noted("causeway.io/whole-address: 'yes'", spec, &format!("10.96.0.1 :1/TCP {field}"));
+    let both = "causeway.io/whole-address: 'true', causeway.io/port-ranges: '1-65535/UDP, 9-19/UDP'";
+    let expect = "1-65535/UDP:1-65535/UDP 9-19/UDP:9-19/UDP 1-65535/TCP:1-65535/TCP";
+    check_noted(both, spec, &format!("10.96.0.1 :1/TCP {expect}"));
 }
 
 #[test]

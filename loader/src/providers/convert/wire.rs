@@ -79,6 +79,9 @@ pub struct ServicePort {
     pub name: Option<String>,
     pub protocol: Option<String>,
     pub port: Option<i32>,
+    /// Ours: the last port of a range that begins with `port`, as NetworkPolicy
+    /// calls it.
+    pub end_port: Option<i32>,
     pub target_port: Option<IntOrString>,
     pub node_port: Option<i32>,
 }

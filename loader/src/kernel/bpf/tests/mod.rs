@@ -29,6 +29,7 @@ fn capacity() -> Capacity {
         affinity: 64,
         members: 16,
         source_ranges: 8,
+        port_ranges: 8,
     }
 }
 
