@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, MapData, PerCpuArray, ProgramArray},
-    programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions, Xdp, xdp::XdpMode},
+    programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions, TestRunResult, Xdp, xdp::XdpMode},
 };
 use bytemuck::{Pod, bytes_of};
 use causeway::plan::{Family, Image};
@@ -216,16 +216,8 @@ impl Programs {
         let length = frame.len() as u32;
         let context: Vec<u8> =
             [0, length, 0, ifindex, 0, 0].iter().flat_map(|field: &u32| field.to_ne_bytes()).collect();
-        let mut packet = vec![0; frame.len() + 256];
         let program: &Xdp = self.bpf.program("uplink_xdp").unwrap().try_into()?;
-        let result = program.test_run(TestRunOptions {
-            data_in: Some(frame),
-            data_out: Some(&mut packet),
-            ctx_in: Some(&context),
-            ..TestRunOptions::default()
-        })?;
-        packet.truncate(result.data_size_out as usize);
-        Ok((result.return_value as i32, packet))
+        run_once(program, &context, frame)
     }
 
     fn test_run(&self, side: Side, frame: &[u8], mark: u32) -> Result<(i32, Vec<u8>), ProgramError> {
@@ -234,16 +226,8 @@ impl Programs {
             Side::Uplink { ifindex, .. } => ("from_uplink", ifindex),
         };
         let context = context(ifindex, mark);
-        let mut packet = vec![0; frame.len() + 256];
         let program: &SchedClassifier = self.bpf.program(name).unwrap().try_into()?;
-        let result = program.test_run(TestRunOptions {
-            data_in: Some(frame),
-            data_out: Some(&mut packet),
-            ctx_in: Some(&context),
-            ..TestRunOptions::default()
-        })?;
-        packet.truncate(result.data_size_out as usize);
-        Ok((result.return_value as i32, packet))
+        run_once(program, &context, frame)
     }
 
     /// Every counter, summed over the CPUs.
@@ -286,6 +270,23 @@ impl Programs {
             table.remove(key);
         }
     }
+}
+
+/// What a program returns for a frame, and what it makes of it.
+fn run_once(
+    program: &impl for<'a> TestRun<Opts<'a> = TestRunOptions<'a>, Result = TestRunResult>,
+    context: &[u8],
+    frame: &[u8],
+) -> Result<(i32, Vec<u8>), ProgramError> {
+    let mut packet = vec![0; frame.len() + 256];
+    let result = program.test_run(TestRunOptions {
+        data_in: Some(frame),
+        data_out: Some(&mut packet),
+        ctx_in: Some(context),
+        ..TestRunOptions::default()
+    })?;
+    packet.truncate(result.data_size_out as usize);
+    Ok((result.return_value as i32, packet))
 }
 
 fn bytes<T: Pod>(value: &T) -> Vec<u8> {

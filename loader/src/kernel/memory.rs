@@ -253,15 +253,7 @@ impl<A: Addr> Tables<A> for MemoryTables<A> {
             };
             if let Err(cause) = result {
                 failed_phase = failed_phase.min(step.phase());
-                let delete = matches!(
-                    step,
-                    Step::DeleteFrontend { .. }
-                        | Step::DeleteEndpointKey { .. }
-                        | Step::DeleteMember { .. }
-                        | Step::DeleteSourceRange { .. }
-                        | Step::DeletePortRanges { .. }
-                );
-                let operation = if delete { "delete" } else { "update" };
+                let operation = if step.removes() { "delete" } else { "update" };
                 errors.push((index, TableError { map: step.map(), operation, cause }));
             }
         }

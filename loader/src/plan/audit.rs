@@ -53,20 +53,8 @@ pub fn audit<A: Family>(image: &Image<A>, rows: &impl Rows<A>) -> Result<Vec<Rep
         Some(&row) => Step::PutPortRanges { addr, row },
         None => Step::DeletePortRanges { addr },
     });
-    repairs.sort_by_key(|repair| (!takes_room(&repair.step), repair.step.phase()));
+    repairs.sort_by_key(|repair| (!repair.step.removes(), repair.step.phase()));
     Ok(repairs)
-}
-
-/// Removes a row of a map whose rows are made and removed.
-fn takes_room<A: Family>(step: &Step<A>) -> bool {
-    matches!(
-        step,
-        Step::DeleteFrontend { .. }
-            | Step::DeleteEndpointKey { .. }
-            | Step::DeleteMember { .. }
-            | Step::DeleteSourceRange { .. }
-            | Step::DeletePortRanges { .. }
-    )
 }
 
 /// The indices of the steps whose rows do not read back as written.

@@ -109,6 +109,19 @@ impl<A: Addr> Step<A> {
         }
     }
 
+    /// Whether it removes a row of a map that has room for so many; rows of
+    /// the others are always there.
+    pub fn removes(&self) -> bool {
+        matches!(
+            self,
+            Step::DeleteFrontend { .. }
+                | Step::DeleteEndpointKey { .. }
+                | Step::DeleteMember { .. }
+                | Step::DeleteSourceRange { .. }
+                | Step::DeletePortRanges { .. }
+        )
+    }
+
     /// The map it writes to, by the name in the BPF object.
     pub fn map(&self) -> Map {
         match self {
