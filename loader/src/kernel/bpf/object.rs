@@ -152,6 +152,7 @@ impl Object {
             object.programs.insert(name, program);
         }
         object.fill_jumps()?;
+        release(OBJECT);
         Ok(object)
     }
 
@@ -203,6 +204,19 @@ impl Object {
             }
         }
         (repaired, errors)
+    }
+}
+
+/// Gives back the memory of bytes in the executable that have done their work.
+fn release(bytes: &'static [u8]) {
+    const PAGE: usize = 4096;
+    let range = bytes.as_ptr_range();
+    let start = (range.start as usize).next_multiple_of(PAGE);
+    let end = range.end as usize / PAGE * PAGE;
+    if start < end {
+        // SAFETY: whole pages of the executable's constants, which nothing
+        // writes; who reads them again gets them from the file. Failing, they stay.
+        unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) };
     }
 }
 
