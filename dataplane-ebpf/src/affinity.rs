@@ -3,7 +3,7 @@
 //! test of a flag for it.
 
 use aya_ebpf::{helpers::bpf_jiffies64, programs::TcContext};
-use causeway_schema::{Client, ClientKey, FlowKey, Member, MemberKey, Service, Verdict, hash::flow_hash};
+use causeway_schema::{Client, ClientKey, FlowKey, Member, MemberKey, Service, Verdict};
 
 use crate::{
     act::{self, Decision},
@@ -26,7 +26,8 @@ pub fn run<A: Refuse>(ctx: &TcContext) -> i32 {
     let (side, dry) = (loose.side, trace::is_dry(ctx));
     let verdict = match service::row::<A>(loose.service) {
         Some(row) => {
-            let choice = choose(loose.service, &row, &loose.packet.key, dry);
+            let choice = service::choose_for(&row, &loose.packet.key);
+            let choice = choose(loose.service, &row, &loose.packet.key, choice, dry);
             match decide::begin_with(side, loose, &row, choice) {
                 Step::End(verdict) => verdict,
                 _ => {
@@ -42,12 +43,15 @@ pub fn run<A: Refuse>(ctx: &TcContext) -> i32 {
 
 /// The backend for a new flow to service `id`, by its first packet: the one that
 /// its client had last at any port of the service object, if that was recently and
-/// it still serves; or else the hash's, which is remembered.
+/// it still serves; or else the hash's, `choice`, which is remembered.
 #[inline(always)]
-fn choose<A: Family>(id: u32, service: &Service, packet: &FlowKey<A>, dry: bool) -> Choice<A> {
-    let hash = flow_hash(&packet.src, packet.src_port, &packet.dst, packet.dst_port, packet.protocol);
-    // First, so that the verifier walks it once, whatever is remembered.
-    let choice = service::choose(service, hash);
+pub fn choose<A: Family>(
+    id: u32,
+    service: &Service,
+    packet: &FlowKey<A>,
+    choice: Choice<A>,
+    dry: bool,
+) -> Choice<A> {
     let Choice::Backend(fresh) = &choice else { return choice };
     let Some(settings) = A::member(&MemberKey::settings(id)) else { return choice };
     let key = ClientKey { client: packet.src, group: settings.group };

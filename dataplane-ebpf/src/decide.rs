@@ -2,9 +2,7 @@
 //! container, route, as `pipeline` asks for those that are.
 
 use aya_ebpf::programs::TcContext;
-use causeway_schema::{
-    Flow, Frontend, FrontendKey, Hop, Port, Service, Verdict, hash::flow_hash, nat::Ports, protocol,
-};
+use causeway_schema::{Flow, Frontend, FrontendKey, Hop, Port, Service, Verdict, nat::Ports, protocol};
 
 use crate::{
     context::Context,
@@ -156,8 +154,7 @@ pub fn first<A: Refuse>(side: Side, loose: &mut Loose<A>, frontend: &Frontend) -
     if row.flags & Service::AFFINITY != 0 {
         return Step::Affinity;
     }
-    let hash = flow_hash(&key.src, key.src_port, &key.dst, key.dst_port, key.protocol);
-    begin_with(side, loose, &row, service::choose(&row, hash))
+    begin_with(side, loose, &row, service::choose_for(&row, key))
 }
 
 /// The flow to begin with a backend.

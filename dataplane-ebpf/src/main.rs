@@ -30,6 +30,7 @@ mod refuse;
 mod rewrite;
 mod service;
 mod slow;
+mod sock;
 mod source_range;
 mod sweep;
 mod tables;
@@ -37,8 +38,8 @@ mod trace;
 mod xdp;
 
 use aya_ebpf::{
-    macros::{classifier, xdp},
-    programs::{TcContext, XdpContext},
+    macros::{cgroup_sock_addr, classifier, xdp},
+    programs::{SockAddrContext, TcContext, XdpContext},
 };
 use causeway_schema::{V4, V6};
 use pipeline::Side;
@@ -59,6 +60,48 @@ pub fn from_uplink(ctx: TcContext) -> i32 {
 #[xdp(frags)]
 pub fn uplink_xdp(ctx: XdpContext) -> u32 {
     xdp::enter(&ctx)
+}
+
+// Processes of the host that name a service: see `sock`.
+
+#[cgroup_sock_addr(connect4)]
+pub fn sock_connect4(ctx: SockAddrContext) -> i32 {
+    sock::name_v4(&ctx)
+}
+
+#[cgroup_sock_addr(connect6)]
+pub fn sock_connect6(ctx: SockAddrContext) -> i32 {
+    sock::name_any(&ctx)
+}
+
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sock_sendmsg4(ctx: SockAddrContext) -> i32 {
+    sock::name_v4(&ctx)
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sock_sendmsg6(ctx: SockAddrContext) -> i32 {
+    sock::name_v6(&ctx)
+}
+
+#[cgroup_sock_addr(recvmsg4)]
+pub fn sock_recvmsg4(ctx: SockAddrContext) -> i32 {
+    sock::rename_v4(&ctx)
+}
+
+#[cgroup_sock_addr(recvmsg6)]
+pub fn sock_recvmsg6(ctx: SockAddrContext) -> i32 {
+    sock::rename_v6(&ctx)
+}
+
+#[cgroup_sock_addr(getpeername4)]
+pub fn sock_getpeername4(ctx: SockAddrContext) -> i32 {
+    sock::rename_v4(&ctx)
+}
+
+#[cgroup_sock_addr(getpeername6)]
+pub fn sock_getpeername6(ctx: SockAddrContext) -> i32 {
+    sock::rename_v6(&ctx)
 }
 
 // Reached by tail call only: `jump`.

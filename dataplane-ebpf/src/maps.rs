@@ -4,12 +4,14 @@
 use aya_ebpf::{
     Global,
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, bpf_redir_neigh},
-    macros::map,
+    btf_maps::SkStorage,
+    macros::{btf_map, map},
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray},
 };
 use causeway_schema::{
     Backend, Cell, Client, ClientKey, Endpoint, EndpointKey, Flow, FlowKey, Frontend, FrontendKey, Hop,
-    Member, MemberKey, NodeConfig, PortRanges, Service, SourceRange, TraceRecord, V4, V6, verdict,
+    Member, MemberKey, NodeConfig, PortRanges, Service, SourceRange, TraceRecord, V4, V6, socket::Peers,
+    verdict,
 };
 
 use crate::{
@@ -138,6 +140,10 @@ pub static NEXT_HOP: PerCpuArray<bpf_redir_neigh> = PerCpuArray::with_max_entrie
 /// hold of earlier times is void.
 #[map]
 pub static FLOW_EPOCH: Array<u64> = Array::with_max_entries(1, 0);
+
+/// Whom a socket of the host talks to under which name.
+#[btf_map]
+pub static PEERS: SkStorage<Peers> = SkStorage::new();
 
 #[map]
 pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(verdict::COUNTERS, 0);

@@ -3,7 +3,7 @@
 //! decides in the same order.
 
 use aya_ebpf::programs::TcContext;
-use causeway_schema::{Flow, Frontend, FrontendKey, Hop, Service, V6, Verdict, hash::flow_hash};
+use causeway_schema::{Flow, Frontend, FrontendKey, Hop, Service, V6, Verdict};
 
 use crate::{
     act::{self, Decision},
@@ -131,8 +131,7 @@ fn first<A: Family>(
         return Decision::slow();
     }
     let key = &packet.key;
-    let hash = flow_hash(&key.src, key.src_port, &key.dst, key.dst_port, key.protocol);
-    let Choice::Backend(backend) = service::choose::<A>(&service, hash) else { return Decision::slow() };
+    let Choice::Backend(backend) = service::choose_for(&service, key) else { return Decision::slow() };
     let destination = deliver::endpoint(backend.addr);
     if backend.addr == key.src || packet.ttl <= 1 || destination.is_none() && side == Side::Uplink {
         return Decision::slow();

@@ -1,6 +1,8 @@
 //! Which backend serves this frontend for this flow?
 
-use causeway_schema::{Algorithm, FlowKey, Frontend, FrontendKey, Port, Service, Target, choice};
+use causeway_schema::{
+    Algorithm, FlowKey, Frontend, FrontendKey, Port, Service, Target, choice, hash::flow_hash,
+};
 
 use crate::family::Family;
 
@@ -55,8 +57,15 @@ pub enum Choice<A> {
     Broken,
 }
 
+/// For a flow that begins with this packet.
 #[inline(always)]
-pub fn choose<A: Family>(service: &Service, hash: u64) -> Choice<A> {
+pub fn choose_for<A: Family>(service: &Service, packet: &FlowKey<A>) -> Choice<A> {
+    let FlowKey { src, src_port, dst, dst_port, protocol, .. } = packet;
+    choose(service, flow_hash(src, *src_port, dst, *dst_port, *protocol))
+}
+
+#[inline(always)]
+fn choose<A: Family>(service: &Service, hash: u64) -> Choice<A> {
     if matches!(service.target.algorithm(), Algorithm::Empty) {
         return Choice::None;
     }

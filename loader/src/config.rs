@@ -40,6 +40,8 @@ pub struct AgentConfig {
     pub log_format: LogFormat,
     /// Take packets at the uplink's driver as well.
     pub xdp: bool,
+    /// Processes of the host itself may call services.
+    pub host_services: bool,
     /// Containers go by the node's address to all but the native networks.
     pub masquerade: bool,
     /// Networks where containers' own addresses are known.
@@ -76,6 +78,7 @@ pub struct Settings {
     pub log: Option<String>,
     pub log_format: Option<LogFormat>,
     pub xdp: Option<bool>,
+    pub host_services: Option<bool>,
     pub masquerade: Option<bool>,
     pub native: Option<Vec<IpNet>>,
 }
@@ -146,6 +149,7 @@ impl Settings {
             log: self.log.or(file.log).unwrap_or_else(|| "info".into()),
             log_format: self.log_format.or(file.log_format).unwrap_or_default(),
             xdp: self.xdp.or(file.xdp).unwrap_or_default(),
+            host_services: self.host_services.or(file.host_services).unwrap_or(true),
             masquerade: self.masquerade.or(file.masquerade).unwrap_or_default(),
             native,
             recreate_maps: false,

@@ -40,6 +40,12 @@ pub trait Addr: Pod + Eq + Ord + core::hash::Hash + core::fmt::Debug {
     /// The one's complement sum of the address's 16-bit words, each in the
     /// byte order of this host, as the checksum helpers expect (RFC 1071).
     fn sum(&self) -> u32;
+
+    /// As an IPv6 address: IPv4 becomes a mapped one.
+    fn mapped(self) -> V6;
+
+    /// Of the host itself, whoever asks.
+    fn is_loopback(&self) -> bool;
 }
 
 /// An IPv4 address. Aligned so that BPF loads it as one word.
@@ -113,6 +119,16 @@ impl Addr for V4 {
         let word = self.word();
         (word & 0xffff) + (word >> 16)
     }
+
+    #[inline(always)]
+    fn mapped(self) -> V6 {
+        self.to_mapped()
+    }
+
+    #[inline(always)]
+    fn is_loopback(&self) -> bool {
+        self.0[0] == 127
+    }
 }
 
 impl Addr for V6 {
@@ -153,6 +169,17 @@ impl Addr for V6 {
         let [a, b, c, d] = self.words();
         let halves = |word: u32| (word & 0xffff) + (word >> 16);
         halves(a) + halves(b) + halves(c) + halves(d)
+    }
+
+    #[inline(always)]
+    fn mapped(self) -> V6 {
+        self
+    }
+
+    #[inline(always)]
+    fn is_loopback(&self) -> bool {
+        let [a, b, c, d] = self.words();
+        a | b | c | (d ^ 1_u32.to_be()) == 0
     }
 }
 

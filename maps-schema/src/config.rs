@@ -24,6 +24,9 @@ pub struct NodeConfig {
     pub ports: Ports,
     /// Of [`flags`].
     pub flags: u32,
+    /// Cookie of the network namespace whose sockets are the host's, low word
+    /// first. 0: none.
+    pub netns: [u32; 2],
     /// Networks where containers' own addresses are known.
     pub native_v4: [Network<V4>; NETWORKS],
     pub native_v6: [Network<V6>; NETWORKS],
@@ -48,17 +51,30 @@ impl NodeConfig {
     }
 }
 
+/// The programs for sockets of the host, in the order of the hooks'
+/// attachment: what undoes comes before what does.
+pub const SOCKETS: [&str; 8] = [
+    "sock_getpeername4",
+    "sock_getpeername6",
+    "sock_recvmsg4",
+    "sock_recvmsg6",
+    "sock_sendmsg4",
+    "sock_sendmsg6",
+    "sock_connect4",
+    "sock_connect6",
+];
+
 impl Default for NodeConfig {
     fn default() -> Self {
         Self::new()
     }
 }
 
-const _: () = assert!(size_of::<NodeConfig>() == 36 + NETWORKS * (8 + 32));
+const _: () = assert!(size_of::<NodeConfig>() == 44 + NETWORKS * (8 + 32));
 
 /// Raised with every change of a shared layout; a new agent that finds
 /// another number under its pins must not adopt those maps.
-pub const SCHEMA_VERSION: u32 = 4;
+pub const SCHEMA_VERSION: u32 = 5;
 
 /// What a traced packet's way through the program was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]

@@ -20,13 +20,14 @@ pub mod hash;
 pub mod nat;
 pub mod port_range;
 pub mod service;
+pub mod socket;
 pub mod source_range;
 pub mod verdict;
 
 pub use addr::{Addr, Port, V4, V6, protocol};
 pub use affinity::{Client, ClientKey, Group, Member, MemberKey};
 pub use arena::{Arena, CELL_BYTES, Cell};
-pub use config::{JUMPS, NodeConfig, SCHEMA_VERSION, SWEEP_KEYS, TraceRecord};
+pub use config::{JUMPS, NodeConfig, SCHEMA_VERSION, SOCKETS, SWEEP_KEYS, TraceRecord};
 pub use egress::Network;
 pub use endpoint::{Endpoint, EndpointKey, GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, HAIRPIN_V4, HAIRPIN_V6, Hop};
 pub use flow::{Flow, FlowKey};

@@ -176,10 +176,15 @@ pub enum Event {
     IcmpTranslated = 6,
     /// A forwarded packet left from the uplink's driver already.
     XdpForwarded = 7,
+    /// A socket of the host that named a service got a backend.
+    SocketServed = 8,
+    /// A socket of the host named a service that has no backend, or a service's
+    /// address at a port nobody serves: it was told so at once.
+    SocketRefused = 9,
 }
 
 impl Event {
-    pub const ALL: [Event; 8] = [
+    pub const ALL: [Event; 10] = [
         Event::FlowCreated,
         Event::FlowPromoted,
         Event::FlowPromotionFailed,
@@ -188,6 +193,8 @@ impl Event {
         Event::Refused,
         Event::IcmpTranslated,
         Event::XdpForwarded,
+        Event::SocketServed,
+        Event::SocketRefused,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -200,6 +207,8 @@ impl Event {
             Event::Refused => "refused",
             Event::IcmpTranslated => "icmp_translated",
             Event::XdpForwarded => "xdp_forwarded",
+            Event::SocketServed => "socket_served",
+            Event::SocketRefused => "socket_refused",
         }
     }
 

@@ -55,7 +55,7 @@ fn turned(node: &Node, work: impl FnOnce()) -> (u64, u64) {
 fn what_leaves_again_is_turned_around_in_the_driver() {
     let cluster = Cluster::xdp(2);
     let node = &cluster.nodes[0];
-    assert_eq!(node.agent().status().hook, "tcx+xdp");
+    assert_eq!(node.agent().status().hook, "tcx+xdp+sockets");
     let servers = cluster.servers(2, 8080);
     far_service(&cluster, &[&servers[2].0, &servers[3].0]);
     widen(&cluster.outside);
@@ -187,16 +187,15 @@ fn an_agent_takes_its_program_out_of_the_driver() {
     node.agent_mut().kill9();
     assert!(has_xdp(node));
     node.agent_mut().restart();
-    node.agent().wait_up(PATIENCE);
-    assert_eq!(node.agent().status().hook, "tcx+xdp");
+    node.agent().wait_converged(PATIENCE);
+    assert_eq!(node.agent().status().hook, "tcx+xdp+sockets");
     assert!(has_xdp(node));
     // Another that does not want it removes it.
     node.agent_mut().kill9();
     node.agent_mut().reconfigure("xdp = false\n");
     node.agent_mut().restart();
-    node.agent().wait_up(PATIENCE);
     node.agent().wait_converged(PATIENCE);
-    assert_eq!(node.agent().status().hook, "tcx");
+    assert_eq!(node.agent().status().hook, "tcx+sockets");
     assert!(!has_xdp(node));
 }
 
@@ -208,9 +207,9 @@ fn a_driver_without_room_is_named_and_tc_serves() {
     let foreign = Pass::at(&node.netns, UPLINK);
     node.agent_mut().reconfigure("xdp = true\n");
     node.agent_mut().restart();
-    node.agent().wait_up(PATIENCE);
+    node.agent().wait_converged(PATIENCE);
     let status = node.agent().status();
-    assert_eq!(status.hook, "tcx");
+    assert_eq!(status.hook, "tcx+sockets");
     assert!(
         status.alarms.iter().any(|alarm| alarm.contains("no XDP") && alarm.contains(UPLINK)),
         "{status:?}"

@@ -54,6 +54,10 @@ pub struct Arguments {
     /// it, and packets that are more than plain, go by tc as they would otherwise.
     #[arg(long, env = "CAUSEWAY_XDP", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     xdp: Option<bool>,
+    /// Let processes of the node itself call services, node ports at 127.0.0.1 and ::1 too; on
+    /// unless given as false. Needs cgroup2 mounted.
+    #[arg(long, env = "CAUSEWAY_HOST_SERVICES", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    host_services: Option<bool>,
     /// Let containers go by the node's address to all but the native networks.
     #[arg(long, env = "CAUSEWAY_MASQUERADE", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     masquerade: Option<bool>,
@@ -127,6 +131,7 @@ fn resolve(arguments: Arguments, socket: Option<PathBuf>) -> anyhow::Result<Agen
         log: arguments.log,
         log_format: arguments.log_format,
         xdp: arguments.xdp,
+        host_services: arguments.host_services,
         masquerade: arguments.masquerade,
         native: arguments.native,
     };

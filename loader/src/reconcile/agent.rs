@@ -44,8 +44,10 @@ pub(super) struct Agent {
     pub manifests: Manifests,
 
     pub started: Instant,
-    /// What an earlier agent left and nobody wanted has been removed.
+    /// What an earlier agent left and nobody wanted has been removed: from the
+    /// maps, and from the hooks.
     pub pruned: bool,
+    pub settled: bool,
     pub audit_due: Instant,
     pub last_audit: Duration,
 
@@ -97,6 +99,7 @@ impl Agent {
             manifests,
             started,
             pruned: false,
+            settled: false,
             audit_due: now,
             last_audit: Duration::ZERO,
             applied_revision: 0,
@@ -200,6 +203,30 @@ impl Agent {
         let Uplink { ifindex, name: interface, .. } = self.uplink.clone();
         if let Err(error) = dataplane.attach(Attachment { program: UPLINK_XDP, ifindex, interface }) {
             let warning = format!("no XDP, packets go by {} alone: {error}", dataplane.hook().name());
+            tracing::warn!("{warning}");
+            self.warnings.push(warning);
+        }
+    }
+
+    /// What is left to do once the first image stands: programs that no packet
+    /// waits for, and links of an earlier agent in place of which there are none.
+    pub fn settle(&mut self) {
+        if self.config.host_services {
+            self.attach_sockets();
+        }
+        if let Some(dataplane) = &mut self.dataplane {
+            let pruned = dataplane.prune_links();
+            self.note("remove an earlier agent's links", pruned);
+        }
+        self.settled = true;
+    }
+
+    /// The programs for the node's own sockets. Containers and the world are
+    /// served without them.
+    fn attach_sockets(&mut self) {
+        let Some(dataplane) = &mut self.dataplane else { return };
+        if let Err(error) = dataplane.attach_sockets() {
+            let warning = format!("processes of the node itself cannot call services: {error}");
             tracing::warn!("{warning}");
             self.warnings.push(warning);
         }

@@ -44,10 +44,6 @@ impl Agent {
         if !self.pruned && self.model.synced() {
             let written = (self.v4.prune(), self.v6.prune());
             self.note_written(written);
-            if let Some(dataplane) = &mut self.dataplane {
-                let pruned = dataplane.prune_links();
-                self.note("remove an earlier agent's links", pruned);
-            }
             self.pruned = true;
         }
         self.audit_soon();

@@ -15,6 +15,9 @@ impl Agent {
         self.audit_links();
         self.keep_routes().await;
         self.audit_maps();
+        if !self.settled && self.start_micros != 0 {
+            self.settle();
+        }
         self.expire_flows();
         self.last_audit = start.elapsed();
         self.audit_due = Instant::now() + self.config.resync;

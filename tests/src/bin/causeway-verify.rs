@@ -69,6 +69,7 @@ fn load(path: &Path) -> Result<Counts> {
         let name = name.to_owned();
         let loaded = match &mut *program {
             Program::Xdp(program) => program.load(),
+            Program::CgroupSockAddr(program) => program.load(),
             program => TryInto::<&mut SchedClassifier>::try_into(program)?.load(),
         };
         loaded.with_context(|| format!("program {name} is refused by the verifier"))?;

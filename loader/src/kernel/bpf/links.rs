@@ -1,6 +1,7 @@
 //! How do the programs get packets? By a tcx link at the ingress of each
 //! interface, pinned; on kernels before 6.6 by a filter of a clsact qdisc. XDP
-//! programs have a link to the interface's driver.
+//! programs have a link to the interface's driver, those for sockets one to the
+//! root of the cgroups.
 //!
 //! `links/PROGRAM-IFINDEX` is the pin of the link. For a filter, which cannot
 //! be pinned, it is a directory that remembers it, and in it `qdisc` when the
@@ -11,6 +12,7 @@ use std::{collections::BTreeMap, fs, io, os::fd::OwnedFd, path::Path, path::Path
 use super::{
     BpfError,
     bpffs::{self, Pins},
+    cgroup,
     object::{Object, UPLINK_XDP},
     sys, tc,
 };
@@ -20,6 +22,7 @@ pub enum Hook {
     Tcx,
     Clsact,
     Xdp,
+    Cgroup,
 }
 
 impl Hook {
@@ -28,6 +31,7 @@ impl Hook {
             Hook::Tcx => "tcx",
             Hook::Clsact => "clsact",
             Hook::Xdp => "xdp",
+            Hook::Cgroup => "sockets",
         }
     }
 
@@ -52,8 +56,15 @@ pub struct Attachment {
     pub interface: String,
 }
 
+impl Attachment {
+    /// A program for sockets: at all of them, and no interface.
+    pub fn sockets(program: &'static str) -> Self {
+        Self { program, ifindex: 0, interface: "the root cgroup".into() }
+    }
+}
+
 pub struct Links {
-    /// Of all programs but those for XDP.
+    /// Of all programs but those for XDP and for sockets.
     hook: Hook,
     pins: Pins,
     /// The link, where the hook has one: kept open, so that it outlives its pin.
@@ -80,7 +91,9 @@ impl Links {
         let path = self.path(&attachment);
         let failed = BpfError::call("attach to", attachment.interface.clone());
         let link = match self.hook_of(&attachment) {
-            hook @ (Hook::Tcx | Hook::Xdp) => Some(self.attach_link(object, &attachment, &path, hook)?),
+            hook @ (Hook::Tcx | Hook::Xdp | Hook::Cgroup) => {
+                Some(self.attach_link(object, &attachment, &path, hook)?)
+            }
             Hook::Clsact => {
                 attach_clsact(object, &attachment, &path).map_err(failed)?;
                 None
@@ -158,7 +171,11 @@ impl Links {
     }
 
     fn hook_of(&self, attachment: &Attachment) -> Hook {
-        if attachment.program == UPLINK_XDP { Hook::Xdp } else { self.hook }
+        match attachment.program {
+            UPLINK_XDP => Hook::Xdp,
+            program if cgroup::attach_type(program).is_some() => Hook::Cgroup,
+            _ => self.hook,
+        }
     }
 
     fn attach_link(
@@ -182,8 +199,12 @@ impl Links {
                 return Ok(link);
             }
         }
-        let create = if hook == Hook::Xdp { sys::xdp_create } else { sys::tcx_create };
-        let link = create(&program, attachment.ifindex).map_err(failed())?;
+        let created = match (hook, cgroup::attach_type(attachment.program)) {
+            (_, Some(kind)) => cgroup::root().and_then(|root| sys::cgroup_create(&program, &root, kind)),
+            (Hook::Xdp, None) => sys::xdp_create(&program, attachment.ifindex),
+            _ => sys::tcx_create(&program, attachment.ifindex),
+        };
+        let link = created.map_err(failed())?;
         if path.is_dir() {
             // A filter of an agent that used the other hook.
             remove(path, attachment.ifindex).map_err(failed())?;
@@ -214,13 +235,16 @@ impl Links {
 /// Id of the program that the link runs at this interface of this network
 /// namespace; an index alone may be another interface's.
 fn link_at(link: &OwnedFd, ifindex: u32, hook: Hook) -> Option<u32> {
-    let sys::LinkInfo { id, program, ifindex: at, .. } = sys::info(link).ok()?;
-    if hook == Hook::Xdp {
+    let sys::LinkInfo { id, program, target, .. } = sys::info(link).ok()?;
+    match hook {
         // A driver has one program, and no list of links to look into.
-        return (at == ifindex).then_some(program);
+        Hook::Xdp => (target == ifindex).then_some(program),
+        Hook::Cgroup => (target != 0).then_some(program),
+        Hook::Tcx | Hook::Clsact => {
+            let there = sys::tcx_query(ifindex).ok()?;
+            there.into_iter().find(|(_, link)| *link == id).map(|(program, _)| program)
+        }
     }
-    let there = sys::tcx_query(ifindex).ok()?;
-    there.into_iter().find(|(_, link)| *link == id).map(|(program, _)| program)
 }
 
 fn id_of(link: &OwnedFd) -> Option<u32> {

@@ -3,6 +3,7 @@
 
 mod batch;
 mod bpffs;
+mod cgroup;
 mod error;
 mod features;
 mod flows;
@@ -28,6 +29,7 @@ use std::{os::fd::OwnedFd, path::Path};
 
 use crate::plan::{Capacity, Family};
 use bpffs::Pins;
+use cgroup::SOCKETS;
 use object::Object;
 
 /// Choices made when the dataplane is opened.
@@ -97,8 +99,13 @@ impl Dataplane {
 
     /// The hooks in use, joined by `+`.
     pub fn hooks(&self) -> String {
-        let xdp = self.attached().any(|held| held.program == UPLINK_XDP);
-        format!("{}{}", self.hook().name(), if xdp { "+xdp" } else { "" })
+        let mut names = self.hook().name().to_owned();
+        for (program, hook) in [(UPLINK_XDP, Hook::Xdp), (SOCKETS[0], Hook::Cgroup)] {
+            if self.attached().any(|held| held.program == program) {
+                names = format!("{names}+{}", hook.name());
+            }
+        }
+        names
     }
 
     pub fn attached(&self) -> impl Iterator<Item = &Attachment> {
@@ -111,6 +118,15 @@ impl Dataplane {
     /// When the interface is gone, or the kernel refuses.
     pub fn attach(&mut self, attachment: Attachment) -> Result<(), BpfError> {
         self.links.attach(&self.object, attachment)
+    }
+
+    /// Loads the programs for sockets and attaches them.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or knows no unified cgroups.
+    pub fn attach_sockets(&mut self) -> Result<(), BpfError> {
+        self.object.load_sockets()?;
+        SOCKETS.into_iter().try_for_each(|program| self.attach(Attachment::sockets(program)))
     }
 
     /// Takes whatever we put there off an interface.

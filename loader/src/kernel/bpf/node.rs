@@ -5,7 +5,7 @@ use std::{fs, io, net::IpAddr};
 use causeway_schema::{Network, NodeConfig, config::flags, egress::NETWORKS, nat::Ports};
 use ipnet::IpNet;
 
-use super::{BpfError, object::Object, sys};
+use super::{BpfError, cgroup, object::Object, sys};
 use crate::plan::Family;
 
 /// Where the kernel says which ports it gives to sockets that name none.
@@ -36,6 +36,8 @@ pub(super) fn describe(object: &Object, node: &Node) -> Result<(), BpfError> {
         node_v4: address(node.addresses),
         node_v6: address(node.addresses),
         ports,
+        // Unknown, it is nobody's: the sockets are left alone.
+        netns: cgroup::netns_cookie().map_or([0; 2], |cookie| [cookie as u32, (cookie >> 32) as u32]),
         ..NodeConfig::new()
     };
     if let Some(native) = node.masquerade {

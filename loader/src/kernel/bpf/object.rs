@@ -14,12 +14,13 @@ use aya::{
 use causeway_schema::{
     Addr, Backend, Cell, Client, ClientKey, Endpoint, EndpointKey, Flow, FlowKey, Frontend, FrontendKey, Hop,
     JUMPS, Member, MemberKey, NodeConfig, PortRanges, Service, SourceRange, SourceRangeKey, TraceRecord, V4,
-    V6, config::SCHEMA_VERSION, verdict,
+    V6, config::SCHEMA_VERSION, socket::Peers, verdict,
 };
 
 use super::{
     BpfError, Options,
     bpffs::{self, Pins},
+    cgroup::SOCKETS,
     sys,
 };
 use crate::plan::{Capacity, Family};
@@ -48,6 +49,7 @@ const PROGRAM_ARRAY: (u32, u32) = (3, 0);
 const MAPPED_ARRAY: (u32, u32) = (2, BPF_F_MMAPABLE);
 const PERCPU_ARRAY: (u32, u32) = (6, 0);
 const LRU_HASH: (u32, u32) = (9, 0);
+const SOCKET_STORAGE: (u32, u32) = (24, BPF_F_NO_PREALLOC);
 const PREFIX_TRIE: (u32, u32) = (11, BPF_F_NO_PREALLOC);
 const BPF_F_NO_PREALLOC: u32 = 1;
 const BPF_F_MMAPABLE: u32 = 1 << 10;
@@ -62,6 +64,8 @@ fn shapes(capacity: &Capacity) -> Vec<Shape> {
         shape::<u32, u64>("COUNTERS", PERCPU_ARRAY, verdict::COUNTERS),
         shape::<u32, NodeConfig>("CONFIG", ARRAY, 1),
         shape::<u32, TraceRecord>("TRACE", ARRAY, 1),
+        // A row goes with its socket, and is found by it.
+        shape::<u32, Peers>("PEERS", SOCKET_STORAGE, 0),
         // Pinned as well: an array of programs forgets them with its last holder.
         shape::<u32, u32>(JUMP_MAP, PROGRAM_ARRAY, JUMPS.len() as u32),
     ]);
@@ -109,6 +113,8 @@ pub struct Object {
     programs: BTreeMap<&'static str, OwnedFd>,
     maps: BTreeMap<&'static str, OwnedFd>,
     pins: Pins,
+    /// Where the programs for sockets come from, as long as they are not loaded.
+    rest: Option<Ebpf>,
 }
 
 impl Object {
@@ -139,7 +145,7 @@ impl Object {
                 sys::open(&pins.maps().join(shape.name)).map_err(BpfError::call("open map", shape.name))?;
             maps.insert(shape.name, map);
         }
-        let mut object = Self { programs: BTreeMap::new(), maps, pins };
+        let mut object = Self { programs: BTreeMap::new(), maps, pins, rest: None };
         // An agent that died in a trace may have left its mark.
         let config = object.map("CONFIG")?;
         let there: Option<NodeConfig> =
@@ -147,13 +153,32 @@ impl Object {
         let there = there.unwrap_or_default();
         sys::map_update(&config, &0_u32, &NodeConfig { trace_mark: 0, version: SCHEMA_VERSION, ..there })
             .map_err(BpfError::call("write to map", "CONFIG"))?;
-        for (name, program) in load_programs(&mut ebpf, options.xdp)? {
-            bpffs::publish(&program, &object.pins.programs().join(name))?;
-            object.programs.insert(name, program);
-        }
+        let first = ENTRIES.into_iter().chain(JUMPS).chain(options.xdp.then_some(UPLINK_XDP));
+        object.load_programs(&mut ebpf, &first.collect::<Vec<_>>())?;
         object.fill_jumps()?;
+        object.rest = Some(ebpf);
         release(OBJECT);
         Ok(object)
+    }
+
+    /// Loads the programs for sockets too: a third of all instructions, and
+    /// nothing that a packet waits for at the start.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub fn load_sockets(&mut self) -> Result<(), BpfError> {
+        match self.rest.take() {
+            Some(mut ebpf) => self.load_programs(&mut ebpf, &SOCKETS),
+            None => Ok(()),
+        }
+    }
+
+    fn load_programs(&mut self, ebpf: &mut Ebpf, names: &[&'static str]) -> Result<(), BpfError> {
+        for (name, program) in load_programs(ebpf, names)? {
+            bpffs::publish(&program, &self.pins.programs().join(name))?;
+            self.programs.insert(name, program);
+        }
+        Ok(())
     }
 
     /// Slot by slot, under the programs that run: what an earlier agent has
@@ -227,13 +252,13 @@ fn duplicate(kind: &'static str, name: &str, fd: Option<&OwnedFd>) -> Result<Own
 
 /// Each on a thread of its own: most of an agent's start is the verifier, and
 /// for a privileged process it runs on all CPUs.
-fn load_programs(ebpf: &mut Ebpf, xdp: bool) -> Result<Vec<(&'static str, OwnedFd)>, BpfError> {
+fn load_programs(ebpf: &mut Ebpf, names: &[&'static str]) -> Result<Vec<(&'static str, OwnedFd)>, BpfError> {
     let missing = |name: &str| BpfError::Missing { kind: "program", name: name.into() };
     let mut found: Vec<_> = ebpf
         .programs_mut()
-        .filter_map(|(name, program)| Some((programs(xdp).find(|wanted| *wanted == name)?, program)))
+        .filter_map(|(name, program)| Some((*names.iter().find(|wanted| **wanted == name)?, program)))
         .collect();
-    if let Some(name) = programs(xdp).find(|name| !found.iter().any(|(there, _)| there == name)) {
+    if let Some(name) = names.iter().find(|name| !found.iter().any(|(there, _)| there == *name)) {
         return Err(missing(name));
     }
     std::thread::scope(|scope| {
@@ -251,15 +276,12 @@ fn load_programs(ebpf: &mut Ebpf, xdp: bool) -> Result<Vec<(&'static str, OwnedF
     })
 }
 
-fn programs(xdp: bool) -> impl Iterator<Item = &'static str> {
-    ENTRIES.into_iter().chain(JUMPS).chain(xdp.then_some(UPLINK_XDP))
-}
-
 fn load_program(program: &mut Program, name: &'static str) -> Result<OwnedFd, BpfError> {
     let missing = || BpfError::Missing { kind: "program", name: name.into() };
     let loaded = match program {
         Program::SchedClassifier(program) => program.load(),
         Program::Xdp(program) => program.load(),
+        Program::CgroupSockAddr(program) => program.load(),
         _ => return Err(missing()),
     };
     loaded.map_err(|error| match error {

@@ -140,7 +140,7 @@ pub struct ProgramInfo {
     pub id: u32,
 }
 
-/// `struct bpf_link_info` of a link to an interface, its first fields.
+/// `struct bpf_link_info` of a link to an interface or a cgroup, its first fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct LinkInfo {
@@ -148,9 +148,10 @@ pub struct LinkInfo {
     pub id: u32,
     pub program: u32,
     pad: u32,
-    /// 0 when the link is detached or its interface gone.
-    pub ifindex: u32,
-    /// Of a tcx link.
+    /// The interface's index, or the low half of the cgroup's id; 0 when the
+    /// link is detached or its interface gone.
+    pub target: u32,
+    /// Of a tcx link; the other half of the cgroup's id.
     pub attach_type: u32,
 }
 
@@ -173,8 +174,14 @@ pub fn xdp_create(program: &impl AsFd, ifindex: u32) -> io::Result<OwnedFd> {
     link_create(program, ifindex, XDP, XDP_FLAGS_DRV_MODE)
 }
 
-fn link_create(program: &impl AsFd, ifindex: u32, attach_type: u32, flags: u32) -> io::Result<OwnedFd> {
-    let mut attr = LinkCreate { program: raw(program), ifindex, attach_type, flags, ..Zeroable::zeroed() };
+/// Lets the program look at the sockets of a cgroup's processes, beside the
+/// programs that are there.
+pub fn cgroup_create(program: &impl AsFd, cgroup: &impl AsFd, attach_type: u32) -> io::Result<OwnedFd> {
+    link_create(program, raw(cgroup), attach_type, 0)
+}
+
+fn link_create(program: &impl AsFd, target: u32, attach_type: u32, flags: u32) -> io::Result<OwnedFd> {
+    let mut attr = LinkCreate { program: raw(program), target, attach_type, flags, ..Zeroable::zeroed() };
     let fd = call(LINK_CREATE, &mut attr)?;
     // SAFETY: the command returns a new descriptor that nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
@@ -298,7 +305,8 @@ struct Info {
 #[repr(C)]
 struct LinkCreate {
     program: u32,
-    ifindex: u32,
+    /// An interface's index, or a cgroup's descriptor.
+    target: u32,
     attach_type: u32,
     flags: u32,
     relative: u32,
