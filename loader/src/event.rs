@@ -1,6 +1,8 @@
 //! What does a provider say? Validated objects, in batches, with the place
 //! each came from. Past this type nothing is "maybe valid".
 
+pub mod policy;
+
 use std::{fmt, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;

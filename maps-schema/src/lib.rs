@@ -18,6 +18,7 @@ pub mod flow;
 pub mod front;
 pub mod hash;
 pub mod nat;
+pub mod policy;
 pub mod port_range;
 pub mod service;
 pub mod socket;
