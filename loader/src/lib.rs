@@ -13,6 +13,7 @@ pub mod metrics;
 pub mod model;
 pub mod netlink;
 pub mod plan;
+pub mod policy;
 pub mod providers;
 pub mod reconcile;
 pub mod snapshot;

@@ -1,0 +1,129 @@
+//! Which class is an address in? A class stands for the terms that hold for it,
+//! and exists while a row has it.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use causeway_schema::policy::OTHERS;
+use ipnet::IpNet;
+
+use super::{image::Table, numbers::Numbers, terms::TermId};
+
+#[derive(Debug)]
+pub struct Classes {
+    numbers: Numbers,
+    known: HashMap<Arc<[TermId]>, u32>,
+    entries: HashMap<u32, Class>,
+    /// The classes of each term.
+    with: HashMap<TermId, BTreeSet<u32>>,
+    fresh: BTreeSet<u32>,
+    idle: BTreeSet<u32>,
+}
+
+#[derive(Debug)]
+struct Class {
+    /// Sorted.
+    terms: Arc<[TermId]>,
+    rows: usize,
+}
+
+impl Default for Classes {
+    fn default() -> Self {
+        Self {
+            numbers: Numbers::from(OTHERS + 1),
+            known: HashMap::new(),
+            entries: HashMap::new(),
+            with: HashMap::new(),
+            fresh: BTreeSet::new(),
+            idle: BTreeSet::new(),
+        }
+    }
+}
+
+impl Classes {
+    pub fn terms(&self, class: u32) -> &[TermId] {
+        self.entries.get(&class).map_or(&[], |class| &class.terms)
+    }
+
+    pub fn with(&self, term: TermId) -> impl Iterator<Item = u32> {
+        self.with.get(&term).into_iter().flatten().copied()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Gives a row the class of these terms (sorted), or takes it away.
+    pub fn set(&mut self, rows: &mut Table<IpNet, u32>, key: IpNet, terms: Option<&[TermId]>) {
+        let class = terms.map(|terms| self.join(terms));
+        if let Some(old) = rows.set(key, class) {
+            self.leave(old);
+        }
+    }
+
+    fn join(&mut self, terms: &[TermId]) -> u32 {
+        if terms.is_empty() {
+            return OTHERS;
+        }
+        if let Some(&number) = self.known.get(terms) {
+            if let Some(class) = self.entries.get_mut(&number) {
+                class.rows += 1;
+            }
+            return number;
+        }
+        let terms: Arc<[TermId]> = terms.into();
+        let number = self.numbers.take();
+        for &term in terms.iter() {
+            self.with.entry(term).or_default().insert(number);
+        }
+        self.known.insert(terms.clone(), number);
+        self.entries.insert(number, Class { terms, rows: 1 });
+        self.fresh.insert(number);
+        number
+    }
+
+    fn leave(&mut self, number: u32) {
+        if let Some(class) = self.entries.get_mut(&number) {
+            class.rows -= 1;
+            if class.rows == 0 {
+                self.idle.insert(number);
+            }
+        }
+    }
+
+    /// Which classes are new since the last time, and which are gone, with their
+    /// terms.
+    pub fn settle(&mut self, revision: u64) -> (BTreeSet<u32>, Vec<(u32, Arc<[TermId]>)>) {
+        let mut fresh = std::mem::take(&mut self.fresh);
+        let mut gone = Vec::new();
+        for number in std::mem::take(&mut self.idle) {
+            if self.entries.get(&number).is_none_or(|class| class.rows > 0) {
+                continue;
+            }
+            let Some(Class { terms, .. }) = self.entries.remove(&number) else { continue };
+            self.known.remove(&terms);
+            for term in terms.iter() {
+                if let Some(classes) = self.with.get_mut(term) {
+                    classes.remove(&number);
+                    if classes.is_empty() {
+                        self.with.remove(term);
+                    }
+                }
+            }
+            if fresh.remove(&number) {
+                self.numbers.untake(number);
+            } else {
+                self.numbers.rest(number, revision);
+                gone.push((number, terms));
+            }
+        }
+        (fresh, gone)
+    }
+
+    pub fn release(&mut self, revision: u64) {
+        self.numbers.release(revision);
+    }
+}

@@ -1,0 +1,228 @@
+//! What follows from the changes? Sets of the endpoints concerned, terms that
+//! come and go with them, the class of every address concerned, and the rows for
+//! new pairs of a set and a class.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use causeway_schema::policy::{EndpointPolicy, SetKey};
+use ipnet::IpNet;
+
+use super::{
+    Compiler, Delta, Direction, RuleName,
+    clauses::{self, Applying, Builder},
+    compiler::Endpoint,
+    index::TermIndex,
+    networks::{address, host, span},
+    rules::TOO_LONG,
+    terms::{Term, TermId, Who},
+    world::{Changed, PortName},
+};
+use crate::event::policy::{NamedPort, Namespaces};
+
+impl Compiler {
+    /// Brings the image up to date, and says what that changed.
+    pub fn commit(&mut self) -> Delta {
+        self.revision += 1;
+        let changed = self.world.changed();
+        self.follow(&changed);
+        self.select();
+        let sets = self.sets.settle(self.revision, &mut self.image.sets, &mut self.terms, &mut self.rules);
+        let (new, gone) = self.terms.settle();
+        self.classify(&changed, &new, &gone);
+        self.terms.forget(&gone);
+        self.write(&sets);
+        let cut = self.sets.cut().next().is_some();
+        self.rules.settle(self.revision, &mut self.image.rules);
+        self.image.rules.set(TOO_LONG, cut.then(|| Arc::new(RuleName::TooLong)));
+        self.delta()
+    }
+
+    /// Gives endpoints their sets.
+    fn select(&mut self) {
+        // Endpoints that the same policies select have the same set, unless
+        // these name ports of the endpoint. A policy is known by its address.
+        type Asked = (Direction, Vec<usize>, Option<Arc<[NamedPort]>>);
+        let mut known: HashMap<Asked, (u32, BTreeSet<PortName>)> = HashMap::new();
+        for name in std::mem::take(&mut self.dirty) {
+            let mut sets = None;
+            if let Some(mut endpoint) = self.endpoints.remove(&name) {
+                endpoint.asked.clear();
+                let selecting = |policy: &&Applying<'_>| self.selects(policy.1, &endpoint.subject);
+                let policies: Vec<Applying<'_>> =
+                    self.policies.iter().map(|(id, policy)| (id, &**policy)).collect();
+                let mut policies: Vec<Applying<'_>> = policies.iter().filter(selecting).copied().collect();
+                clauses::order(&mut policies);
+                let [ingress, egress] = [Direction::Ingress, Direction::Egress].map(|direction| {
+                    let mut applying = policies.clone();
+                    applying.retain(|(_, policy)| clauses::rules(policy, direction).is_some());
+                    let own = (direction == Direction::Ingress).then(|| endpoint.subject.ports.clone());
+                    let identity = applying.iter().map(|(_, policy)| std::ptr::from_ref(*policy) as usize);
+                    let key = (direction, identity.collect(), own);
+                    let (set, asked) = known.entry(key).or_insert_with(|| {
+                        let mut builder = Builder {
+                            world: &self.world,
+                            terms: &mut self.terms,
+                            rules: &mut self.rules,
+                            direction,
+                            ports: &endpoint.subject.ports,
+                            asked: BTreeSet::new(),
+                        };
+                        let clauses = builder.build(&applying);
+                        let asked = builder.asked;
+                        (self.sets.intern(clauses, &mut self.terms, &mut self.rules), asked)
+                    });
+                    endpoint.asked.extend(asked.iter().cloned());
+                    *set
+                });
+                self.sets.join(ingress);
+                self.sets.join(egress);
+                sets = Some(EndpointPolicy { ingress, egress });
+                self.endpoints.insert(name.clone(), Endpoint { ..endpoint });
+            }
+            if let Some(old) = self.image.endpoints.set(name, sets) {
+                self.sets.leave(old.ingress);
+                self.sets.leave(old.egress);
+            }
+        }
+    }
+
+    /// Gives addresses and networks their classes.
+    fn classify(&mut self, changed: &Changed, new: &BTreeSet<TermId>, gone: &BTreeSet<TermId>) {
+        let mut touched = BTreeSet::new();
+        let mut asked = TermIndex::default();
+        let mut pods: Vec<Arc<Term>> = Vec::new();
+        let mut addresses: BTreeSet<IpAddr> = BTreeSet::new();
+        for service in &changed.services {
+            self.index.follow(service, &self.world);
+        }
+        for &id in gone.iter().chain(new) {
+            let Some(term) = self.terms.get(id).cloned() else { continue };
+            if let Some((network, except)) = term.network() {
+                match new.contains(&id) {
+                    true => self.networks.add(id, network, except),
+                    false => self.networks.remove(id, network, except),
+                }
+                touched.extend(except.iter().chain([network]));
+                touched.extend(self.image.classes.rows().range(span(*network)).map(|(key, _)| *key));
+                continue;
+            }
+            match new.contains(&id) {
+                true => self.index.add(id, &term, &self.world),
+                false => self.index.remove(id, &term),
+            }
+            asked.add(id, &term, &self.world);
+            match (&term.who, &term.port) {
+                (Who::Service(service), None) => addresses.extend(self.world.serving(service).iter()),
+                _ => pods.push(term),
+            }
+        }
+        if !gone.is_empty() {
+            self.index.prune();
+        }
+
+        for &address in &changed.addresses {
+            let own = self.index.of_address(address, &self.world);
+            self.place(host(address), own);
+        }
+        // Others are concerned only by terms that come or go.
+        for namespace in self.inhabited_by(&pods) {
+            let mut concerned = Vec::new();
+            let mut found = Vec::new();
+            for pod in self.world.pods_of(&namespace) {
+                for &address in &pod.1.addresses {
+                    found.clear();
+                    asked.of_pod(pod, address, &self.world, &mut found);
+                    if !found.is_empty() {
+                        concerned.push(address);
+                    }
+                }
+            }
+            addresses.extend(concerned);
+        }
+        for address in addresses.difference(&changed.addresses) {
+            let mut own = self.own(&host(*address), gone);
+            let found = asked.of_address(*address, &self.world);
+            own.extend(found.into_iter().filter(|id| new.contains(id)));
+            own.sort_unstable();
+            own.dedup();
+            self.place(host(*address), own);
+        }
+        for key in touched {
+            let own = self.own(&key, gone);
+            self.place(key, own);
+        }
+    }
+
+    /// The namespaces with pods for which some of these terms may hold.
+    fn inhabited_by(&self, terms: &[Arc<Term>]) -> Vec<Arc<str>> {
+        let named = terms.iter().map(|term| match &term.who {
+            Who::Pods(selector) => match &selector.namespaces {
+                Namespaces::Named(name) => Some(name.clone()),
+                Namespaces::Matching(_) => None,
+            },
+            _ => None,
+        });
+        if let Some(named) = named.collect::<Option<BTreeSet<Arc<str>>>>() {
+            return named.into_iter().collect();
+        }
+        let may = |name: &&Arc<str>| {
+            terms.iter().any(|term| match &term.who {
+                Who::Pods(selector) => selector.namespaces.matches(self.world.namespace(name)),
+                _ => true,
+            })
+        };
+        self.world.inhabited().filter(may).cloned().collect()
+    }
+
+    /// The terms that hold for a row's address because of who has it.
+    fn own(&self, key: &IpNet, gone: &BTreeSet<TermId>) -> Vec<TermId> {
+        let Some(class) = address(key).and_then(|_| self.image.classes.rows().get(key)) else {
+            return Vec::new();
+        };
+        let terms = self.classes.terms(*class).iter().copied();
+        terms.filter(|id| !self.terms.is_network(*id) && !gone.contains(id)).collect()
+    }
+
+    /// Gives a row the class of these terms and of the networks it lies in.
+    fn place(&mut self, key: IpNet, mut terms: Vec<TermId>) {
+        let needed = !terms.is_empty() || self.networks.is_prefix(&key);
+        if !needed && !self.image.classes.rows().contains_key(&key) {
+            return;
+        }
+        terms.extend(self.networks.holding(&key, &self.terms));
+        terms.sort_unstable();
+        self.classes.set(&mut self.image.classes, key, needed.then_some(&terms));
+    }
+
+    /// The rows of sets for classes, where either is new.
+    fn write(&mut self, new_sets: &BTreeSet<u32>) {
+        let rows = &mut self.image.sets;
+        let (new_classes, gone) = self.classes.settle(self.revision);
+        for (class, terms) in gone {
+            let sets: BTreeSet<u32> = terms.iter().flat_map(|term| self.terms.sets(*term)).collect();
+            for set in sets {
+                self.sets.clear(rows, SetKey { set, class });
+            }
+        }
+        for &set in new_sets {
+            self.sets.write_others(rows, set);
+            let terms = self.sets.terms(set);
+            let classes: BTreeSet<u32> = terms.iter().flat_map(|term| self.classes.with(*term)).collect();
+            for class in classes {
+                self.sets.write(rows, set, class, self.classes.terms(class));
+            }
+        }
+        for class in new_classes {
+            let terms = self.classes.terms(class);
+            let sets: BTreeSet<u32> = terms.iter().flat_map(|term| self.terms.sets(*term)).collect();
+            for set in sets.difference(new_sets) {
+                self.sets.write(rows, *set, class, terms);
+            }
+        }
+        self.sets.sweep();
+    }
+}

@@ -1,0 +1,93 @@
+//! Which networks of rules does a prefix lie in?
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+};
+
+use ipnet::IpNet;
+
+use super::terms::{TermId, Terms};
+
+/// The networks of all terms, and their exceptions.
+#[derive(Debug, Default)]
+pub struct Networks {
+    terms: HashMap<IpNet, Vec<TermId>>,
+    /// How many terms have a network of that length, in bits; IPv4 and IPv6.
+    lengths: [BTreeMap<u8, usize>; 2],
+    /// How often each is a network or an exception.
+    prefixes: BTreeMap<IpNet, usize>,
+}
+
+impl Networks {
+    pub fn add(&mut self, id: TermId, network: &IpNet, except: &[IpNet]) {
+        self.terms.entry(*network).or_default().push(id);
+        *self.lengths[family(network)].entry(network.prefix_len()).or_default() += 1;
+        for prefix in except.iter().chain([network]) {
+            *self.prefixes.entry(*prefix).or_default() += 1;
+        }
+    }
+
+    pub fn remove(&mut self, id: TermId, network: &IpNet, except: &[IpNet]) {
+        if let Some(ids) = self.terms.get_mut(network) {
+            ids.retain(|other| *other != id);
+            if ids.is_empty() {
+                self.terms.remove(network);
+            }
+        }
+        less(&mut self.lengths[family(network)], &network.prefix_len());
+        for prefix in except.iter().chain([network]) {
+            less(&mut self.prefixes, prefix);
+        }
+    }
+
+    /// Has it a row of its own, whoever has its addresses?
+    pub fn is_prefix(&self, prefix: &IpNet) -> bool {
+        self.prefixes.contains_key(prefix)
+    }
+
+    /// The prefixes that lie in a network.
+    pub fn within(&self, network: IpNet) -> impl Iterator<Item = IpNet> {
+        self.prefixes.range(span(network)).map(|(prefix, _)| *prefix)
+    }
+
+    /// The terms that hold for a prefix, apart from longer prefixes that are
+    /// networks or exceptions themselves.
+    pub fn holding<'a>(&'a self, prefix: &'a IpNet, terms: &'a Terms) -> impl Iterator<Item = TermId> + 'a {
+        let lengths = self.lengths[family(prefix)].range(..=prefix.prefix_len());
+        let wider = lengths.filter_map(|(length, _)| Some(IpNet::new(prefix.addr(), *length).ok()?.trunc()));
+        let ids = wider.filter_map(|network| self.terms.get(&network)).flatten().copied();
+        ids.filter(move |id| {
+            let except = terms.get(*id).and_then(|term| term.network()).map_or(&[][..], |(_, except)| except);
+            !except.iter().any(|part| part.contains(prefix))
+        })
+    }
+}
+
+/// All keys that lie within a network, in the order of keys.
+pub fn span(network: IpNet) -> std::ops::RangeInclusive<IpNet> {
+    network..=host(network.broadcast())
+}
+
+/// The prefix that is one address.
+pub fn host(address: IpAddr) -> IpNet {
+    IpNet::from(address)
+}
+
+/// The address that a prefix is all of.
+pub fn address(prefix: &IpNet) -> Option<IpAddr> {
+    (prefix.prefix_len() == prefix.max_prefix_len()).then(|| prefix.addr())
+}
+
+fn family(prefix: &IpNet) -> usize {
+    usize::from(prefix.addr().is_ipv6())
+}
+
+fn less<K: Ord>(counts: &mut BTreeMap<K, usize>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
+        }
+    }
+}

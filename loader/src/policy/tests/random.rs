@@ -1,0 +1,153 @@
+//! Do compiled rows say what the policies say, however they came about?
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use causeway_schema::policy::OTHERS;
+
+use super::super::{Changes, Compiler, Delta, PolicyImage, image::Table};
+use super::generator::{Chance, Change};
+use super::{Cluster, decision, reference};
+
+const ENDPOINTS: [&str; 3] = ["e1", "e2", "e3"];
+
+fn tell(compiler: &mut Compiler, change: Change) {
+    match change {
+        Change::Namespace(name, labels) => compiler.set_namespace(name, labels),
+        Change::Pod(name, pod) => compiler.set_pod(name, pod),
+        Change::Service(name, addresses) => compiler.set_service(name, addresses),
+        Change::Policy(id, policy) => compiler.set_policy(id, policy),
+        Change::Endpoint(name, subject) => compiler.set_endpoint(name, subject),
+    }
+}
+
+fn agree(compiler: &Compiler, cluster: &Cluster, chance: &mut Chance, flows: usize, seed: u64) {
+    for _ in 0..flows {
+        let (endpoint, flow) = (chance.of(&ENDPOINTS), chance.flow());
+        let (compiled, said) =
+            (decision(compiler, endpoint, flow), reference::decide(cluster, endpoint, flow));
+        assert_eq!(compiled, said, "seed {seed}: {endpoint}, {flow:?}\n{cluster:#?}");
+    }
+}
+
+#[test]
+fn rows_decide_as_the_reference_does() {
+    for seed in 0..4000 {
+        let mut chance = Chance(seed);
+        let mut cluster = Cluster::default();
+        let changes = 5 + chance.below(40);
+        (0..changes).for_each(|_| cluster.change(chance.change()));
+        agree(&cluster.compile(), &cluster, &mut chance, 30, seed);
+    }
+}
+
+/// What the caller has written, as the deltas told it.
+#[derive(Default)]
+struct Written {
+    classes: BTreeMap<ipnet::IpNet, u32>,
+    sets: BTreeMap<causeway_schema::policy::SetKey, std::sync::Arc<[causeway_schema::policy::PolicyStep]>>,
+    endpoints: BTreeMap<std::sync::Arc<str>, causeway_schema::policy::EndpointPolicy>,
+    rules: BTreeMap<u32, std::sync::Arc<super::RuleName>>,
+    /// Numbers of classes and sets that have gone, with their revision.
+    resting: Vec<(u64, BTreeSet<u32>, BTreeSet<u32>)>,
+}
+
+impl Written {
+    fn numbers(&self) -> (BTreeSet<u32>, BTreeSet<u32>) {
+        let classes = self.classes.values().copied().filter(|class| *class != OTHERS).collect();
+        (classes, self.sets.keys().map(|key| key.set).collect())
+    }
+
+    fn take(&mut self, delta: Delta, image: &PolicyImage) {
+        let (classes, sets) = self.numbers();
+        for key in delta.sets.put.keys() {
+            assert!(!self.sets.contains_key(key), "the row {key:?} was written again");
+        }
+        replay(&mut self.classes, delta.classes, &image.classes);
+        replay(&mut self.sets, delta.sets, &image.sets);
+        replay(&mut self.endpoints, delta.endpoints, &image.endpoints);
+        replay(&mut self.rules, delta.rules, &image.rules);
+        let now = self.numbers();
+        for (_, classes, sets) in &self.resting {
+            assert!(now.0.is_disjoint(classes) && now.1.is_disjoint(sets), "a number did not rest");
+        }
+        self.resting.push((delta.revision, &classes - &now.0, &sets - &now.1));
+        for key in self.sets.keys() {
+            assert!(key.class == OTHERS || now.0.contains(&key.class), "{key:?} is for nobody");
+        }
+        for (name, policy) in &self.endpoints {
+            for set in [policy.ingress, policy.egress].into_iter().filter(|set| *set != 0) {
+                assert!(now.1.contains(&set), "{name} has set {set}, which has no rows");
+            }
+        }
+        for step in self.sets.values().flat_map(|steps| steps.iter()).filter(|step| step.rule() != 0) {
+            assert!(self.rules.contains_key(&step.rule()), "{step:?} names nobody");
+        }
+    }
+}
+
+fn replay<K: Ord + Clone + std::fmt::Debug, V: PartialEq + Clone + std::fmt::Debug>(
+    written: &mut BTreeMap<K, V>,
+    changes: Changes<K, V>,
+    table: &Table<K, V>,
+) {
+    for key in changes.gone {
+        assert!(written.remove(&key).is_some(), "{key:?} was not there");
+    }
+    for (key, value) in changes.put {
+        assert_ne!(written.insert(key.clone(), value.clone()), Some(value), "{key:?} was the same");
+    }
+    assert_eq!(written, table.rows());
+}
+
+#[test]
+fn changes_in_any_order_lead_to_the_same() {
+    for seed in 0..500 {
+        let mut chance = Chance(1 << 32 | seed);
+        let mut cluster = Cluster::default();
+        let mut compiler = Compiler::default();
+        let mut written = Written::default();
+        for _ in 0..40 {
+            for _ in 0..1 + chance.below(4) {
+                let change = chance.change();
+                cluster.change(change.clone());
+                tell(&mut compiler, change);
+            }
+            let delta = compiler.commit();
+            written.take(delta, compiler.image());
+            agree(&compiler, &cluster, &mut chance, 10, seed);
+            if chance.once_in(5) && !written.resting.is_empty() {
+                let (revision, ..) = written.resting.remove(0);
+                compiler.release(revision);
+            }
+        }
+        let fresh = cluster.compile();
+        let (one, other) = (compiler.image(), fresh.image());
+        assert_eq!(one.classes.rows().len(), other.classes.rows().len(), "seed {seed}");
+        assert!(one.classes.rows().keys().eq(other.classes.rows().keys()), "seed {seed}");
+        assert_eq!(one.sets.rows().len(), other.sets.rows().len(), "seed {seed}");
+        assert!(one.rules.rows().values().collect::<BTreeSet<_>>() == other.rules.rows().values().collect());
+        assert_eq!(compiler.sizes(), fresh.sizes(), "seed {seed}");
+    }
+}
+
+#[test]
+fn after_everything_has_gone_nothing_is_left() {
+    for seed in 0..100 {
+        let mut chance = Chance(2 << 32 | seed);
+        let mut cluster = Cluster::default();
+        (0..60).for_each(|_| cluster.change(chance.change()));
+        let mut compiler = cluster.compile();
+        let mut last: Vec<Change> = Vec::new();
+        last.extend(cluster.pods.keys().map(|name| Change::Pod(name.clone(), None)));
+        last.extend(cluster.namespaces.keys().map(|name| Change::Namespace(name.clone(), None)));
+        last.extend(cluster.policies.keys().map(|id| Change::Policy(id.clone(), None)));
+        last.extend(cluster.endpoints.keys().map(|name| Change::Endpoint(name.clone(), None)));
+        while !last.is_empty() {
+            tell(&mut compiler, last.swap_remove(chance.below(last.len())));
+            compiler.commit();
+        }
+        let image = compiler.image();
+        assert!(image.classes.rows().is_empty() && image.sets.rows().is_empty(), "seed {seed}: {image:?}");
+        assert!(image.endpoints.rows().is_empty() && image.rules.rows().is_empty(), "seed {seed}: {image:?}");
+    }
+}
