@@ -9,7 +9,7 @@ use crate::{
     act::{self, Decision},
     decide::{self, Step},
     family::Family,
-    jump, maps,
+    jump, maps, policy,
     refuse::Refuse,
     service::{self, Choice, Chosen},
     slow, trace,
@@ -31,7 +31,8 @@ pub fn run<A: Refuse>(ctx: &TcContext) -> i32 {
             match decide::begin_with(side, loose, &row, choice) {
                 Step::End(verdict) => verdict,
                 _ => {
-                    jump::to(ctx, side, A::TO_BEGIN);
+                    let target = policy::next(side, loose);
+                    jump::to(ctx, side, target);
                     Verdict::DropInconsistent
                 }
             }

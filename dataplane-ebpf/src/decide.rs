@@ -15,6 +15,7 @@ use crate::{
     nat::Begins,
     packet::Packet,
     pipeline::Side,
+    policy,
     refuse::Refuse,
     service::{self, Choice},
     source_range, trace,
@@ -68,7 +69,8 @@ pub fn decide<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> S
     // Asked once, so that the verifier walks it once.
     let leaves = egress::leaves(ctx, side, loose);
     if later {
-        return early(ctx, leaves, loose, ifindex, dry);
+        let awaits = leaves || policy::applies(side, loose.packet.key.src, hop_of(loose.packet.key.dst));
+        return early(ctx, awaits, loose, ifindex, dry);
     }
     if !loose.has_ports() {
         return Step::Plain;
@@ -129,8 +131,8 @@ fn is_service_address<A: Family>(address: A) -> bool {
 
 /// A fragment without ports that comes before its first one.
 #[inline(always)]
-fn early<A: Refuse>(ctx: &TcContext, leaves: bool, loose: &Loose<A>, ifindex: u32, dry: bool) -> Step<A> {
-    if A::frontend(&FrontendKey::whole_address(loose.packet.key.dst)).is_none() && !leaves {
+fn early<A: Refuse>(ctx: &TcContext, awaits: bool, loose: &Loose<A>, ifindex: u32, dry: bool) -> Step<A> {
+    if A::frontend(&FrontendKey::whole_address(loose.packet.key.dst)).is_none() && !awaits {
         return Step::Plain;
     }
     let verdict = fragment::hold(ctx, loose, dry);

@@ -23,7 +23,7 @@ use crate::{
 /// The row behind a hop, if the slot still has the tenant it had. The planner
 /// gives a freed slot to nobody else for seconds, so the row holds for a packet.
 #[inline(always)]
-fn tenant<A: Family>(hop: Hop) -> Option<&'static Endpoint> {
+pub fn tenant<A: Family>(hop: Hop) -> Option<&'static Endpoint> {
     if hop == Hop::NONE {
         return None;
     }
@@ -38,10 +38,17 @@ pub fn endpoint<A: Family>(address: A) -> Option<(Hop, &'static Endpoint)> {
     tenant::<A>(hop).map(|row| (hop, row))
 }
 
+/// The endpoint that a packet comes from, if the interface that it came by leads
+/// to its source.
+#[inline(always)]
+pub fn sender<A: Family>(ctx: &TcContext, src: A) -> Option<&'static Endpoint> {
+    endpoint(src).map(|(_, row)| row).filter(|row| row.ifindex == ctx.ifindex())
+}
+
 /// Whether the interface that a packet came by leads to its source.
 #[inline(always)]
 pub fn is_own_source<A: Family>(ctx: &TcContext, src: A) -> bool {
-    endpoint(src).is_some_and(|(_, row)| row.ifindex == ctx.ifindex())
+    sender(ctx, src).is_some()
 }
 
 /// As [`endpoint`], with a hop remembered from earlier packets: no hash lookup

@@ -17,6 +17,7 @@ use crate::{
     maps,
     nat::Begins,
     pipeline::Side,
+    policy,
     refuse::Refuse,
     trace,
 };
@@ -72,11 +73,11 @@ pub fn begin<A: Refuse>(side: Side, loose: &mut Loose<A>) {
     loose.begins = Begins { after, serving: Serving::NONE, hop: Hop::NONE, ports, attempt: 0 };
 }
 
-/// Who goes on with an echo message that leaves under the node's name, or
-/// answers one that did.
+/// Who goes on with an echo message of a flow: one that leaves under the node's
+/// name, or that a policy is asked about, or answers one that did or was.
 #[inline(always)]
 pub fn echo<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> Option<jump::Target> {
-    icmp::name_echo(ctx, side, loose)?;
+    let asks = icmp::name_echo(ctx, loose)?;
     if let Some(entry) = flow::find(&loose.packet, ctx.ifindex(), trace::is_dry(ctx)) {
         if let Some(pair) = A::pair() {
             // SAFETY: as in `flow::pair`, and map values stay readable.
@@ -85,9 +86,12 @@ pub fn echo<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> Opt
         }
         return Some(A::TO_CARRY);
     }
-    if leaves(ctx, side, loose) {
+    if asks && leaves(ctx, side, loose) {
         begin(side, loose);
-        return Some(A::TO_BEGIN);
+        return Some(policy::next(side, loose));
+    }
+    if policy::asks(side, loose) {
+        return Some(A::TO_POLICY);
     }
     let key = &mut loose.packet.key;
     (key.src_port, key.dst_port) = (Port::NONE, Port::NONE);

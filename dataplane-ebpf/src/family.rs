@@ -5,7 +5,7 @@ use aya_ebpf::{bindings::BPF_NOEXIST, maps::lpm_trie};
 use causeway_schema::{
     Addr, Arena, Backend, Cell, Client, ClientKey, Endpoint, EndpointKey, Flow, FlowKey, Frontend,
     FrontendKey, HAIRPIN_V4, HAIRPIN_V6, Hop, Member, MemberKey, Network, NodeConfig, PortRanges, Service,
-    SourceRangeKey, V4, V6, checksum, egress::NETWORKS, protocol,
+    SourceRangeKey, V4, V6, checksum, egress::NETWORKS, policy::PeerKey, protocol,
 };
 use network_types::{
     eth::EthHdr,
@@ -39,6 +39,7 @@ pub trait Family: Addr {
     const TO_BEGIN: jump::Target;
     const TO_AFFINITY: jump::Target;
     const TO_PORT_RANGE: jump::Target;
+    const TO_POLICY: jump::Target;
     /// Whom a container that calls its own service sees as its client.
     const HAIRPIN: Self;
     /// Length of a header without options.
@@ -80,6 +81,8 @@ pub trait Family: Addr {
     fn forget(key: &ClientKey<Self>);
     fn has_source_range(client: &SourceRangeKey<Self>) -> bool;
     fn port_ranges(address: Self) -> Option<&'static PortRanges>;
+    /// Of a peer: [`PeerKey`](causeway_schema::policy::PeerKey).
+    fn class(generation: u32, peer: Self) -> Option<u32>;
     fn endpoint(slot: u32) -> Option<&'static Endpoint>;
     fn endpoint_hop(address: Self) -> Option<Hop>;
 
@@ -124,6 +127,7 @@ impl Family for V4 {
     const TO_BEGIN: jump::Target = jump::Target::BeginV4;
     const TO_AFFINITY: jump::Target = jump::Target::AffinityV4;
     const TO_PORT_RANGE: jump::Target = jump::Target::PortRangeV4;
+    const TO_POLICY: jump::Target = jump::Target::PolicyV4;
     const HAIRPIN: Self = HAIRPIN_V4;
     const HEADER: usize = Ipv4Hdr::LEN;
     const SRC: usize = EthHdr::LEN + core::mem::offset_of!(Ipv4Hdr, src_addr);
@@ -169,6 +173,7 @@ impl Family for V4 {
         PORT_RANGES_V4,
         EP_KEYS_V4,
         ENDPOINTS_V4,
+        CLASSES_V4,
         FLOWS_V4,
         EMBRYONIC_V4,
         CACHE_V4,
@@ -199,6 +204,7 @@ impl Family for V6 {
     const TO_BEGIN: jump::Target = jump::Target::BeginV6;
     const TO_AFFINITY: jump::Target = jump::Target::AffinityV6;
     const TO_PORT_RANGE: jump::Target = jump::Target::PortRangeV6;
+    const TO_POLICY: jump::Target = jump::Target::PolicyV6;
     const HAIRPIN: Self = HAIRPIN_V6;
     const HEADER: usize = Ipv6Hdr::LEN;
     const SRC: usize = EthHdr::LEN + core::mem::offset_of!(Ipv6Hdr, src_addr);
@@ -248,6 +254,7 @@ impl Family for V6 {
         PORT_RANGES_V6,
         EP_KEYS_V6,
         ENDPOINTS_V6,
+        CLASSES_V6,
         FLOWS_V6,
         EMBRYONIC_V6,
         CACHE_V6,

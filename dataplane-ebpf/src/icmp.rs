@@ -150,20 +150,20 @@ pub fn special<A: Read + Icmp>(ctx: &TcContext, side: Side, loose: &mut Loose<A>
     None
 }
 
-/// Gives an echo message that may belong to a flow the ports it is known by:
-/// its identifier, at the end of who asks. From a container a question, from
-/// outside an answer to the node.
+/// Gives an echo message the ports that its flow would be known by: its
+/// identifier, at the end of who asks. Says whether it is the question.
 #[inline(always)]
-pub fn name_echo<A: Read + Icmp>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> Option<()> {
+pub fn name_echo<A: Read + Icmp>(ctx: &TcContext, loose: &mut Loose<A>) -> Option<bool> {
     let kind: u8 = ctx.load(loose.l4 as usize).ok()?;
     let id: Port = ctx.load((loose.l4 + rewrite::ICMP_ID) as usize).ok()?;
     let key = &mut loose.packet.key;
-    match side {
-        Side::Container if kind == A::ECHO_REQUEST => key.src_port = id,
-        Side::Uplink if kind == A::ECHO_REPLY && key.dst == A::node() => key.dst_port = id,
+    let asks = kind == A::ECHO_REQUEST;
+    match (asks, kind == A::ECHO_REPLY) {
+        (true, _) => key.src_port = id,
+        (_, true) => key.dst_port = id,
         _ => return None,
     }
-    Some(())
+    Some(asks)
 }
 
 /// An error about a packet that went through one of our flows: its receiver

@@ -39,6 +39,9 @@ pub enum Target {
     /// Packets to a service's address, at ports that have no frontend of their own.
     PortRangeV4 = 15,
     PortRangeV6 = 16,
+    /// Flows that a policy is to be asked about.
+    PolicyV4 = 17,
+    PolicyV6 = 18,
 }
 
 /// Goes to another program; returns only when there is none.

@@ -13,6 +13,7 @@ use crate::{
     nat::Begins,
     packet::{self, Packet, TCP_HEADER, TCP_OFFSET_FLAGS, UDP_HEADER, read},
     pipeline::Side,
+    policy::Question,
     rewrite::L4,
 };
 
@@ -44,6 +45,9 @@ pub struct Loose<A> {
     /// The flow that is to begin, if one is, and the hook that it begins at.
     pub side: Side,
     pub begins: Begins<A>,
+    /// What a policy is asked about it, and whether it ends at the node itself.
+    pub question: Question,
+    pub stays: bool,
     /// What is decided, for the program that goes on: whether a flow
     /// translates the packet, or what the sender is told.
     pub translated: bool,

@@ -25,6 +25,7 @@ mod nat;
 mod nd;
 mod packet;
 mod pipeline;
+mod policy;
 mod port_range;
 mod refuse;
 mod rewrite;
@@ -204,6 +205,16 @@ pub fn port_range_v4(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn port_range_v6(ctx: TcContext) -> i32 {
     port_range::run::<V6>(&ctx)
+}
+
+#[classifier]
+pub fn policy_v4(ctx: TcContext) -> i32 {
+    policy::run::<V4>(&ctx)
+}
+
+#[classifier]
+pub fn policy_v6(ctx: TcContext) -> i32 {
+    policy::run::<V6>(&ctx)
 }
 
 #[classifier]

@@ -10,7 +10,9 @@ use aya_ebpf::{
 };
 use causeway_schema::{
     Backend, Cell, Client, ClientKey, Endpoint, EndpointKey, Flow, FlowKey, Frontend, FrontendKey, Hop,
-    Member, MemberKey, NodeConfig, PortRanges, Service, SourceRange, TraceRecord, V4, V6, socket::Peers,
+    Member, MemberKey, NodeConfig, PortRanges, Service, SourceRange, TraceRecord, V4, V6,
+    policy::{EndpointPolicy, PolicyStep, SetKey, Standing, Steps},
+    socket::Peers,
     verdict,
 };
 
@@ -30,6 +32,7 @@ use crate::{
 /// - source ranges: the clients of load-balancer addresses that are not for all;
 /// - port ranges: the frontends that span many ports, by address;
 /// - endpoint keys and endpoints: the containers of this node;
+/// - classes: the peers that `causeway_schema::policy` draws;
 /// - flows: established ones, never evicted by newcomers. The agent sweeps idle
 ///   ones; when it is full, new flows stay in the embryonic table;
 /// - embryonic: flows that have not yet seen an answer and a second packet of
@@ -39,7 +42,7 @@ use crate::{
 /// - pair and loose: what does not fit on the stack.
 macro_rules! tables {
     ($family:ty, $frontends:ident, $services:ident, $backends:ident, $arena:ident, $affinity:ident,
-     $members:ident, $source_ranges:ident, $port_ranges:ident, $endpoint_keys:ident, $endpoints:ident, $flows:ident, $embryonic:ident, $cache:ident, $pair:ident, $loose:ident, $fragments:ident, $queues:ident) => {
+     $members:ident, $source_ranges:ident, $port_ranges:ident, $endpoint_keys:ident, $endpoints:ident, $classes:ident, $flows:ident, $embryonic:ident, $cache:ident, $pair:ident, $loose:ident, $fragments:ident, $queues:ident) => {
         #[map]
         pub static $frontends: HashMap<FrontendKey<$family>, Frontend> =
             HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
@@ -66,6 +69,8 @@ macro_rules! tables {
             HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
         #[map]
         pub static $endpoints: Array<Endpoint> = Array::with_max_entries(1024, BPF_F_MMAPABLE);
+        #[map]
+        pub static $classes: LpmTrie<(u32, $family), u32> = LpmTrie::with_max_entries(1024, 0);
         #[map]
         pub static $flows: HashMap<FlowKey<$family>, Flow<$family>> = HashMap::with_max_entries(1024, 0);
         #[map]
@@ -97,6 +102,7 @@ tables!(
     PORT_RANGES_V4,
     EP_KEYS_V4,
     ENDPOINTS_V4,
+    CLASSES_V4,
     FLOWS_V4,
     EMBRYONIC_V4,
     CACHE_V4,
@@ -117,6 +123,7 @@ tables!(
     PORT_RANGES_V6,
     EP_KEYS_V6,
     ENDPOINTS_V6,
+    CLASSES_V6,
     FLOWS_V6,
     EMBRYONIC_V6,
     CACHE_V6,
@@ -140,6 +147,20 @@ pub static NEXT_HOP: PerCpuArray<bpf_redir_neigh> = PerCpuArray::with_max_entrie
 /// hold of earlier times is void.
 #[map]
 pub static FLOW_EPOCH: Array<u64> = Array::with_max_entries(1, 0);
+
+/// Which of the two rows of an endpoint in the table of policies counts, and
+/// which classes: all change over at once.
+#[map]
+pub static POLICY: Array<Standing> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+pub static POLICIES: Array<EndpointPolicy> = Array::with_max_entries(2048, BPF_F_MMAPABLE);
+#[map]
+pub static SETS: HashMap<SetKey, Steps> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
+#[map]
+pub static STEPS: Array<PolicyStep> = Array::with_max_entries(1024, BPF_F_MMAPABLE);
+/// How often each rule has decided.
+#[map]
+pub static RULES: PerCpuArray<u64> = PerCpuArray::with_max_entries(1024, 0);
 
 /// Whom a socket of the host talks to under which name.
 #[btf_map]

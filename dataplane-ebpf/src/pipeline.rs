@@ -16,6 +16,7 @@ use crate::{
     flow::{self, Created, Serving},
     jump,
     packet::{self, Frame, Packet},
+    policy,
     rewrite::L4,
     service::{self, Choice},
     trace,
@@ -82,7 +83,9 @@ fn ip<A: Family>(ctx: &TcContext, side: Side, packet: &Packet<A>) -> Decision {
     if let Some(entry) = flow::find(packet, ctx.ifindex(), dry) {
         return established(ctx, packet, entry, dry, L4::Plain);
     }
-    if side == Side::Container && (!deliver::is_own_source(ctx, packet.key.src) || decide::is_rogue(packet)) {
+    if side == Side::Container
+        && (deliver::sender(ctx, packet.key.src).is_none_or(policy::has) || decide::is_rogue(packet))
+    {
         return Decision::slow();
     }
     if let Some(frontend) = service::frontend(&packet.key) {
@@ -133,6 +136,9 @@ fn first<A: Family>(
     let key = &packet.key;
     let Choice::Backend(backend) = service::choose_for(&service, key) else { return Decision::slow() };
     let destination = deliver::endpoint(backend.addr);
+    if destination.as_ref().is_some_and(|(_, endpoint)| policy::has(endpoint)) {
+        return Decision::slow();
+    }
     if backend.addr == key.src || packet.ttl <= 1 || destination.is_none() && side == Side::Uplink {
         return Decision::slow();
     }
@@ -175,6 +181,9 @@ fn plain<A: Family>(ctx: &TcContext, side: Side, packet: &Packet<A>) -> Decision
         return Decision::slow();
     }
     if let Some((_, endpoint)) = deliver::endpoint(dst) {
+        if policy::has(endpoint) {
+            return Decision::slow();
+        }
         return deliver::local(ctx, packet, endpoint, None, L4::Plain);
     }
     if A::frontend(&FrontendKey::whole_address(dst)).is_some() {

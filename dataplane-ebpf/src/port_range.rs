@@ -10,6 +10,7 @@ use crate::{
     jump,
     loose::Loose,
     pipeline::Side,
+    policy,
     refuse::Refuse,
     slow,
 };
@@ -30,7 +31,8 @@ pub fn run<A: Refuse>(ctx: &TcContext) -> i32 {
             Verdict::DropInconsistent
         }
         _ => {
-            jump::to(ctx, side, A::TO_BEGIN);
+            let target = policy::next(side, loose);
+            jump::to(ctx, side, target);
             Verdict::DropInconsistent
         }
     };

@@ -102,7 +102,8 @@ pub fn is_told(side: Side, verdict: Verdict) -> bool {
         | Verdict::DropNoFrontend
         | Verdict::DropNoRoute
         | Verdict::DropTooBig
-        | Verdict::DropExpired => true,
+        | Verdict::DropExpired
+        | Verdict::DropPolicyReject => true,
         // On the uplink, other routers count for themselves.
         Verdict::DropTtl => side == Side::Container,
         _ => false,
@@ -123,7 +124,10 @@ pub fn tell<A: Refuse>(ctx: &TcContext, loose: &Loose<A>) -> bool {
         return false;
     }
     let message = match loose.verdict {
-        Verdict::DropNoBackend | Verdict::DropNoFrontend | Verdict::DropExpired => {
+        Verdict::DropNoBackend
+        | Verdict::DropNoFrontend
+        | Verdict::DropExpired
+        | Verdict::DropPolicyReject => {
             if packet.is_tcp() {
                 return packet.tcp_flags & TCP_RST == 0 && reset(ctx, loose).is_some();
             }

@@ -15,6 +15,7 @@ use crate::{
     loose::{Loose, Part},
     nat::{self, Outcome},
     pipeline::Side,
+    policy,
     refuse::{self, Refuse},
     rewrite, trace,
 };
@@ -44,8 +45,8 @@ pub fn run<A: Refuse>(ctx: &TcContext, side: Side) -> i32 {
             Verdict::DropInconsistent
         }
         Step::Begin => {
-            loose.side = side;
-            jump::to(ctx, side, A::TO_BEGIN);
+            let target = policy::next(side, loose);
+            jump::to(ctx, side, target);
             Verdict::DropInconsistent
         }
         Step::Affinity => {
@@ -59,7 +60,8 @@ pub fn run<A: Refuse>(ctx: &TcContext, side: Side) -> i32 {
             Verdict::DropInconsistent
         }
         Step::Plain => {
-            jump::to(ctx, side, A::TO_CARRY);
+            let target = if policy::asks(side, loose) { A::TO_POLICY } else { A::TO_CARRY };
+            jump::to(ctx, side, target);
             Verdict::DropInconsistent
         }
         Step::Release => {
@@ -125,6 +127,10 @@ pub fn icmp<A: Refuse>(ctx: &TcContext, side: Side) -> i32 {
         None => match egress::echo(ctx, side, loose) {
             Some(target) => {
                 jump::to(ctx, side, target);
+                Decision::end(Verdict::DropInconsistent)
+            }
+            None if policy::asks(side, loose) => {
+                jump::to(ctx, side, A::TO_POLICY);
                 Decision::end(Verdict::DropInconsistent)
             }
             None => plain(ctx, side, loose),

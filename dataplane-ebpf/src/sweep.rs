@@ -22,7 +22,7 @@ pub fn run<A: Family>(ctx: &TcContext) {
     let now = now();
     let Some(answer) = maps::TRACE.get_ptr_mut(0) else { return };
     // SAFETY: the agent runs one trace or sweep at a time.
-    unsafe { *answer = TraceRecord { verdict: 0, service: 0, backend: now, ifindex: 0 } };
+    unsafe { *answer = TraceRecord { verdict: 0, service: 0, backend: now, ifindex: 0, rule: 0 } };
     let Some(header) = packet::bytes(ctx, EthHdr::LEN, HEADER_WORDS * 4) else { return };
     // SAFETY: `bytes` has checked the length.
     let [timeout, count, declare] = unsafe { header.cast::<[u32; HEADER_WORDS]>().read_unaligned() };

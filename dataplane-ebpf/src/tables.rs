@@ -3,7 +3,7 @@
 /// The part of `impl Family` that is alike.
 macro_rules! tables {
     ($frontends:ident, $services:ident, $backends:ident, $arena:ident, $affinity:ident, $members:ident,
-     $source_ranges:ident, $port_ranges:ident, $endpoint_keys:ident, $endpoints:ident, $flows:ident, $embryonic:ident, $cache:ident, $pair:ident, $loose:ident, $fragments:ident, $queues:ident) => {
+     $source_ranges:ident, $port_ranges:ident, $endpoint_keys:ident, $endpoints:ident, $classes:ident, $flows:ident, $embryonic:ident, $cache:ident, $pair:ident, $loose:ident, $fragments:ident, $queues:ident) => {
         #[inline(always)]
         fn frontend(key: &FrontendKey<Self>) -> Option<Frontend> {
             // SAFETY: rows are replaced whole by userspace; a copy is taken at once.
@@ -70,6 +70,12 @@ macro_rules! tables {
         #[inline(always)]
         fn endpoint(slot: u32) -> Option<&'static Endpoint> {
             maps::$endpoints.get(slot)
+        }
+
+        #[inline(always)]
+        fn class(generation: u32, peer: Self) -> Option<u32> {
+            let PeerKey { prefix, generation, addr } = PeerKey::exactly(generation, peer);
+            maps::$classes.get(lpm_trie::Key::new(prefix, (generation, addr))).copied()
         }
 
         #[inline(always)]

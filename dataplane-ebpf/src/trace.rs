@@ -26,7 +26,17 @@ pub fn record(decision: &Decision) {
                 service: decision.service,
                 backend: decision.backend,
                 ifindex: decision.ifindex,
+                rule: (*row).rule,
             }
         };
+    }
+}
+
+/// Leaves the rule that was asked.
+#[inline(always)]
+pub fn rule(number: u32) {
+    if let Some(row) = maps::TRACE.get_ptr_mut(0) {
+        // SAFETY: as in `record`.
+        unsafe { (*row).rule = number };
     }
 }

@@ -88,6 +88,9 @@ pub struct TraceRecord {
     pub backend: u32,
     /// Interface the packet leaves through, 0 when none.
     pub ifindex: u32,
+    /// Number of the policy rule that was asked last, or
+    /// [`NO_RULE`](crate::policy::NO_RULE). Left as it was where none is asked.
+    pub rule: u32,
 }
 
 impl TraceRecord {
@@ -100,7 +103,7 @@ pub const SWEEP_KEYS: usize = 4;
 
 /// The programs that the fast ones jump to, by slot: first those of
 /// `from_container`, then those of `from_uplink`.
-pub const JUMPS: [&str; 34] = [
+pub const JUMPS: [&str; 38] = [
     "container_v6",
     "slow_container_v4",
     "slow_container_v6",
@@ -118,6 +121,8 @@ pub const JUMPS: [&str; 34] = [
     "affinity_v6",
     "port_range_v4",
     "port_range_v6",
+    "policy_v4",
+    "policy_v6",
     "uplink_v6",
     "slow_uplink_v4",
     "slow_uplink_v6",
@@ -135,4 +140,6 @@ pub const JUMPS: [&str; 34] = [
     "affinity_v6",
     "port_range_v4",
     "port_range_v6",
+    "policy_v4",
+    "policy_v6",
 ];

@@ -39,7 +39,9 @@ pub struct Endpoint {
     pub flags: u16,
     /// Hardware address of the container's side.
     pub mac: [u8; 6],
-    pub pad: [u8; 2],
+    /// Which rows of the table of policies are its own; 0: nothing is asked
+    /// about it. See [`policy`](crate::policy).
+    pub policy: u16,
 }
 
 /// Bits of [`Endpoint::flags`].

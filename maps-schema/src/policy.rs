@@ -1,18 +1,21 @@
 //! May these two talk? What is asked when a flow begins.
 //!
 //! ```text
-//! POLICIES[slot] ──► set for what comes, set for what goes     (0: no policy)
-//! CLASSES[peer]  ──► class: who is alike to every rule of this node
-//! SETS[(set, class)] or SETS[(set, OTHERS)] ──► steps in DECISIONS, by protocol and port
+//! POLICY                 ──► bank and generation that count now
+//! POLICIES[policy, bank] ──► set for what comes, set for what goes     (0: no policy)
+//! CLASSES[generation, peer] ──► class: who is alike to every rule of this node
+//! SETS[set, class] or SETS[set, OTHERS] ──► where the STEPS by protocol and port begin
 //! ```
 //!
 //! A set is a list of rules, a class the set of peer selectors that hold for an
 //! address; both numbers stand for their contents, so a row of `SETS` never
-//! changes while it is there. Numbers are of this node alone.
+//! changes while it is there. Numbers are of this node and of one agent's life:
+//! the next one writes all of it anew beside what is there, as another
+//! generation, and changes over at once.
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::Port;
+use crate::{Addr, Port, V4, V6};
 
 /// The rule sets of an endpoint: 0 for a direction without a policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
@@ -29,9 +32,55 @@ pub struct EndpointPolicy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct PeerKey<A> {
-    /// In bits.
+    /// In bits, of the generation and the address.
     pub prefix: u32,
+    pub generation: u32,
     pub addr: A,
+}
+
+impl<A: Addr> PeerKey<A> {
+    /// `prefix`: bits of the address.
+    #[inline(always)]
+    pub fn new(generation: u32, addr: A, prefix: u32) -> Self {
+        Self { prefix: u32::BITS + prefix, generation, addr }
+    }
+
+    #[inline(always)]
+    pub fn exactly(generation: u32, addr: A) -> Self {
+        Self::new(generation, addr, 8 * A::BYTES as u32)
+    }
+}
+
+// SAFETY: `repr(C)`, every field is Pod, and the sizes asserted below leave no
+// room for padding.
+unsafe impl<A: Addr> Zeroable for PeerKey<A> {}
+unsafe impl<A: Addr> Pod for PeerKey<A> {}
+
+/// What counts now: the bank in the lowest bit, above it the generation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(transparent)]
+pub struct Standing(pub u32);
+
+impl Standing {
+    pub fn new(generation: u32, bank: u32) -> Self {
+        Self(generation << 1 | bank & 1)
+    }
+
+    #[inline(always)]
+    pub fn generation(self) -> u32 {
+        self.0 >> 1
+    }
+
+    #[inline(always)]
+    pub fn bank(self) -> u32 {
+        self.0 & 1
+    }
+
+    /// Index of the row of [`Endpoint::policy`](crate::Endpoint::policy).
+    #[inline(always)]
+    pub fn row(self, policy: u16) -> u32 {
+        u32::from(policy) * 2 + self.bank()
+    }
 }
 
 /// The class of whom no rule selects; in a key of the table of sets, everybody
@@ -115,18 +164,21 @@ impl PolicyStep {
 }
 
 /// The step that holds for a place: the last that begins at or before it.
-/// `at` gives the step at an index of the list, `None` where there is none:
-/// then there is no answer.
+/// `at` gives the step at an index, `None` where there is none: then there is
+/// no answer.
 #[inline(always)]
-pub fn find(len: u32, place: u32, at: impl Fn(u32) -> Option<PolicyStep>) -> Option<PolicyStep> {
-    let mut low = 0;
-    let mut found = at(0)?;
+pub fn find(steps: Steps, place: u32, at: impl Fn(u32) -> Option<PolicyStep>) -> Option<PolicyStep> {
+    // Counted from the base, which the verifier does not know: it would walk
+    // every way through the list that it could tell apart.
+    let end = steps.base.wrapping_add(steps.len);
+    let mut low = steps.base;
+    let mut found = at(low)?;
     // The largest power of two that a list can be long, then its halves.
     let mut width = MAX_STEPS;
     for _ in 0..=MAX_STEPS.trailing_zeros() {
-        let next = low + width;
+        let next = low.wrapping_add(width);
         width /= 2;
-        if next >= len {
+        if next >= end {
             continue;
         }
         let step = at(next)?;
@@ -142,6 +194,7 @@ const _: () = {
     assert!(size_of::<EndpointPolicy>() == 8);
     assert!(size_of::<SetKey>() == 8 && size_of::<Steps>() == 8);
     assert!(size_of::<PolicyStep>() == 8);
+    assert!(size_of::<PeerKey<V4>>() == 12 && size_of::<PeerKey<V6>>() == 24);
 };
 
 #[cfg(test)]
@@ -151,16 +204,22 @@ mod tests {
 
     #[test]
     fn the_last_step_before_a_place_holds() {
-        for len in [1_u32, 2, 3, 7, 64, 65, 1000, MAX_STEPS] {
+        for (base, len) in
+            [(0, 1_u32), (5, 2), (0, 3), (100, 7), (0, 64), (64, 65), (1, 1000), (9, MAX_STEPS)]
+        {
+            let steps = Steps { base, len };
             let from = |index: u32| index * 10;
-            let at = |index: u32| (index < len).then(|| PolicyStep::new(from(index), Outcome::Allow, index));
+            let at = |index: u32| {
+                let index = index.checked_sub(base).filter(|index| *index < len)?;
+                Some(PolicyStep::new(from(index), Outcome::Allow, index))
+            };
             for place in (0..from(len) + 5).step_by(3) {
                 let wanted = (place / 10).min(len - 1);
-                assert_eq!(find(len, place, at).unwrap().rule(), wanted, "{len} steps, {place}");
+                assert_eq!(find(steps, place, at).unwrap().rule(), wanted, "{len} steps, {place}");
             }
-            assert_eq!(find(len, u32::MAX, at).unwrap().rule(), len - 1);
+            assert_eq!(find(steps, u32::MAX, at).unwrap().rule(), len - 1);
         }
-        assert_eq!(find(1, 0, |_| None), None);
+        assert_eq!(find(Steps { base: 0, len: 1 }, 0, |_| None), None);
     }
 
     #[test]

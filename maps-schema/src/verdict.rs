@@ -72,11 +72,15 @@ pub enum Verdict {
     DropSourceRange = 29,
     /// Of a connection that was silent for longer than its service allows.
     DropExpired = 30,
+    /// A policy does not allow it.
+    DropPolicy = 31,
+    /// A policy does not allow it, and wants the sender told.
+    DropPolicyReject = 32,
 }
 
 impl Verdict {
     /// Every verdict, in numeric order.
-    pub const ALL: [Verdict; 31] = [
+    pub const ALL: [Verdict; 33] = [
         Verdict::Delivered,
         Verdict::Forwarded,
         Verdict::GatewayArp,
@@ -108,6 +112,8 @@ impl Verdict {
         Verdict::DropRogueServer,
         Verdict::DropSourceRange,
         Verdict::DropExpired,
+        Verdict::DropPolicy,
+        Verdict::DropPolicyReject,
     ];
 
     pub fn from_number(number: u32) -> Option<Self> {
@@ -148,6 +154,8 @@ impl Verdict {
             Verdict::DropRogueServer => "drop_rogue_server",
             Verdict::DropSourceRange => "drop_source_range",
             Verdict::DropExpired => "drop_expired",
+            Verdict::DropPolicy => "drop_policy",
+            Verdict::DropPolicyReject => "drop_policy_reject",
         }
     }
 

@@ -139,7 +139,7 @@ impl Bench {
 
     fn fill_tables(&mut self) -> Result<()> {
         let endpoint =
-            Endpoint { ifindex: 1, generation: HOP.generation(), flags: 0, mac: [2; 6], pad: [0; 2] };
+            Endpoint { ifindex: 1, generation: HOP.generation(), flags: 0, mac: [2; 6], policy: 0 };
         self.put_row::<_, 16>("ENDPOINTS_V4", HOP.slot(), &endpoint)?;
         self.put::<_, _, 4, 4>("EP_KEYS_V4", &EndpointKey(BACKEND), &HOP)?;
         // Every client is a container's address, behind the interface that the

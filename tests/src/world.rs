@@ -126,7 +126,7 @@ impl World {
         }
         for (&number, slot) in &self.slots {
             let ifindex = if slot.in_use { slot.ifindex } else { 0 };
-            let row = Endpoint { ifindex, generation: slot.generation, flags: 0, mac: slot.mac, pad: [0; 2] };
+            let row = Endpoint { ifindex, generation: slot.generation, flags: 0, mac: slot.mac, policy: 0 };
             image.endpoints.insert(u32::from(number), row);
         }
         image

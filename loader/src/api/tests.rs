@@ -186,7 +186,13 @@ async fn endpoints_come_and_go_by_names_with_slashes() {
     let agent = Played::new(move |command| match command {
         Command::Attach(AttachRequest { addresses, .. }, reply) => {
             let interface = "cw1".to_owned();
-            let _ = reply.send(Ok(Endpoint { addresses, interface, ifindex: 7, mac: [2, 0, 0, 0, 0, 0xab] }));
+            let _ = reply.send(Ok(Endpoint {
+                addresses,
+                interface,
+                ifindex: 7,
+                mac: [2, 0, 0, 0, 0, 0xab],
+                policy: None,
+            }));
         }
         Command::Detach(name, reply) => {
             told.send(name).unwrap();

@@ -266,6 +266,7 @@ async fn make(
         interface: host.to_owned(),
         ifindex: outside.index,
         mac,
+        policy: None,
     })
 }
 

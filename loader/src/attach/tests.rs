@@ -53,8 +53,13 @@ fn a_damaged_store_is_set_aside_and_said() {
 #[test]
 fn a_stored_endpoint_is_found_again() {
     let dir = tempfile::tempdir().unwrap();
-    let endpoint =
-        Endpoint { addresses: request().addresses, interface: "cw1".into(), ifindex: 7, mac: [2; 6] };
+    let endpoint = Endpoint {
+        addresses: request().addresses,
+        interface: "cw1".into(),
+        ifindex: 7,
+        mac: [2; 6],
+        policy: None,
+    };
     let (mut store, _) = EndpointStore::open(dir.path()).unwrap();
     store.insert(Stored { request: request(), endpoint: endpoint.clone() }).unwrap();
     let (mut again, warning) = EndpointStore::open(dir.path()).unwrap();

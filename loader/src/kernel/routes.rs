@@ -175,6 +175,7 @@ mod tests {
             interface: "cw".into(),
             ifindex: 9,
             mac: [0; 6],
+            policy: None,
         };
         let networks = ["192.168.77.1/24".parse().unwrap()];
         let (routes, problems) = wanted(&nodes, "n1", (3, &networks), [&endpoint].into_iter());

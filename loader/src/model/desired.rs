@@ -122,6 +122,9 @@ pub struct Endpoint {
     pub ifindex: u32,
     /// Hardware address of the container's side.
     pub mac: [u8; 6],
+    /// Its index in the table of policies; `None`: as it stands.
+    #[serde(skip)]
+    pub policy: Option<u16>,
 }
 
 /// The whole of it.

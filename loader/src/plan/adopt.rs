@@ -270,11 +270,7 @@ fn find_endpoints<A: Family>(rows: &impl Rows<A>, found: &mut Found<A>) -> Resul
     let endpoints = rows.endpoints();
     for (key, hop) in rows.endpoint_keys()? {
         let row = endpoints.get(hop.slot() as usize).filter(|row| {
-            hop.slot() != 0
-                && row.ifindex != 0
-                && row.generation == hop.generation()
-                && row.flags == 0
-                && row.pad == [0; 2]
+            hop.slot() != 0 && row.ifindex != 0 && row.generation == hop.generation() && row.flags == 0
         });
         match row {
             Some(&row) => {

@@ -112,7 +112,7 @@ fn audit_endpoints<A: Family>(image: &Image<A>, rows: &impl Rows<A>, repairs: &m
         Some(&row) => Some(Step::PutEndpoint { slot, row }),
         None => {
             let generation = found.generation;
-            let freed = Endpoint { ifindex: 0, generation, flags: 0, mac: [0; 6], pad: [0; 2] };
+            let freed = Endpoint { ifindex: 0, generation, flags: 0, mac: [0; 6], policy: 0 };
             let row = Endpoint { generation: generation.wrapping_add(1), ..freed };
             (*found != freed).then_some(Step::ClearEndpoint { slot, row })
         }

@@ -119,7 +119,7 @@ impl<A: Family> Endpoints<A> {
                 None => self.pool.take().and_then(|slot| u16::try_from(slot).ok()).ok_or(Map::Endpoints)?,
             },
         };
-        let hop = ledger.put_endpoint(slot, endpoint.ifindex, endpoint.mac);
+        let hop = ledger.put_endpoint(slot, endpoint.ifindex, endpoint.mac, endpoint.policy);
         for &key in &keys {
             ledger.put_endpoint_key(key, hop);
         }

@@ -66,6 +66,14 @@ pub struct Capacity {
     pub source_ranges: u32,
     /// Addresses with ranges of ports.
     pub port_ranges: u32,
+    /// Rule sets, by the classes of peers that they tell apart.
+    pub policy_sets: u32,
+    /// Steps of rule sets, each the ports between two bounds.
+    pub policy_steps: u32,
+    /// Addresses and networks that rules tell apart.
+    pub peers: u32,
+    /// Rules that have a counter of their own.
+    pub rules: u32,
 }
 
 impl Capacity {
@@ -98,6 +106,10 @@ impl Default for Capacity {
             members: 8_192,
             source_ranges: 8_192,
             port_ranges: 1_024,
+            policy_sets: 32_768,
+            policy_steps: 65_536,
+            peers: 262_144,
+            rules: 4_096,
         }
     }
 }

@@ -303,8 +303,8 @@ impl<A: Family> Ledger<A> {
     }
 
     /// Sets the interface at a slot; another one gets another generation.
-    /// Returns the hop that leads there.
-    pub fn put_endpoint(&mut self, slot: u16, ifindex: u32, mac: [u8; 6]) -> Hop {
+    /// `policy` stays as it is when `None`. Returns the hop that leads there.
+    pub fn put_endpoint(&mut self, slot: u16, ifindex: u32, mac: [u8; 6], policy: Option<u16>) -> Hop {
         let id = u32::from(slot);
         let before = self.image.endpoints.get(&id).copied();
         let generation = match before {
@@ -312,7 +312,8 @@ impl<A: Family> Ledger<A> {
             Some(row) => row.generation.wrapping_add(1),
             None => self.parked_endpoints.remove(&id).unwrap_or(0),
         };
-        let row = Endpoint { ifindex, generation, flags: 0, mac, pad: [0; 2] };
+        let policy = policy.unwrap_or(before.map_or(0, |row| row.policy));
+        let row = Endpoint { ifindex, generation, flags: 0, mac, policy };
         if before != Some(row) {
             self.image.endpoints.insert(id, row);
             self.before.endpoints.entry(id).or_insert(before);

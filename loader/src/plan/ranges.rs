@@ -34,6 +34,11 @@ impl Ranges {
         self.by_length.last().map_or(0, |&(length, _)| length)
     }
 
+    /// Cells of all free runs.
+    pub fn total(&self) -> u32 {
+        self.free.values().sum()
+    }
+
     /// `None` when no free run is long enough.
     pub fn take(&mut self, length: u32) -> Option<u32> {
         let &(found, start) = self.by_length.range((length, 0)..).next()?;

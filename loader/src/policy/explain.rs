@@ -4,7 +4,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use causeway_schema::Port;
-use causeway_schema::policy::{OTHERS, Outcome, PolicyStep, SetKey, find, place};
+use causeway_schema::policy::{OTHERS, Outcome, PolicyStep, SetKey, Steps, find, place};
 use ipnet::IpNet;
 use serde::Serialize;
 
@@ -74,7 +74,7 @@ impl Compiler {
         let class = self.class(flow.peer);
         let steps = rows.get(&SetKey { set, class }).or_else(|| rows.get(&SetKey { set, class: OTHERS }))?;
         let at = |index: u32| steps.get(index as usize).copied();
-        find(steps.len() as u32, place(flow.protocol, Port::new(flow.port)), at)
+        find(Steps { base: 0, len: steps.len() as u32 }, place(flow.protocol, Port::new(flow.port)), at)
     }
 
     /// Of the longest prefix.

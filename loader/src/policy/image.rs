@@ -36,6 +36,15 @@ pub struct Delta {
 }
 
 impl Delta {
+    /// What follows comes on top.
+    pub fn follow(&mut self, next: Delta) {
+        self.revision = next.revision;
+        self.classes.follow(next.classes);
+        self.sets.follow(next.sets);
+        self.endpoints.follow(next.endpoints);
+        self.rules.follow(next.rules);
+    }
+
     pub fn is_empty(&self) -> bool {
         self.classes.is_empty() && self.sets.is_empty() && self.endpoints.is_empty() && self.rules.is_empty()
     }
@@ -51,6 +60,15 @@ pub struct Changes<K, V> {
 impl<K, V> Default for Changes<K, V> {
     fn default() -> Self {
         Self { put: BTreeMap::new(), gone: BTreeSet::new() }
+    }
+}
+
+impl<K: Ord, V> Changes<K, V> {
+    fn follow(&mut self, next: Self) {
+        next.put.keys().for_each(|key| drop(self.gone.remove(key)));
+        next.gone.iter().for_each(|key| drop(self.put.remove(key)));
+        self.put.extend(next.put);
+        self.gone.extend(next.gone);
     }
 }
 

@@ -9,6 +9,7 @@ mod audit;
 mod commands;
 mod endpoints;
 mod plane;
+mod policies;
 mod probe;
 mod status;
 

@@ -4,10 +4,12 @@
 use std::{
     collections::BTreeMap,
     io,
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
 use anyhow::Context;
+use causeway_schema::{Flow, FlowKey};
 
 use super::status::{READ, WRITE};
 use crate::{
@@ -175,6 +177,24 @@ impl<A: Family> Plane<A> {
         }
     }
 
+    /// Ends the flows that `denies` names.
+    ///
+    /// # Errors
+    /// As [`Self::expire_flows`].
+    pub fn revoke(&mut self, denies: impl Fn(&FlowKey<A>, &Flow<A>) -> bool) -> io::Result<()> {
+        let revoked = self.flows.revoke(denies)?;
+        self.tell(&revoked.told);
+        Ok(())
+    }
+
+    /// An end that there is no way to has nothing to be told.
+    fn tell(&mut self, ends: &[(SocketAddr, SocketAddr)]) {
+        let failed = ends.iter().filter(|(peer, end)| self.knocker.knock(*peer, *end).is_err()).count();
+        if failed > 0 {
+            tracing::debug!(failed, "ends of connections that are over were not told");
+        }
+    }
+
     /// Ends idle flows, when it is time to look for them.
     ///
     /// # Errors
@@ -188,12 +208,7 @@ impl<A: Family> Plane<A> {
         self.flows_due = Instant::now() + if crowded { FLOWS_WHEN_FULL } else { FLOWS };
         let expired = expired?;
         self.flow_entries = expired.left;
-        // An end that there is no way to has nothing to be told.
-        let failed =
-            expired.told.iter().filter(|(peer, end)| self.knocker.knock(*peer, *end).is_err()).count();
-        if failed > 0 {
-            tracing::debug!(failed, "ends of expired connections were not told");
-        }
+        self.tell(&expired.told);
         Ok(())
     }
 }

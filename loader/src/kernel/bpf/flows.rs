@@ -166,6 +166,46 @@ impl<A: Family> Flows<A> {
         Ok(expired)
     }
 
+    /// Ends the flows that `denies` names, by their requests' tuples before and
+    /// after: of connections the end is declared, everything else goes at once.
+    ///
+    /// # Errors
+    /// As [`Flows::expire`].
+    pub fn revoke(&mut self, denies: impl Fn(&FlowKey<A>, &Flow<A>) -> bool) -> io::Result<Expired> {
+        let mut expired = Expired::default();
+        let is_denied = |key: &FlowKey<A>, flow: &Flow<A>| {
+            flow.flags & (flags::REPLY | flags::EXPIRED) == 0 && denies(key, flow)
+        };
+        let mut embryonic = Vec::new();
+        batch::scan(&self.embryonic, |key, flow| {
+            if is_denied(key, flow) {
+                embryonic.extend([*key, flow.twin(key.protocol)]);
+            }
+        })?;
+        // What takes its place asks again; nobody has been answered yet.
+        expired.removed += embryonic.len() as u64 / 2;
+        batch::delete(&self.embryonic, &embryonic)
+            .into_iter()
+            .next()
+            .map_or(Ok(()), |(_, error)| Err(error))?;
+        let mut denied: BTreeMap<bool, Vec<FlowKey<A>>> = BTreeMap::new();
+        batch::scan(&self.established, |key: &FlowKey<A>, flow: &Flow<A>| {
+            if is_denied(key, flow) {
+                denied.entry(key.protocol == protocol::TCP).or_default().push(*key);
+            }
+        })?;
+        for (open, keys) in denied {
+            for chunk in keys.chunks(SWEEP_KEYS) {
+                let ended = self.run_sweep(0, chunk, open)?.service;
+                expired.removed += u64::from(ended);
+                if open {
+                    self.ends_of(chunk, &mut expired.told)?;
+                }
+            }
+        }
+        Ok(expired)
+    }
+
     /// The sides of those connections whose end is declared.
     fn ends_of(&self, keys: &[FlowKey<A>], told: &mut Vec<(SocketAddr, SocketAddr)>) -> io::Result<()> {
         for key in keys {

@@ -11,6 +11,7 @@ mod links;
 mod mapped;
 mod node;
 mod object;
+mod policies;
 mod sys;
 mod tables;
 mod tc;
@@ -22,6 +23,7 @@ pub use flows::{Expired, Flows, Timeouts};
 pub use links::{Attachment, Hook, Links};
 pub use node::Node;
 pub use object::{FROM_CONTAINER, FROM_UPLINK, UPLINK_XDP};
+pub use policies::PolicyTables;
 pub use tables::BpfTables;
 pub use tracer::Tracer;
 
@@ -83,6 +85,14 @@ impl Dataplane {
     /// When the process has no descriptor left, or no room for a mapping.
     pub fn tables<A: Family>(&self) -> Result<BpfTables<A>, BpfError> {
         BpfTables::open(&self.object, self.capacity)
+    }
+
+    /// The policy maps, for whoever writes them.
+    ///
+    /// # Errors
+    /// As [`Dataplane::tables`].
+    pub fn policies(&self) -> Result<PolicyTables, BpfError> {
+        PolicyTables::open(&self.object, &self.capacity)
     }
 
     /// The flows of a family.

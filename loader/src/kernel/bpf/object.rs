@@ -14,7 +14,11 @@ use aya::{
 use causeway_schema::{
     Addr, Backend, Cell, Client, ClientKey, Endpoint, EndpointKey, Flow, FlowKey, Frontend, FrontendKey, Hop,
     JUMPS, Member, MemberKey, NodeConfig, PortRanges, Service, SourceRange, SourceRangeKey, TraceRecord, V4,
-    V6, config::SCHEMA_VERSION, socket::Peers, verdict,
+    V6,
+    config::SCHEMA_VERSION,
+    policy::{EndpointPolicy, PeerKey, PolicyStep, SetKey, Standing, Steps},
+    socket::Peers,
+    verdict,
 };
 
 use super::{
@@ -64,6 +68,12 @@ fn shapes(capacity: &Capacity) -> Vec<Shape> {
         shape::<u32, u64>("COUNTERS", PERCPU_ARRAY, verdict::COUNTERS),
         shape::<u32, NodeConfig>("CONFIG", ARRAY, 1),
         shape::<u32, TraceRecord>("TRACE", ARRAY, 1),
+        shape::<u32, Standing>("POLICY", MAPPED_ARRAY, 1),
+        // In two banks; index 0 is nobody's.
+        shape::<u32, EndpointPolicy>("POLICIES", MAPPED_ARRAY, policies(capacity)),
+        shape::<SetKey, Steps>("SETS", SPARSE_HASH, capacity.policy_sets),
+        shape::<u32, PolicyStep>("STEPS", MAPPED_ARRAY, capacity.policy_steps),
+        shape::<u32, u64>("RULES", PERCPU_ARRAY, capacity.rules),
         // A row goes with its socket, and is found by it.
         shape::<u32, Peers>("PEERS", SOCKET_STORAGE, 0),
         // Pinned as well: an array of programs forgets them with its last holder.
@@ -72,10 +82,16 @@ fn shapes(capacity: &Capacity) -> Vec<Shape> {
     shapes
 }
 
+/// Rows of the table of policies, in both banks.
+pub fn policies(capacity: &Capacity) -> u32 {
+    // An index has 16 bits.
+    (capacity.endpoints.saturating_add(2)).min(1 << 16) * 2
+}
+
 fn family_shapes<A: Family>(capacity: &Capacity) -> Vec<Shape> {
     let pairs = |flows: u32| flows.saturating_mul(2);
     let [frontends, services, backends, arena, endpoint_keys, endpoints, flows, embryonic, ..] = A::MAPS;
-    let [.., affinity, members, source_ranges, port_ranges] = A::MAPS;
+    let [.., affinity, members, source_ranges, port_ranges, classes] = A::MAPS;
     vec![
         shape::<FrontendKey<A>, Frontend>(frontends, SPARSE_HASH, capacity.frontends),
         shape::<u32, Service>(services, MAPPED_ARRAY, capacity.services),
@@ -91,6 +107,7 @@ fn family_shapes<A: Family>(capacity: &Capacity) -> Vec<Shape> {
         shape::<MemberKey<A>, Member>(members, SPARSE_HASH, capacity.members),
         shape::<SourceRangeKey<A>, SourceRange>(source_ranges, PREFIX_TRIE, capacity.source_ranges),
         shape::<A, PortRanges>(port_ranges, SPARSE_HASH, capacity.port_ranges),
+        shape::<PeerKey<A>, u32>(classes, PREFIX_TRIE, capacity.peers),
     ]
 }
 

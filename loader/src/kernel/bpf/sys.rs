@@ -58,6 +58,11 @@ pub fn map_update<K: Pod, V: Pod>(map: &impl AsFd, key: &K, value: &V) -> io::Re
     call(MAP_UPDATE_ELEM, &mut Element::new(map, key, value as *const V as u64)).map(drop)
 }
 
+/// For per-CPU maps, whose value is an array.
+pub fn map_update_bytes<K: Pod>(map: &impl AsFd, key: &K, value: &[u8]) -> io::Result<()> {
+    call(MAP_UPDATE_ELEM, &mut Element::new(map, key, value.as_ptr() as u64)).map(drop)
+}
+
 /// Deleting what is not there succeeds.
 pub fn map_delete<K: Pod>(map: &impl AsFd, key: &K) -> io::Result<()> {
     match call(MAP_DELETE_ELEM, &mut Element::new(map, key, 0)) {

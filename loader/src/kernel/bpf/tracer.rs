@@ -2,6 +2,7 @@
 
 use std::{io, os::fd::OwnedFd};
 
+use bytemuck::Zeroable;
 use causeway_schema::{NodeConfig, TraceRecord, verdict};
 
 use super::{BpfError, object::Object, sys};
@@ -62,13 +63,16 @@ impl Tracer {
         }
         let config = self.config()?;
         sys::map_update(&self.config, &0_u32, &NodeConfig { trace_mark: mark, ..config })?;
+        // A packet of which no rule is asked leaves that field as it is.
+        sys::map_update(&self.trace, &0_u32, &TraceRecord::zeroed())?;
         let mut out = vec![0; packet.len() + 256];
         let ran = sys::test_run(program, &context(mark, ifindex), packet, &mut out);
         let reset = sys::map_update(&self.config, &0_u32, &NodeConfig { trace_mark: 0, ..config });
         let (result, length) = ran?;
         reset?;
         out.truncate(length);
-        let none = TraceRecord { verdict: u32::MAX, service: u32::MAX, backend: u32::MAX, ifindex: 0 };
+        let none =
+            TraceRecord { verdict: u32::MAX, service: u32::MAX, backend: u32::MAX, ifindex: 0, rule: 0 };
         let record = sys::map_lookup(&self.trace, &0_u32)?.unwrap_or(none);
         Ok((result as i32, record, out))
     }

@@ -82,7 +82,7 @@ impl<A: Family> Ledger<A> {
 
     fn freed_endpoint(&self, slot: u32) -> Endpoint {
         let generation = self.parked_endpoints.get(&slot).copied().unwrap_or(0);
-        Endpoint { ifindex: 0, generation, flags: 0, mac: [0; 6], pad: [0; 2] }
+        Endpoint { ifindex: 0, generation, flags: 0, mac: [0; 6], policy: 0 }
     }
 }
 

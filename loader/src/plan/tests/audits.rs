@@ -54,7 +54,7 @@ impl Edit {
             }
             Edit::Cell(index, word) => rows.arena[index.index(600)] = Cell([*word; 8]),
             Edit::Endpoint(index, ifindex) => {
-                let row = Endpoint { ifindex: *ifindex, generation: 7, flags: 0, mac: [1; 6], pad: [0; 2] };
+                let row = Endpoint { ifindex: *ifindex, generation: 7, flags: 0, mac: [1; 6], policy: 0 };
                 rows.endpoints[index.index(16)] = row;
             }
             Edit::PortRanges(vip, None) => {

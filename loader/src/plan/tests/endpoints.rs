@@ -13,7 +13,13 @@ type Desired = BTreeMap<String, Endpoint>;
 
 fn endpoint(addresses: &[u8], ifindex: u32) -> Endpoint {
     let addresses = addresses.iter().map(|&byte| [10, 244, 0, byte].into()).collect();
-    Endpoint { addresses, interface: format!("cw{ifindex}"), ifindex, mac: [2, 0, 0, 0, 0, ifindex as u8] }
+    Endpoint {
+        addresses,
+        interface: format!("cw{ifindex}"),
+        ifindex,
+        mac: [2, 0, 0, 0, 0, ifindex as u8],
+        policy: None,
+    }
 }
 
 fn set(node: &mut Node, desired: &Desired) {

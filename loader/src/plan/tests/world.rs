@@ -86,6 +86,10 @@ pub fn small() -> Capacity {
         members: 1024,
         source_ranges: 256,
         port_ranges: 16,
+        policy_sets: 64,
+        policy_steps: 64,
+        peers: 64,
+        rules: 64,
     }
 }
 

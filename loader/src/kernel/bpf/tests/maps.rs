@@ -42,7 +42,7 @@ fn a_new_agent_adopts_maps_with_their_rows() {
         Step::PutService { id: 3, row: service(62) },
         Step::PutEndpoint {
             slot: 7,
-            row: Endpoint { ifindex: 9, generation: 1, flags: 0, mac: [2; 6], pad: [0; 2] },
+            row: Endpoint { ifindex: 9, generation: 1, flags: 0, mac: [2; 6], policy: 0 },
         },
         Step::PutEndpointKey { key: EndpointKey(V4([10, 1, 0, 1])), hop: Hop::new(7, 1) },
         Step::PutFrontend { key: key(1), row: frontend(3) },

@@ -30,6 +30,10 @@ fn capacity() -> Capacity {
         members: 16,
         source_ranges: 8,
         port_ranges: 8,
+        policy_sets: 16,
+        policy_steps: 64,
+        peers: 16,
+        rules: 16,
     }
 }
 
