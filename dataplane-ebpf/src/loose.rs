@@ -48,6 +48,8 @@ pub struct Loose<A> {
     /// What a policy is asked about it, and whether it ends at the node itself.
     pub question: Question,
     pub stays: bool,
+    /// It is of a connection that is to end, on both sides.
+    pub cuts: bool,
     /// What is decided, for the program that goes on: whether a flow
     /// translates the packet, or what the sender is told.
     pub translated: bool,
@@ -64,6 +66,7 @@ impl<A: Family> Loose<A> {
         (self.service, self.backend) = (TraceRecord::NONE, TraceRecord::NONE);
         self.offset = 0;
         (self.translated, self.verdict) = (false, Verdict::DropInconsistent);
+        self.cuts = false;
     }
 
     #[inline(always)]

@@ -90,6 +90,10 @@ pub fn run<A: Refuse>(ctx: &TcContext) -> i32 {
     if let Some(target) = target {
         jump::to(ctx, side, target);
     }
+    if verdict.is_drop() && loose.cuts {
+        loose.verdict = verdict;
+        jump::to(ctx, side, A::TO_REFUSE);
+    }
     slow::finish(ctx, side, loose, Decision::end(verdict))
 }
 
@@ -124,6 +128,8 @@ fn denied<A: Refuse>(loose: &mut Loose<A>, verdict: Verdict) -> (Option<jump::Ta
         return (None, loose.verdict);
     }
     loose.verdict = verdict;
+    // It was allowed once, or began before anybody asked: both sides are told.
+    loose.cuts = loose.packet.is_tcp() && !loose.packet.opens_connection() && is_plain(loose);
     let goes_on = match loose.packet.key.protocol {
         // In the middle: it opens nothing.
         protocol::TCP => !loose.packet.opens_connection(),

@@ -3,19 +3,23 @@
 //! from (RFC 9293 section 3.10.7.1, RFC 792, RFC 4443).
 
 use aya_ebpf::{
-    helpers::{bpf_skb_change_head, bpf_skb_change_tail},
+    helpers::{bpf_clone_redirect, bpf_skb_change_head, bpf_skb_change_tail},
     programs::TcContext,
 };
 use causeway_schema::{Addr, Port, V4, V6, Verdict, checksum, protocol};
 use network_types::eth::EthHdr;
 
 use crate::{
+    act::Decision,
+    context::Context,
     deliver::{self, Way},
     family::Family,
     icmp::{self, Icmp, swap_macs},
     loose::{Loose, Part, Read},
     packet::{self, TCP_ACK, TCP_FIN, TCP_HEADER, TCP_RST, TCP_SYN},
     pipeline::Side,
+    rewrite::L4,
+    trace,
 };
 
 /// Hop count of what we send ourselves.
@@ -148,6 +152,28 @@ fn is_error<A: Refuse>(ctx: &TcContext, loose: &Loose<A>) -> bool {
     ctx.load::<u8>(loose.l4 as usize).is_ok_and(A::is_error)
 }
 
+/// Ends a connection by one of its segments: its sender gets the reset that
+/// answers it, its receiver one in its place. Says where that goes.
+#[inline(always)]
+pub fn cut_off<A: Refuse>(ctx: &TcContext, loose: &Loose<A>) -> Option<Decision> {
+    let packet = &loose.packet;
+    let key = &packet.key;
+    if loose.part != Part::Whole || packet.tcp_flags & TCP_RST != 0 || loose.l4 != A::L4 as u32 {
+        return None;
+    }
+    let sequence: [u8; 4] = ctx.load(A::L4 + 4).ok()?;
+    if !trace::is_dry(ctx) {
+        reset(ctx, loose)?;
+        // SAFETY: the context is valid for the whole run of the program.
+        unsafe { bpf_clone_redirect(ctx.skb.skb, ctx.ifindex(), 0) };
+        segment::<A>(ctx, key.src, key.dst, [key.src_port, key.dst_port], [sequence, [0; 4]], TCP_RST)?;
+    }
+    Some(match deliver::endpoint(key.dst) {
+        Some((_, endpoint)) => deliver::local(ctx, packet, endpoint, None, L4::Absent),
+        None => deliver::remote(ctx, packet, key.src, key.dst, None, L4::Absent),
+    })
+}
+
 /// Makes a TCP segment the reset that answers it.
 #[inline(always)]
 fn reset<A: Refuse>(ctx: &TcContext, loose: &Loose<A>) -> Option<()> {
@@ -165,15 +191,27 @@ fn reset<A: Refuse>(ctx: &TcContext, loose: &Loose<A>) -> Option<()> {
         let next = u32::from_be_bytes(sequence).wrapping_add(length);
         ([0; 4], next.to_be_bytes(), TCP_RST | TCP_ACK)
     };
+    segment::<A>(ctx, key.dst, key.src, [key.dst_port, key.src_port], [sequence, acknowledgement], flags)
+}
+
+/// Makes a frame a TCP segment without data, for whom it came from.
+#[inline(always)]
+fn segment<A: Refuse>(
+    ctx: &TcContext,
+    src: A,
+    dst: A,
+    ports: [Port; 2],
+    [sequence, acknowledgement]: [[u8; 4]; 2],
+    flags: u8,
+) -> Option<()> {
     cut(ctx, A::L4 + TCP_HEADER)?;
     let frame = packet::bytes(ctx, 0, A::L4 + TCP_HEADER)?;
-    let ports = [key.dst_port, key.src_port];
-    let pseudo = pseudo_sum(key.dst, key.src, protocol::TCP, TCP_HEADER as u16);
+    let pseudo = pseudo_sum(src, dst, protocol::TCP, TCP_HEADER as u16);
     let offset_flags = [(TCP_HEADER as u8 / 4) << 4, flags];
     // SAFETY: `bytes` has checked the length.
     unsafe {
         swap_macs(frame);
-        A::write_header(frame.add(EthHdr::LEN), key.dst, key.src, protocol::TCP, TCP_HEADER as u16);
+        A::write_header(frame.add(EthHdr::LEN), src, dst, protocol::TCP, TCP_HEADER as u16);
         let tcp = frame.add(A::L4);
         *tcp.cast::<[Port; 2]>() = ports;
         *tcp.add(4).cast::<[[u8; 4]; 2]>() = [sequence, acknowledgement];

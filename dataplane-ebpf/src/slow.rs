@@ -158,7 +158,14 @@ pub fn refuse<A: Refuse>(ctx: &TcContext) -> i32 {
     // SAFETY: as in `flow::pair`.
     let loose = unsafe { &*loose };
     let mut decision = Decision::end(loose.verdict);
-    if refuse::tell(ctx, loose) {
+    if loose.cuts {
+        if let Some(cut) = refuse::cut_off(ctx, loose) {
+            if !trace::is_dry(ctx) {
+                count::event(Event::Refused);
+            }
+            decision = Decision { verdict: loose.verdict, ..cut };
+        }
+    } else if refuse::tell(ctx, loose) {
         if !trace::is_dry(ctx) {
             count::event(Event::Refused);
         }

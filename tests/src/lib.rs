@@ -20,6 +20,7 @@ pub mod load;
 pub mod manifest;
 pub mod mirror;
 pub mod netns;
+pub mod netpol;
 pub mod offload;
 pub mod oracle;
 pub mod packet;

@@ -42,6 +42,12 @@ enum Command {
         #[arg(long)]
         update: bool,
     },
+    /// Play a folder of policy cases over real connections (root); docs/netpol.md.
+    Netpol {
+        /// The folder and what else is passed on; --help tells.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Check the rules of the house: import arrows, file sizes, unfinished code.
     Tidy,
     /// Run the benchmarks (root).
@@ -73,6 +79,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Demo { arguments } => suites::demo(&shell, &arguments),
         Command::Test { arguments } => suites::test(&shell, &arguments),
         Command::Verify { update } => suites::verify(&shell, update),
+        Command::Netpol { arguments } => suites::netpol(&shell, &arguments),
         Command::Tidy => suites::tidy(&shell),
         Command::Bench { arguments } => suites::bench(&shell, &arguments),
         Command::Ci => ci::run(&shell),

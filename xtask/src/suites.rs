@@ -30,6 +30,14 @@ pub fn verify(shell: &Shell, update: bool) -> Result<()> {
     run(shell, cmd!(shell, "{verify} {update...}"))
 }
 
+pub fn netpol(shell: &Shell, arguments: &[String]) -> Result<()> {
+    need_root("policy cases are played in network namespaces, by loaded BPF programs")?;
+    prepare(shell)?;
+    build(shell, &["-p", "causeway", "-p", "causeway-testkit", "--bins"])?;
+    let netpol = paths::built("causeway-netpol");
+    run(shell, cmd!(shell, "{netpol} {arguments...}"))
+}
+
 pub fn tidy(shell: &Shell) -> Result<()> {
     ebpf::build(shell)?;
     let cargo = paths::cargo();

@@ -65,8 +65,8 @@ impl<K, V> Default for Changes<K, V> {
 
 impl<K: Ord, V> Changes<K, V> {
     fn follow(&mut self, next: Self) {
-        next.put.keys().for_each(|key| drop(self.gone.remove(key)));
-        next.gone.iter().for_each(|key| drop(self.put.remove(key)));
+        self.gone.retain(|key| !next.put.contains_key(key));
+        self.put.retain(|key, _| !next.gone.contains(key));
         self.put.extend(next.put);
         self.gone.extend(next.gone);
     }
