@@ -62,7 +62,12 @@ pub type Applying<'a> = (&'a PolicyId, &'a PolicyObject);
 
 /// Puts policies in the order in which they are asked.
 pub fn order(policies: &mut [Applying<'_>]) {
-    policies.sort_by_key(|(id, policy)| (policy.tier, &id.name, *id));
+    let name = |(id, policy): &Applying<'_>| match policy.tier {
+        // Of a union only the names of the deciding rules depend on the order.
+        Tier::Namespaced => None,
+        Tier::Admin { .. } | Tier::Baseline => Some(id.name.clone()),
+    };
+    policies.sort_by_cached_key(|policy| (policy.1.tier, name(policy), policy.0.clone()));
 }
 
 pub fn rules(policy: &PolicyObject, direction: Direction) -> Option<&[Rule]> {
