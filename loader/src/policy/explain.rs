@@ -14,7 +14,7 @@ use super::{
     places,
     terms::{Term, Who},
 };
-use crate::event::policy::{Action, PolicyObject, Ports, Rule, Tier};
+use crate::event::policy::{Action, NamedPort, PolicyObject, Ports, Rule, Tier};
 
 /// The first packet of a flow, as the endpoint sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,30 +111,46 @@ impl Compiler {
             self.policies.iter().map(|(id, policy)| (id, &**policy)).collect();
         clauses::order(&mut policies);
         let limit = deciding.and_then(|name| self.rank(name));
-        let mut best: Option<(Vec<Differs>, Nearest)> = None;
+        let mut best: Option<Nearest> = None;
+        let mut passed = false;
         for (id, policy) in policies {
+            if passed && matches!(policy.tier, Tier::Admin { .. }) {
+                continue;
+            }
+            let selects = self.selects(policy, subject);
             for direction in [flow.direction, other(flow.direction)] {
                 let rules = clauses::rules(policy, direction).unwrap_or_default();
                 for (index, rule) in rules.iter().enumerate() {
-                    let asked = limit.as_ref().is_none_or(|limit| rank(id, policy, index) < *limit);
-                    if rule.action != Action::Allow || !asked {
+                    if limit.as_ref().is_some_and(|limit| rank(id, policy, index) >= *limit) {
+                        break;
+                    }
+                    let Some(mut differs) = self.differs(subject, flow, rule) else { continue };
+                    differs.extend((!selects).then_some(Differs::Endpoint));
+                    differs.extend((direction != flow.direction).then_some(Differs::Direction));
+                    if rule.action != Action::Allow {
+                        // Would, or does, keep the rules after it from being asked.
+                        let ends =
+                            stops(policy, rule.action) && differs.iter().all(|one| *one == Differs::Endpoint);
+                        if ends {
+                            passed |= selects;
+                            break;
+                        }
                         continue;
                     }
-                    let Some(differs) = self.differs(subject, flow, policy, direction, rule) else {
-                        continue;
-                    };
-                    let better = best
-                        .as_ref()
-                        .is_none_or(|(least, _)| (differs.len(), &differs) < (least.len(), least));
-                    if better && !differs.is_empty() {
-                        let name = rule.name.clone();
-                        let rule = RuleName::Rule { policy: id.clone(), direction, index, name };
-                        best = Some((differs.clone(), Nearest { rule, differs }));
+                    let order = |differs: &Vec<Differs>| (differs.len(), differs.clone());
+                    if best.as_ref().is_none_or(|best| order(&differs) < order(&best.differs))
+                        && !differs.is_empty()
+                    {
+                        let (policy, name) = (id.clone(), rule.name.clone());
+                        best = Some(Nearest {
+                            rule: RuleName::Rule { policy, direction, index, name },
+                            differs,
+                        });
                     }
                 }
             }
         }
-        best.map(|(_, nearest)| nearest)
+        best
     }
 
     /// Where a rule stands in the order of asking.
@@ -146,15 +162,8 @@ impl Compiler {
         }
     }
 
-    /// `None`: the rule never holds for anybody.
-    fn differs(
-        &self,
-        subject: &Subject,
-        flow: Flow,
-        policy: &PolicyObject,
-        direction: Direction,
-        rule: &Rule,
-    ) -> Option<Vec<Differs>> {
+    /// In peers, protocols and ports; `None`: the rule never holds for anybody.
+    fn differs(&self, subject: &Subject, flow: Flow, rule: &Rule) -> Option<Vec<Differs>> {
         let mut differs = Vec::new();
         let peers = rule.peers.as_deref();
         let is_peer = |peer| self.is_peer(&Term::new(Some(peer), None), flow.peer);
@@ -175,9 +184,7 @@ impl Compiler {
                 Ports::Named(name) => {
                     let own = subject.ports.iter();
                     let theirs = self.world.pods_at(flow.peer).flat_map(|(_, pod)| pod.ports.iter());
-                    let of = |named: &&crate::event::policy::NamedPort| {
-                        named.name == *name && named.protocol == port.protocol
-                    };
+                    let of = |named: &&NamedPort| named.name == *name && named.protocol == port.protocol;
                     let numbers: Vec<u16> = match flow.direction {
                         Direction::Ingress => own.filter(of).map(|named| named.port).collect(),
                         Direction::Egress => theirs.filter(of).map(|named| named.port).collect(),
@@ -189,12 +196,6 @@ impl Compiler {
             if !holds {
                 differs.push(if protocol { Differs::Port } else { Differs::Protocol });
             }
-        }
-        if !self.selects(policy, subject) {
-            differs.push(Differs::Endpoint);
-        }
-        if direction != flow.direction {
-            differs.push(Differs::Direction);
         }
         differs.sort_unstable();
         Some(differs)
@@ -238,6 +239,15 @@ impl Compiler {
             differences.join(", and ")
         ));
         text
+    }
+}
+
+/// Does a rule that matches keep those after it in its tier from being asked?
+fn stops(policy: &PolicyObject, action: Action) -> bool {
+    match (policy.tier, action) {
+        (Tier::Namespaced, _) | (Tier::Baseline, Action::Pass) => false,
+        (_, Action::Deny | Action::Reject) => !policy.audit,
+        _ => true,
     }
 }
 

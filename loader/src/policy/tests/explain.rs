@@ -104,7 +104,7 @@ fn widen(cluster: &Cluster, endpoint: &str, near: &super::super::Nearest, flow: 
 #[test]
 fn a_flow_passes_once_the_nearest_rule_speaks_of_it() {
     let (mut denials, mut near) = (0, 0);
-    for seed in 0..1500 {
+    for seed in 0..4000 {
         let mut chance = Chance(3 << 32 | seed);
         let mut cluster = Cluster::default();
         (0..30).for_each(|_| cluster.change(chance.change()));
