@@ -1,12 +1,16 @@
 //! What does a provider say? Validated objects, in batches, with the place
 //! each came from. Past this type nothing is "maybe valid".
 
+pub mod label;
 pub mod policy;
+mod words;
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use serde::Serialize;
+
+use policy::{Labels, NamedPort, NamespaceObject, PolicyObject};
 
 /// Where a statement came from: the source's name, and the place within it
 /// (`web.yaml#2`: the second document of that file).
@@ -74,6 +78,33 @@ pub enum Kind {
     Endpoints,
     Pod,
     Node,
+    Namespace,
+    NetworkPolicy,
+    AdminNetworkPolicy,
+    BaselineAdminNetworkPolicy,
+    ClusterNetworkPolicy,
+    /// Our own.
+    Policy,
+}
+
+impl Kind {
+    pub fn is_policy(self) -> bool {
+        use Kind::*;
+        matches!(
+            self,
+            NetworkPolicy
+                | AdminNetworkPolicy
+                | BaselineAdminNetworkPolicy
+                | ClusterNetworkPolicy
+                | Policy
+        )
+    }
+
+    /// Objects of it live in a namespace.
+    pub fn is_namespaced(self) -> bool {
+        use Kind::*;
+        matches!(self, Service | EndpointSlice | Endpoints | Pod | NetworkPolicy)
+    }
 }
 
 impl fmt::Display for Kind {
@@ -123,7 +154,18 @@ pub enum Object {
     /// From an EndpointSlice, or one subset of an Endpoints object.
     Slice(SliceObject),
     Node(NodeObject),
-    Pod(PodObject),
+    /// Shared with whoever compiles policies.
+    Pod(Arc<PodObject>),
+    Namespace(NamespaceObject),
+    /// Of any kind that [is one](Kind::is_policy).
+    Policy(Arc<PolicyObject>),
+}
+
+impl Object {
+    /// A policy of which parts were refused.
+    pub fn is_faulty(&self) -> bool {
+        matches!(self, Object::Policy(policy) if policy.faulty)
+    }
 }
 
 /// The frontends of a service. Headless services have no address, hence none.
@@ -218,12 +260,16 @@ pub struct NodeObject {
     pub pod_cidrs: Vec<IpNet>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct PodObject {
     /// `spec.nodeName`.
     pub node: Option<Arc<str>>,
     /// `status.podIPs`, or `status.podIP`; empty for host-network and finished pods.
     pub addresses: Vec<IpAddr>,
+    /// Equal ones are shared.
+    pub labels: Labels,
+    /// Those with a name; sorted.
+    pub ports: Vec<NamedPort>,
 }
 
 /// One object as it is now, or gone.

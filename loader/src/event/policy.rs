@@ -28,6 +28,9 @@ pub struct PolicyObject {
     pub audit: bool,
     /// What a namespaced policy denies is told so, by RST or ICMP error.
     pub reject: bool,
+    /// Parts of it were refused. It stands all the same, as closed as they may
+    /// have meant it, until it is mended; a sound predecessor is kept instead.
+    pub faulty: bool,
 }
 
 /// Which policies are asked first.
@@ -40,8 +43,9 @@ pub enum Tier {
     /// NetworkPolicy: the rules of all are a union, and an endpoint that any of
     /// them selects is isolated.
     Namespaced,
-    /// What holds for endpoints that no namespaced policy isolates.
-    Baseline,
+    /// What holds for endpoints that no namespaced policy isolates: in order of
+    /// priority, then of name, as the administrator's.
+    Baseline { priority: u16 },
 }
 
 /// In the order of the object.
@@ -50,9 +54,9 @@ pub struct Rule {
     /// May be empty.
     pub name: Arc<str>,
     pub action: Action,
-    /// `None`: anybody, in the cluster or not.
+    /// `None`: anybody, in the cluster or not; empty: nobody.
     pub peers: Option<Vec<Peer>>,
-    /// `None`: every protocol and port.
+    /// `None`: every protocol and port; empty: none.
     pub ports: Option<Vec<PortMatch>>,
 }
 
@@ -71,7 +75,8 @@ pub enum Action {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Peer {
     Pods(PodSelector),
-    /// A network, without some parts of it.
+    /// A network, without some parts of it, which lie within it. None of them
+    /// has bits beyond its prefix.
     Block {
         network: IpNet,
         except: Vec<IpNet>,
@@ -95,7 +100,7 @@ pub enum Namespaces {
     Matching(Selector),
 }
 
-/// All of the requirements; none of them: everybody.
+/// All of the requirements; none of them: everybody. Sorted, each once.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Selector(pub Vec<Requirement>);
 
@@ -107,6 +112,7 @@ pub struct Requirement {
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Operator {
+    /// One of these; sorted, each once, as in `NotIn`.
     In(Vec<Arc<str>>),
     /// Also without the label.
     NotIn(Vec<Arc<str>>),
@@ -131,6 +137,9 @@ pub enum Transport {
 }
 
 impl Transport {
+    /// Those that have ports.
+    pub const WITH_PORTS: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
+
     /// IANA number, IPv6's own where there is one.
     pub fn number(self, v6: bool) -> u8 {
         match self {

@@ -1,20 +1,35 @@
-//! How do ten thousand objects share the words they have in common? Each name
-//! is stored once, and everything that uses it holds a reference.
+//! How do ten thousand objects share the words they have in common? Each name,
+//! and each set of labels, is stored once, and everything that uses it holds a
+//! reference.
 
 use std::{collections::HashSet, sync::Arc};
 
+use crate::event::policy::Labels;
+
 /// Forgetting a name is harmless: a later use of it is stored anew.
 #[derive(Debug, Default)]
-pub struct Names(HashSet<Arc<str>>);
+pub struct Names {
+    names: HashSet<Arc<str>>,
+    labels: HashSet<Labels>,
+}
 
 impl Names {
     pub fn get(&mut self, name: &str) -> Arc<str> {
-        if let Some(known) = self.0.get(name) {
+        if let Some(known) = self.names.get(name) {
             return known.clone();
         }
         let name: Arc<str> = name.into();
-        self.0.insert(name.clone());
+        self.names.insert(name.clone());
         name
+    }
+
+    pub fn labels<'a>(&mut self, labels: impl Iterator<Item = (&'a str, &'a str)>) -> Labels {
+        let labels = Labels::new(labels.map(|(key, value)| (self.get(key), self.get(value))).collect());
+        if let Some(known) = self.labels.get(&labels) {
+            return known.clone();
+        }
+        self.labels.insert(labels.clone());
+        labels
     }
 }
 
@@ -26,5 +41,14 @@ mod tests {
     fn the_same_name_is_stored_once() {
         let mut names = Names::default();
         assert!(Arc::ptr_eq(&names.get("default"), &names.get("default")));
+    }
+
+    #[test]
+    fn the_same_labels_are_stored_once() {
+        let mut names = Names::default();
+        let mut labels = |value| names.labels([("app", value), ("a", "b")].into_iter());
+        let web = labels("web");
+        assert!(Arc::ptr_eq(&web, &labels("web")) && !Arc::ptr_eq(&web, &labels("db")));
+        assert_eq!(&*web["app"], "web");
     }
 }

@@ -2,17 +2,24 @@
 //! cannot be served is refused by field, the sound rest goes on.
 
 mod address;
+mod labels;
+mod namespace;
 mod node;
 mod options;
 mod pod;
+mod policy;
 mod port;
 mod port_range;
 mod service;
 mod slice;
 pub mod wire;
 
+pub use namespace::namespace;
 pub use node::node;
 pub use pod::pod;
+pub use policy::{
+    admin_network_policy, baseline_admin_network_policy, cluster_network_policy, network_policy, own_policy,
+};
 pub use service::service;
 pub use slice::{endpoints, slice};
 
@@ -55,14 +62,12 @@ impl Converted {
 fn key(kind: Kind, metadata: &ObjectMeta, names: &mut Names) -> Result<ObjectKey, Refusal> {
     let name = metadata.name.as_deref().unwrap_or_default();
     match kind {
-        Kind::Service => label(name, "metadata.name")?,
+        Kind::Service | Kind::Namespace => label(name, "metadata.name")?,
         _ => subdomain(name, "metadata.name")?,
     }
-    let namespace = match kind {
-        Kind::Node => "",
-        _ => metadata.namespace.as_deref().filter(|name| !name.is_empty()).unwrap_or("default"),
-    };
-    if kind != Kind::Node {
+    let mut namespace = "";
+    if kind.is_namespaced() {
+        namespace = metadata.namespace.as_deref().filter(|name| !name.is_empty()).unwrap_or("default");
         label(namespace, "metadata.namespace")?;
     }
     Ok(ObjectKey { kind, namespace: names.get(namespace), name: names.get(name) })

@@ -250,6 +250,10 @@ impl Directory {
                     entries.push(after);
                 }
                 (Some(before), Some(after)) if before == after => entries.push(before),
+                // What was understood stands until its successor is, too.
+                (Some(before), Some(after)) if after.object.is_faulty() && !before.object.is_faulty() => {
+                    entries.push(before);
+                }
                 (Some(before), Some(mut after)) => {
                     if before.object == after.object {
                         after.object = before.object;

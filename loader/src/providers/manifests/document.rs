@@ -11,8 +11,8 @@ use crate::{
     providers::{
         Names,
         convert::{
-            self, Converted, Refusal,
-            wire::{EndpointSlice, Endpoints, Node, Pod, Service},
+            self, Refusal,
+            wire::{EndpointSlice, Endpoints, Namespace, Node, Pod, Service},
         },
     },
 };
@@ -34,6 +34,10 @@ pub struct Parsed {
     /// what it gave before still counts.
     pub incomplete: bool,
 }
+
+const ADMIN_POLICIES: &str = "policy.networking.k8s.io/v1alpha1";
+const CLUSTER_POLICIES: &str = "policy.networking.k8s.io/v1alpha2";
+const OURS: &str = "causeway.io/v1alpha1";
 
 /// Longest message that an operator is shown.
 const MAX_MESSAGE: usize = 400;
@@ -172,8 +176,20 @@ impl Reader<'_> {
             ("discovery.k8s.io/v1", "EndpointSlice") => {
                 raw.typed::<EndpointSlice>().map(|wire| convert::slice(wire, names))
             }
-            // A name only: nothing to serve, and nothing wrong.
-            ("v1", "Namespace") => Ok(Converted::default()),
+            ("v1", "Namespace") => raw.typed::<Namespace>().map(|wire| convert::namespace(wire, names)),
+            ("networking.k8s.io/v1", "NetworkPolicy") => {
+                raw.typed().map(|wire| convert::network_policy(wire, names))
+            }
+            (ADMIN_POLICIES, "AdminNetworkPolicy") => {
+                raw.typed().map(|wire| convert::admin_network_policy(wire, names))
+            }
+            (ADMIN_POLICIES, "BaselineAdminNetworkPolicy") => {
+                raw.typed().map(|wire| convert::baseline_admin_network_policy(wire, names))
+            }
+            (CLUSTER_POLICIES, "ClusterNetworkPolicy") => {
+                raw.typed().map(|wire| convert::cluster_network_policy(wire, names))
+            }
+            (OURS, "Policy") => raw.typed().map(|wire| convert::own_policy(wire, names)),
             (api, kind) => {
                 let called = called();
                 let (refusal, foreign) = not_served(api, kind, &called);
@@ -287,14 +303,13 @@ fn not_served(api: &str, kind: &str, called: &Called) -> (Refusal, bool) {
         "" => return (Refusal::new("kind", "missing: say what the document is"), false),
         "Service" | "Endpoints" | "Node" | "Pod" | "Namespace" => "v1",
         "EndpointSlice" => "discovery.k8s.io/v1",
-        "NetworkPolicy" if api == "networking.k8s.io/v1" => {
-            let message = "policies are not enforced yet: this one has no effect";
-            return (Refusal::new("kind", message), called.named);
-        }
         "NetworkPolicy" => "networking.k8s.io/v1",
+        "AdminNetworkPolicy" | "BaselineAdminNetworkPolicy" => ADMIN_POLICIES,
+        "ClusterNetworkPolicy" => CLUSTER_POLICIES,
+        "Policy" if api.is_empty() || api.starts_with("causeway.io/") => OURS,
         kind => {
             let message = format!(
-                "kind {kind} is not served: Service, EndpointSlice, Endpoints, Pod and Node are; remove it from this directory"
+                "kind {kind} is not served: Service, EndpointSlice, Endpoints, Pod, Node, Namespace and policies are; remove it from this directory"
             );
             return (Refusal::new("kind", message), called.named);
         }
