@@ -92,11 +92,7 @@ impl Kind {
         use Kind::*;
         matches!(
             self,
-            NetworkPolicy
-                | AdminNetworkPolicy
-                | BaselineAdminNetworkPolicy
-                | ClusterNetworkPolicy
-                | Policy
+            NetworkPolicy | AdminNetworkPolicy | BaselineAdminNetworkPolicy | ClusterNetworkPolicy | Policy
         )
     }
 

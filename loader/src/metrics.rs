@@ -113,6 +113,7 @@ fn node(registry: &mut Registry, status: &Status) {
         ("services", "Service ports wanted", status.services as u64),
         ("endpoints", "Endpoints attached", status.endpoints as u64),
         ("nodes", "Nodes known", status.nodes as u64),
+        ("policies", "Policies wanted", status.policies as u64),
     ];
     for (name, help, value) in gauges {
         let gauge = Gauge::<i64>::default();

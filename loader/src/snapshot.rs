@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
-    event::Problem,
+    event::{Problem, policy::Labels},
     model::desired::{DesiredState, Endpoint},
 };
 
@@ -29,7 +29,15 @@ pub struct Handle {
 pub struct Snapshot {
     pub status: Status,
     /// By name.
-    pub endpoints: Arc<BTreeMap<String, Endpoint>>,
+    pub endpoints: Arc<BTreeMap<String, Attached>>,
+}
+
+/// An endpoint, and what policies know it by.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attached {
+    pub endpoint: Endpoint,
+    /// Those given at its attach, and its pod's.
+    pub labels: Labels,
 }
 
 /// What `causeway status -o json` prints, field by field.
@@ -62,6 +70,8 @@ pub struct Status {
     pub services: usize,
     pub endpoints: usize,
     pub nodes: usize,
+    #[serde(default)]
+    pub policies: usize,
     /// Microseconds from the last batch of events to its image read back.
     pub last_apply_micros: u64,
     /// Microseconds from the agent's start to the first image read back.
@@ -159,6 +169,9 @@ pub struct AttachRequest {
     pub interface: Option<String>,
     /// The uplink's MTU unless given.
     pub mtu: Option<u32>,
+    /// By which policies select it, before those of the pod it is named after.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// A packet to judge, and where it would arrive.
@@ -198,7 +211,7 @@ pub enum Command {
     Fence(Reply<u64>),
     /// The desired state as it is now.
     Desired(Reply<Arc<DesiredState>>),
-    Attach(AttachRequest, Reply<Endpoint>),
+    Attach(AttachRequest, Reply<Attached>),
     /// Detaching what is not there succeeds with `false`.
     Detach(String, Reply<bool>),
     Trace(TraceRequest, Reply<TraceReply>),

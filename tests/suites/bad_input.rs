@@ -109,8 +109,76 @@ fn documents() -> Vec<Bad> {
         &["addressType: FQDN", "addressType: IPv5"],
     );
     variants(&mut bads, &service, "spec", "spec:", &["spec: 5\nrest:", "spec: [1]\nrest:"]);
+    policies(&mut bads);
     variants(&mut bads, &slice, "endpoints", "endpoints:", &["endpoints: 5\nrest:", "endpoints: web\nrest:"]);
     bads
+}
+
+/// Policies, and what they select by.
+fn policies(bads: &mut Vec<Bad>) {
+    let head = |api: &str, kind: &str| format!("apiVersion: {api}\nkind: {kind}\nmetadata:\n  name: bad\n");
+    let namespace = head("v1", "Namespace") + "  labels: {team: a}\n";
+    variants(bads, &namespace, "labels", "team: a", &["team: a b", "te am: a", "team: 5", "team: [a]"]);
+    variants(bads, &namespace, "name", "name: bad", &["name: a.b", "name: B", "name: {}"]);
+
+    let network = head("networking.k8s.io/v1", "NetworkPolicy")
+        + "spec:\n  podSelector: {matchLabels: {app: web}}\n  policyTypes: [Ingress]\n  ingress:\n  - from: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.1.0.0/16]}}]\n    ports: [{protocol: TCP, port: 80, endPort: 90}]\n";
+    let selectors =
+        ["{app: web}", "web", "{matchLabels: {app: a b}}", "{matchExpressions: [{key: a}]}", "[]"];
+    variants(bads, &network, "podSelector", "{matchLabels: {app: web}}", &selectors);
+    variants(bads, &network, "policyTypes", "[Ingress]", &["[ingress]", "Ingress", "[5]"]);
+    variants(bads, &network, "spec", "policyTypes", &["policyType", "types"]);
+    variants(
+        bads,
+        &network,
+        "ingress",
+        "- from",
+        &["- to", "- form", "- 5\n  - from", "from", "- []\n  - from"],
+    );
+    variants(bads, &network, "cidr", "10.0.0.0/8", &["10.0.0.0", "10.0.0.0/33", "x", "[]"]);
+    variants(bads, &network, "except", "10.1.0.0/16", &["11.0.0.0/16", "10.0.0.0/8", "fd00::/16", "x", "{}"]);
+    variants(
+        bads,
+        &network,
+        "port",
+        "port: 80",
+        &["port: 0", "port: 65536", "port: Web_1", "port: 1.5", "p: 80"],
+    );
+    variants(bads, &network, "endPort", "endPort: 90", &["endPort: 79", "endPort: 70000", "endPort: x"]);
+    variants(bads, &network, "protocol", "TCP", &["ICMP", "tcp", "6", "[TCP]"]);
+
+    let admin = head("policy.networking.k8s.io/v1alpha1", "AdminNetworkPolicy")
+        + "spec:\n  priority: 5\n  subject: {namespaces: {}}\n  egress:\n  - action: Deny\n    to: [{networks: [10.0.0.0/8]}]\n    ports: [{portNumber: {protocol: TCP, port: 80}}]\n";
+    variants(
+        bads,
+        &admin,
+        "priority",
+        "priority: 5",
+        &["priority: -1", "priority: 1001", "priority: x", "p: 5"],
+    );
+    variants(bads, &admin, "subject", "{namespaces: {}}", &["{}", "all", "{pods: {}}", "{nodes: {}}"]);
+    variants(bads, &admin, "action", "Deny", &["deny", "Reject", "[]", "5"]);
+    variants(
+        bads,
+        &admin,
+        "to",
+        "{networks: [10.0.0.0/8]}",
+        &["{}", "{nodes: {}}", "{networks: [x]}", "{networks: []}", "5"],
+    );
+    variants(bads, &admin, "ports", "port: 80", &["port: 0", "port: http", "p: 80", "port: 65536"]);
+    let own = admin
+        .replace("policy.networking.k8s.io/v1alpha1", "causeway.io/v1alpha1")
+        .replace("AdminNetworkPolicy", "Policy")
+        .replace("priority: 5", "priority: 5\n  tier: Admin");
+    variants(bads, &own, "tier", "Admin", &["Middle", "5", "[]"]);
+    variants(bads, &own, "action", "Deny", &["Drop"]);
+    variants(
+        bads,
+        &own,
+        "service",
+        "{networks: [10.0.0.0/8]}",
+        &["{service: {}}", "{service: {name: W}}", "{service: 5}"],
+    );
 }
 
 /// Enough of them for the promise: alone, and behind a good document.

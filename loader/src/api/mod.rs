@@ -1,6 +1,7 @@
 //! The local API: JSON over a UNIX socket, for the CLI and for `curl`.
 
 pub mod client;
+mod policy_view;
 mod refusal;
 pub mod server;
 mod socket;

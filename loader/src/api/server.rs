@@ -44,6 +44,7 @@ pub async fn serve(listener: UnixListener, handle: Handle) {
         .route("/v1/services", get(services))
         .route("/v1/backends", get(backends))
         .route("/v1/nodes", get(nodes))
+        .route("/v1/policies", get(policies))
         .route("/v1/desired", get(whole))
         .route("/v1/endpoints", get(endpoints).post(attach).delete(detach))
         .route("/v1/endpoints/{*name}", delete(detach_path))
@@ -115,6 +116,10 @@ async fn backends(State(handle): State<Handle>) -> Answer<Vec<view::BackendView>
 
 async fn nodes(State(handle): State<Handle>) -> Answer<Vec<view::NodeView>> {
     Ok(Json(view::nodes(&*desired(&handle).await?)))
+}
+
+async fn policies(State(handle): State<Handle>) -> Answer<Vec<view::PolicyView>> {
+    Ok(Json(view::policies(&*desired(&handle).await?)))
 }
 
 async fn whole(State(handle): State<Handle>) -> Answer<DesiredView> {

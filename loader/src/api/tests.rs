@@ -17,16 +17,16 @@ use super::{
     refusal::ErrorView,
     server,
     view::{
-        BackendView, DesiredView, DetachView, EndpointView, NodeView, ServiceBackend, ServiceView,
-        SourceRangesView, UninstallView, WaitView,
+        BackendView, DesiredView, DetachView, EndpointView, NodeView, PolicyView, ServiceBackend,
+        ServiceView, SourceRangesView, UninstallView, WaitView,
     },
 };
 use crate::{
     event::{Origin, Protocol},
     model::desired::{Backend, DesiredState, Endpoint, Frontend, Service, ServiceId},
     snapshot::{
-        AttachRequest, Command, Counter, FlowView, Handle, MapUse, ProblemView, Snapshot, SourceStatus,
-        Status, TraceReply, TraceRequest,
+        AttachRequest, Attached, Command, Counter, FlowView, Handle, MapUse, ProblemView, Snapshot,
+        SourceStatus, Status, TraceReply, TraceRequest,
     },
 };
 
@@ -184,15 +184,11 @@ async fn probes_and_scrapes_need_no_json() {
 async fn endpoints_come_and_go_by_names_with_slashes() {
     let (told, mut heard) = mpsc::unbounded_channel();
     let agent = Played::new(move |command| match command {
-        Command::Attach(AttachRequest { addresses, .. }, reply) => {
+        Command::Attach(AttachRequest { addresses, labels, .. }, reply) => {
             let interface = "cw1".to_owned();
-            let _ = reply.send(Ok(Endpoint {
-                addresses,
-                interface,
-                ifindex: 7,
-                mac: [2, 0, 0, 0, 0, 0xab],
-                policy: None,
-            }));
+            let endpoint = Endpoint { addresses, interface, ifindex: 7, mac: [2, 0, 0, 0, 0, 0xab], policy: None };
+            let labels = Arc::new(labels.into_iter().map(|(k, v)| (k.into(), v.into())).collect());
+            let _ = reply.send(Ok(Attached { endpoint, labels }));
         }
         Command::Detach(name, reply) => {
             told.send(name).unwrap();
@@ -206,10 +202,11 @@ async fn endpoints_come_and_go_by_names_with_slashes() {
         addresses: vec!["10.244.0.5".parse().unwrap()],
         interface: None,
         mtu: None,
+        labels: [("app".into(), "web".into())].into(),
     };
     let attached: EndpointView =
         ask(&agent.socket, Method::POST, "/v1/endpoints", Some(&request)).await.unwrap();
-    let expected = json!({"name": "default/web-1", "addresses": ["10.244.0.5"], "interface": "cw1", "ifindex": 7, "mac": "02:00:00:00:00:ab"});
+    let expected = json!({"name": "default/web-1", "addresses": ["10.244.0.5"], "interface": "cw1", "ifindex": 7, "mac": "02:00:00:00:00:ab", "labels": {"app": "web"}});
     assert_eq!(serde_json::to_value(attached).unwrap(), expected);
     for path in ["?name=default%2Fweb-1", "/default/web-1", "/default%2Fweb-1"] {
         let path = format!("/v1/endpoints{path}");
@@ -259,7 +256,7 @@ async fn the_desired_state_is_told_at_one_revision() {
         }
     });
     let whole: DesiredView = get(&agent.socket, "/v1/desired").await.unwrap();
-    let expected = json!({"revision": 5, "nodes": [], "services": [{
+    let expected = json!({"revision": 5, "nodes": [], "policies": [], "services": [{
         "name": "default/web:http",
         "frontends": ["10.96.0.1:80/TCP"],
         "algorithm": "rendezvous",
@@ -337,8 +334,28 @@ fn every_field_is_documented() {
         origin: text(),
     };
     let node = NodeView { name: text(), addresses: vec![], pod_cidrs: vec![], stray_pods: vec![] };
-    let endpoint =
-        EndpointView { name: text(), addresses: vec![], interface: text(), ifindex: 1, mac: text() };
+    let endpoint = EndpointView {
+        name: text(),
+        addresses: vec![],
+        interface: text(),
+        ifindex: 1,
+        mac: text(),
+        labels: BTreeMap::new(),
+    };
+    let policy = PolicyView {
+        kind: text(),
+        namespace: text(),
+        name: text(),
+        tier: text(),
+        priority: None,
+        subject: text(),
+        ingress: None,
+        egress: None,
+        audit: false,
+        reject: false,
+        faulty: false,
+        origin: text(),
+    };
     let flow = FlowView {
         protocol: text(),
         source: text(),
@@ -349,11 +366,17 @@ fn every_field_is_documented() {
         service: None,
         idle_seconds: 0,
     };
-    let attach =
-        AttachRequest { name: text(), netns: PathBuf::new(), addresses: vec![], interface: None, mtu: None };
+    let attach = AttachRequest {
+        name: text(),
+        netns: PathBuf::new(),
+        addresses: vec![],
+        interface: None,
+        mtu: None,
+        labels: BTreeMap::new(),
+    };
     let values = json!([
         status,
-        DesiredView { revision: 1, services: vec![service], nodes: vec![node] },
+        DesiredView { revision: 1, services: vec![service], nodes: vec![node], policies: vec![policy] },
         BackendView { address: text(), node: None, services: BTreeMap::from([("x".into(), 1)]) },
         endpoint,
         flow,

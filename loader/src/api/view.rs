@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use causeway_schema::choice::RENDEZVOUS_MAX;
 use serde::{Deserialize, Serialize};
 
-use crate::{event::SourceRanges, model::desired::DesiredState};
+pub use super::policy_view::{PolicyView, policies};
+use crate::{event::SourceRanges, model::desired::DesiredState, snapshot::Attached};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServiceView {
@@ -65,6 +66,9 @@ pub struct EndpointView {
     pub ifindex: u32,
     /// Container side, as `02:…`.
     pub mac: String,
+    /// By which policies select it.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -91,6 +95,8 @@ pub struct DesiredView {
     pub revision: u64,
     pub services: Vec<ServiceView>,
     pub nodes: Vec<NodeView>,
+    #[serde(default)]
+    pub policies: Vec<PolicyView>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -105,7 +111,12 @@ pub struct UninstallView {
 }
 
 pub fn desired(desired: &DesiredState) -> DesiredView {
-    DesiredView { revision: desired.revision, services: services(desired), nodes: nodes(desired) }
+    DesiredView {
+        revision: desired.revision,
+        services: services(desired),
+        nodes: nodes(desired),
+        policies: policies(desired),
+    }
 }
 
 pub fn services(desired: &DesiredState) -> Vec<ServiceView> {
@@ -180,7 +191,8 @@ pub fn nodes(desired: &DesiredState) -> Vec<NodeView> {
         .collect()
 }
 
-pub fn endpoint(name: &str, endpoint: &crate::model::desired::Endpoint) -> EndpointView {
+pub fn endpoint(name: &str, attached: &Attached) -> EndpointView {
+    let endpoint = &attached.endpoint;
     let mac: Vec<String> = endpoint.mac.iter().map(|byte| format!("{byte:02x}")).collect();
     EndpointView {
         name: name.to_owned(),
@@ -188,5 +200,6 @@ pub fn endpoint(name: &str, endpoint: &crate::model::desired::Endpoint) -> Endpo
         interface: endpoint.interface.clone(),
         ifindex: endpoint.ifindex,
         mac: mac.join(":"),
+        labels: attached.labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
     }
 }

@@ -20,6 +20,7 @@ use causeway_schema::{GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, hash};
 use ipnet::IpNet;
 
 use crate::{
+    event::label,
     model::desired::Endpoint,
     netlink::{Netlink, Route},
     snapshot::AttachRequest,
@@ -64,6 +65,11 @@ pub fn validate(request: &AttachRequest) -> Result<(), AttachError> {
         }
         if request.addresses[..index].contains(address) {
             return invalid("addresses", format!("{address} is there twice"));
+        }
+    }
+    for (key, value) in &request.labels {
+        if let Err(message) = label::key(key).and_then(|()| label::value(value)) {
+            return invalid("labels", message);
         }
     }
     if let Some(name) = &request.interface

@@ -10,6 +10,7 @@ fn request() -> AttachRequest {
         addresses: vec![[10, 244, 0, 2].into()],
         interface: None,
         mtu: None,
+        labels: [("app".into(), "web".into())].into(),
     }
 }
 
@@ -37,6 +38,8 @@ fn a_bad_request_names_its_field() {
     check("addresses", |request| request.addresses.clear());
     check("addresses", |request| request.addresses.push([127, 0, 0, 1].into()));
     check("addresses", |request| request.addresses.push([10, 244, 0, 2].into()));
+    check("labels", |request| drop(request.labels.insert("a b".into(), "c".into())));
+    check("labels", |request| drop(request.labels.insert("a".into(), "b/c".into())));
     check("interface", |request| request.interface = Some("a/b".into()));
     check("mtu", |request| request.mtu = Some(100));
 }
@@ -65,6 +68,19 @@ fn a_stored_endpoint_is_found_again() {
     let (mut again, warning) = EndpointStore::open(dir.path()).unwrap();
     assert!(warning.is_none());
     assert_eq!(again.get("default/web-1").unwrap().endpoint, endpoint);
+    assert_eq!(again.get("default/web-1").unwrap().request.labels, request().labels);
     assert!(again.remove("default/web-1").unwrap().is_some());
     assert!(EndpointStore::open(dir.path()).unwrap().0.get("default/web-1").is_none());
+}
+
+#[test]
+fn an_endpoint_that_was_stored_before_there_were_labels_has_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let request = r#"{"name":"a","netns":"/n","addresses":["10.0.0.1"],"interface":null,"mtu":null}"#;
+    let endpoint = r#"{"addresses":["10.0.0.1"],"interface":"cw1","ifindex":7,"mac":[2,2,2,2,2,2]}"#;
+    let text = format!(r#"{{"a":{{"request":{request},"endpoint":{endpoint}}}}}"#);
+    fs::write(dir.path().join("endpoints.json"), text).unwrap();
+    let (store, warning) = EndpointStore::open(dir.path()).unwrap();
+    assert!(warning.is_none(), "{warning:?}");
+    assert!(store.get("a").unwrap().request.labels.is_empty());
 }

@@ -24,6 +24,7 @@ use crate::{
         view::{DetachView, EndpointView, UninstallView, WaitView},
     },
     config::DEFAULT_SOCKET,
+    event::label,
     snapshot::{AttachRequest, Status},
 };
 
@@ -114,6 +115,9 @@ enum Endpoint {
         /// The uplink's MTU unless given.
         #[arg(long)]
         mtu: Option<u32>,
+        /// By which policies select it; may be given several times.
+        #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+        label: Vec<(String, String)>,
     },
     /// Take the interface away; detaching what is not there succeeds.
     Detach { name: String },
@@ -175,10 +179,11 @@ async fn run(command: Command, socket: &Path, output: Output) -> anyhow::Result<
 
 async fn endpoint(action: Endpoint, socket: &Path, output: Output) -> anyhow::Result<()> {
     match action {
-        Endpoint::Attach { name, netns, address, interface, mtu } => {
+        Endpoint::Attach { name, netns, address, interface, mtu, label } => {
             // The agent's working directory is not ours.
             let netns = std::path::absolute(netns)?;
-            let request = AttachRequest { name, netns, addresses: address, interface: Some(interface), mtu };
+            let (interface, labels) = (Some(interface), label.into_iter().collect());
+            let request = AttachRequest { name, netns, addresses: address, interface, mtu, labels };
             let attached: EndpointView = ask(socket, Method::POST, "/v1/endpoints", Some(&request)).await?;
             output.print(&attached, |view| render::endpoints(std::slice::from_ref(view)))
         }
@@ -208,6 +213,13 @@ fn completion(shell: clap_complete::Shell) -> anyhow::Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "causeway", &mut script);
     Ok(render::write(&mut io::stdout().lock(), &script)?)
+}
+
+/// `app=web`; the value may be empty.
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write it as KEY=VALUE")?;
+    label::key(key).and_then(|()| label::value(value))?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 /// `500ms`, `30s`, `2m`; a bare number is seconds.
@@ -268,6 +280,17 @@ mod tests {
     }
 
     #[test]
+    fn labels_are_given_one_by_one() {
+        let line = "causeway endpoint attach x --netns /n --address 10.0.0.1 --label app=web --label a/b=";
+        let Command::Endpoint { action: Endpoint::Attach { label, .. } } = parse(line).unwrap().command
+        else {
+            panic!("not an attach");
+        };
+        let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        assert_eq!(label, [pair("app", "web"), pair("a/b", "")]);
+    }
+
+    #[test]
     fn usage_errors_exit_with_2() {
         for line in [
             "causeway",
@@ -278,6 +301,9 @@ mod tests {
             "causeway status -o xml",
             "causeway endpoint attach x --netns /n",
             "causeway endpoint attach x --netns /n --address 10.0.0.300",
+            "causeway endpoint attach x --netns /n --address 10.0.0.3 --label app",
+            "causeway endpoint attach x --netns /n --address 10.0.0.3 --label =web",
+            "causeway endpoint attach x --netns /n --address 10.0.0.3 --label app=a/b",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }

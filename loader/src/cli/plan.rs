@@ -12,7 +12,7 @@ use super::{Output, render};
 use crate::{
     api::{
         client::get,
-        view::{self, DesiredView, NodeView, ServiceView},
+        view::{self, DesiredView, NodeView, PolicyView, ServiceView},
     },
     model::Model,
     providers::manifests,
@@ -51,6 +51,7 @@ pub async fn run(directory: &Path, socket: &Path, output: Output) -> anyhow::Res
     let wanted = view::desired(&model.desired());
     let mut changes = services(&stands.services, &wanted.services);
     changes.extend(compare_nodes(&stands.nodes, &wanted.nodes));
+    changes.extend(compare_policies(&stands.policies, &wanted.policies));
     let plan = Plan { changes, problems: model.problems().map(ProblemView::from).collect() };
     output.print(&plan, text)?;
     Ok(plan.problems.is_empty())
@@ -128,6 +129,52 @@ fn compare_nodes(stands: &[NodeView], wanted: &[NodeView]) -> Vec<Change> {
             differences("address", &old.addresses, &new.addresses, &mut details);
             differences("pod network", &old.pod_cidrs, &new.pod_cidrs, &mut details);
             differences("pod outside", &old.stray_pods, &new.stray_pods, &mut details);
+            details
+        },
+    )
+}
+
+fn compare_policies(stands: &[PolicyView], wanted: &[PolicyView]) -> Vec<Change> {
+    let object = |view: &PolicyView| format!("policy {}", render::policy_name(view));
+    compare(
+        stands,
+        wanted,
+        render::policy_name,
+        object,
+        |view| view.origin.clone(),
+        |old, new| {
+            let mut details = Vec::new();
+            let facts = |view: &PolicyView| {
+                let priority =
+                    view.priority.map_or_else(String::new, |priority| format!(" priority {priority}"));
+                [
+                    ("subject", view.subject.clone()),
+                    ("tier", format!("{}{priority}", view.tier)),
+                    ("audit", view.audit.to_string()),
+                    ("reject", view.reject.to_string()),
+                ]
+            };
+            for ((what, before), (_, after)) in facts(old).into_iter().zip(facts(new)) {
+                if before != after {
+                    details.push(format!("{what}: {before} -> {after}"));
+                }
+            }
+            for (what, before, after) in
+                [("ingress", &old.ingress, &new.ingress), ("egress", &old.egress, &new.egress)]
+            {
+                match (before, after) {
+                    (None, Some(_)) => details.push(format!("+ {what}")),
+                    (Some(_), None) => details.push(format!("- {what}")),
+                    _ => {}
+                }
+                let rules = |rules: &Option<Vec<String>>| rules.clone().unwrap_or_default();
+                let (before, after) = (rules(before), rules(after));
+                let known = details.len();
+                differences(&format!("{what} rule"), &before, &after, &mut details);
+                if details.len() == known && before != after {
+                    details.push(format!("order of the {what} rules"));
+                }
+            }
             details
         },
     )

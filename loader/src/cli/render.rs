@@ -6,7 +6,7 @@ use comfy_table::{Table, presets};
 use serde::Serialize;
 
 use crate::{
-    api::view::{BackendView, EndpointView, NodeView, ServiceView, WaitView},
+    api::view::{BackendView, EndpointView, NodeView, PolicyView, ServiceView, WaitView},
     snapshot::{Counter, FlowView, Status, TraceReply},
 };
 
@@ -74,10 +74,11 @@ pub fn status(status: &Status) -> String {
     };
     let _ = writeln!(
         text,
-        "{} services, {} endpoints, {} nodes; uplink {}, programs at {}",
+        "{} services, {} endpoints, {} nodes, {} policies; uplink {}, programs at {}",
         status.services,
         status.endpoints,
         status.nodes,
+        status.policies,
         status.uplink.as_deref().unwrap_or("none"),
         status.hook
     );
@@ -164,9 +165,40 @@ pub fn backends(views: &[BackendView]) -> String {
 
 pub fn endpoints(views: &[EndpointView]) -> String {
     let rows = views.iter().map(|view| {
-        vec![view.name.clone(), view.addresses.join(", "), view.interface.clone(), view.mac.clone()]
+        let labels: Vec<String> = view.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let (addresses, labels) = (view.addresses.join(", "), labels.join(","));
+        vec![view.name.clone(), addresses, view.interface.clone(), view.mac.clone(), labels]
     });
-    table(&["ENDPOINT", "ADDRESSES", "INTERFACE", "MAC"], rows)
+    table(&["ENDPOINT", "ADDRESSES", "INTERFACE", "MAC", "LABELS"], rows)
+}
+
+pub fn policies(views: &[PolicyView]) -> String {
+    let rows = views.iter().map(|view| {
+        let rules = |rules: &Option<Vec<String>>| match rules {
+            None => "-".to_owned(),
+            Some(rules) => rules.len().to_string(),
+        };
+        let priority = view.priority.map(|priority| priority.to_string()).unwrap_or_default();
+        let marks = [(view.audit, "audit"), (view.reject, "reject"), (view.faulty, "FAULTY")];
+        let marks: Vec<&str> = marks.into_iter().filter(|(set, _)| *set).map(|(_, mark)| mark).collect();
+        vec![
+            policy_name(view),
+            view.tier.clone(),
+            priority,
+            view.subject.clone(),
+            rules(&view.ingress),
+            rules(&view.egress),
+            marks.join(", "),
+            view.origin.clone(),
+        ]
+    });
+    table(&["POLICY", "TIER", "PRIORITY", "SUBJECT", "INGRESS", "EGRESS", "MARKS", "FROM"], rows)
+}
+
+/// `Kind namespace/name`.
+pub fn policy_name(view: &PolicyView) -> String {
+    let PolicyView { kind, namespace, name, .. } = view;
+    if namespace.is_empty() { format!("{kind} {name}") } else { format!("{kind} {namespace}/{name}") }
 }
 
 pub fn nodes(views: &[NodeView]) -> String {

@@ -22,6 +22,7 @@ fn healthy() -> Status {
         services: 2,
         endpoints: 1,
         nodes: 3,
+        policies: 4,
         sources: vec![SourceStatus { name: "manifests".into(), synced: true, objects: 5, problems: 0 }],
         maps: vec![MapUse { map: "frontends".into(), used: 3, capacity: 200 }],
         ..Status::default()
@@ -34,7 +35,7 @@ fn a_status_says_first_what_matters_most() {
         &status(&healthy()),
         &[
             "node n1 converged at revision 12 (digest 3fa9aaaabbbb)",
-            "2 services, 1 endpoints, 3 nodes; uplink eth0, programs at tcx",
+            "2 services, 1 endpoints, 3 nodes, 4 policies; uplink eth0, programs at tcx",
             "source manifests: synced, 5 objects, 0 problems",
             "",
             " MAP        USED  ROWS",
@@ -64,7 +65,7 @@ fn a_status_with_trouble_names_all_of_it() {
         &status(&shown),
         &[
             "node n1 has NOT converged: cannot write to the maps: full; revision 11 is applied",
-            "2 services, 1 endpoints, 3 nodes; uplink eth0, programs at tcx",
+            "2 services, 1 endpoints, 3 nodes, 4 policies; uplink eth0, programs at tcx",
             "source manifests: synced, 5 objects, 0 problems",
             "",
             "none",
@@ -147,12 +148,13 @@ fn endpoints_nodes_flows_and_counters_are_lists() {
         interface: "cw1".into(),
         ifindex: 7,
         mac: "02:00:00:00:00:01".into(),
+        labels: [("app".into(), "web".into()), ("tier".into(), "front".into())].into(),
     };
     check(
         &endpoints(&[endpoint]),
         &[
-            " ENDPOINT       ADDRESSES   INTERFACE  MAC",
-            " default/web-1  10.244.0.5  cw1        02:00:00:00:00:01",
+            " ENDPOINT       ADDRESSES   INTERFACE  MAC                LABELS",
+            " default/web-1  10.244.0.5  cw1        02:00:00:00:00:01  app=web,tier=front",
         ],
     );
     let node = NodeView {
@@ -190,10 +192,54 @@ fn endpoints_nodes_flows_and_counters_are_lists() {
 }
 
 #[test]
+fn a_policy_says_whom_it_is_about_and_how_many_rules_it_has() {
+    let isolating = PolicyView {
+        kind: "NetworkPolicy".into(),
+        namespace: "shop".into(),
+        name: "web".into(),
+        tier: "namespaced".into(),
+        priority: None,
+        subject: "pods app=web of namespace shop".into(),
+        ingress: Some(vec!["allow from anybody at 80/TCP".into()]),
+        egress: None,
+        audit: true,
+        reject: true,
+        faulty: true,
+        origin: "manifests:p.yaml#1".into(),
+    };
+    let admin = PolicyView {
+        kind: "AdminNetworkPolicy".into(),
+        namespace: String::new(),
+        tier: "admin".into(),
+        priority: Some(7),
+        ingress: Some(Vec::new()),
+        audit: false,
+        reject: false,
+        faulty: false,
+        ..isolating.clone()
+    };
+    check(
+        &policies(&[isolating, admin]),
+        &[
+            " POLICY                  TIER        PRIORITY  SUBJECT                         INGRESS  EGRESS  MARKS                  FROM",
+            " NetworkPolicy shop/web  namespaced            pods app=web of namespace shop  1        -       audit, reject, FAULTY  manifests:p.yaml#1",
+            " AdminNetworkPolicy web  admin       7         pods app=web of namespace shop  0        -                              manifests:p.yaml#1",
+        ],
+    );
+}
+
+#[test]
 fn an_empty_list_says_so() {
-    for shown in
-        [services(&[]), backends(&[]), endpoints(&[]), nodes(&[]), flows(&[]), counters(&[]), traces(&[])]
-    {
+    for shown in [
+        services(&[]),
+        backends(&[]),
+        endpoints(&[]),
+        nodes(&[]),
+        flows(&[]),
+        counters(&[]),
+        traces(&[]),
+        policies(&[]),
+    ] {
         assert_eq!(shown, "none");
     }
 }

@@ -6,7 +6,7 @@ use super::{Output, render};
 use crate::{
     api::{
         client::get,
-        view::{BackendView, EndpointView, NodeView, ServiceView},
+        view::{BackendView, EndpointView, NodeView, PolicyView, ServiceView},
     },
     snapshot::{Counter, FlowView},
 };
@@ -27,6 +27,8 @@ pub enum What {
     },
     /// The nodes of the cluster.
     Nodes,
+    /// Who may talk to whom: policies with their subject, rules and origin.
+    Policies,
     /// Packets by verdict, drops by reason.
     Counters,
 }
@@ -52,6 +54,10 @@ pub async fn run(what: What, socket: &Path, output: Output) -> anyhow::Result<()
         What::Nodes => {
             let views: Vec<NodeView> = get(socket, "/v1/nodes").await?;
             output.print(&views, |views| render::nodes(views))
+        }
+        What::Policies => {
+            let views: Vec<PolicyView> = get(socket, "/v1/policies").await?;
+            output.print(&views, |views| render::policies(views))
         }
         What::Counters => {
             let views: Vec<Counter> = get(socket, "/v1/counters").await?;

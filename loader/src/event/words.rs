@@ -153,7 +153,8 @@ mod tests {
                 PortMatch { protocol: Transport::Icmp, ports: Ports::All },
             ]),
         };
-        let peers = "pods app=web,env notin (dev,test),!old of namespace shop or 10.0.0.0/8 except 10.1.0.0/16";
+        let peers =
+            "pods app=web,env notin (dev,test),!old of namespace shop or 10.0.0.0/8 except 10.1.0.0/16";
         assert_eq!(rule.words(true), format!("allow from {peers} at 80/TCP, 1-9/UDP, ICMP"));
         rule = Rule { name: "x".into(), action: Action::Deny, peers: None, ports: None };
         assert_eq!(rule.words(false), "x: deny to anybody");

@@ -1,12 +1,16 @@
 //! What should be, all sources merged: services with their frontends and
-//! backends, the endpoints of this node, the other nodes.
+//! backends, the endpoints of this node, the other nodes, and what policies
+//! are about and say.
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use serde::Serialize;
 
-use crate::event::{Origin, Protocol, ServiceOptions};
+use crate::event::{
+    ObjectKey, Origin, PodObject, Protocol, ServiceOptions,
+    policy::{Labels, PolicyObject},
+};
 
 /// One port of a service object: the unit that has a set of backends. Shared,
 /// because many lists name it.
@@ -127,6 +131,19 @@ pub struct Endpoint {
     pub policy: Option<u16>,
 }
 
+/// Namespace and name of a pod.
+pub type PodName = (Arc<str>, Arc<str>);
+
+/// Of a kind that [is a policy](crate::event::Kind::is_policy); the namespace
+/// is empty where the kind has none.
+pub type PolicyId = ObjectKey;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    pub object: Arc<PolicyObject>,
+    pub origin: Arc<Origin>,
+}
+
 /// The whole of it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DesiredState {
@@ -134,4 +151,9 @@ pub struct DesiredState {
     pub revision: u64,
     pub services: BTreeMap<ServiceId, Service>,
     pub nodes: BTreeMap<Arc<str>, Node>,
+    /// Labels of those that there are objects for; any other has the label of
+    /// its name alone.
+    pub namespaces: BTreeMap<Arc<str>, Labels>,
+    pub pods: BTreeMap<PodName, Arc<PodObject>>,
+    pub policies: BTreeMap<PolicyId, Policy>,
 }

@@ -6,6 +6,7 @@
 
 pub mod desired;
 mod merge;
+mod workloads;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +15,7 @@ use std::{
 
 use crate::event::{Batch, Kind, Object, ObjectKey, Origin, PodObject, Problem};
 
-use desired::{DesiredState, Node, Service, ServiceId};
+use desired::{DesiredState, Node, PodName, PolicyId, Service, ServiceId};
 
 /// An object, and who said it.
 type Said = (Arc<Object>, Arc<Origin>);
@@ -36,16 +37,29 @@ struct Slot {
 pub struct Touched {
     pub services: BTreeSet<ServiceId>,
     pub nodes: bool,
+    /// Came, went, or have other labels.
+    pub namespaces: BTreeSet<Arc<str>>,
+    /// Came, went, or are otherwise than they were.
+    pub pods: BTreeSet<PodName>,
+    pub policies: BTreeSet<PolicyId>,
 }
 
 impl Touched {
     pub fn is_empty(&self) -> bool {
-        self.services.is_empty() && !self.nodes
+        self.services.is_empty() && !self.nodes && !self.policy()
+    }
+
+    /// Something that policies look at.
+    pub fn policy(&self) -> bool {
+        !(self.namespaces.is_empty() && self.pods.is_empty() && self.policies.is_empty())
     }
 
     pub fn extend(&mut self, other: Touched) {
         self.services.extend(other.services);
         self.nodes |= other.nodes;
+        self.namespaces.extend(other.namespaces);
+        self.pods.extend(other.pods);
+        self.policies.extend(other.policies);
     }
 }
 
@@ -57,10 +71,11 @@ pub struct Model {
     /// The slices of each service, by slot and key.
     slices: Index<ServiceName>,
     /// The pods of each node, likewise.
-    pods: Index<Arc<str>>,
+    pods_of_nodes: Index<Arc<str>>,
     /// See [`DesiredState`].
     revision: u64,
     services: usize,
+    policies: usize,
     nodes: BTreeMap<Arc<str>, Node>,
 }
 
@@ -91,9 +106,10 @@ impl Model {
         Self {
             slots,
             slices: BTreeSet::new(),
-            pods: BTreeSet::new(),
+            pods_of_nodes: BTreeSet::new(),
             revision: 0,
             services: 0,
+            policies: 0,
             nodes: BTreeMap::new(),
         }
     }
@@ -104,7 +120,15 @@ impl Model {
         let named = objects.filter(|key| key.kind == Kind::Service);
         let names: BTreeSet<ServiceName> =
             named.map(|key| (key.namespace.clone(), key.name.clone())).collect();
-        DesiredState { revision: self.revision, services: self.merged(&names), nodes: self.nodes.clone() }
+        let pods = self.pods().map(|(key, pod)| ((key.namespace.clone(), key.name.clone()), pod.clone()));
+        DesiredState {
+            revision: self.revision,
+            services: self.merged(&names),
+            nodes: self.nodes.clone(),
+            namespaces: self.namespaces().map(|(name, labels)| (name.clone(), labels.clone())).collect(),
+            pods: pods.collect(),
+            policies: self.policies().map(|(id, policy)| (id.clone(), policy)).collect(),
+        }
     }
 
     /// Raised by each batch that changed something.
@@ -137,9 +161,9 @@ impl Model {
 
     /// The pods that sources place on a node.
     pub fn pods_on(&self, node: &str) -> impl Iterator<Item = (&ObjectKey, &PodObject)> {
-        members(&self.pods, node.into()).filter_map(|(index, key)| {
+        members(&self.pods_of_nodes, node.into()).filter_map(|(index, key)| {
             match &*self.slots.get(index)?.objects.get(key)?.0 {
-                Object::Pod(pod) => Some((key, pod)),
+                Object::Pod(pod) => Some((key, &**pod)),
                 _ => None,
             }
         })
@@ -153,7 +177,9 @@ impl Model {
         };
         let mut affected = Affected::default();
         let large = batch.events.len() >= LARGE;
+        let mut workloads = workloads::Before::new();
         for event in &batch.events {
+            self.remember(&event.key, &mut workloads);
             let known = self.slots[index].objects.get(&event.key);
             for (object, _) in known.into_iter().chain(&event.object) {
                 affected.by(&event.key, object);
@@ -167,7 +193,9 @@ impl Model {
         slot.problems = batch.problems;
         slot.synced |= batch.synced;
 
-        let mut touched = Touched { services: self.compare(&affected.services, before), nodes: false };
+        let services = self.compare(&affected.services, before);
+        let mut touched = Touched { services, ..Touched::default() };
+        self.compare_workloads(workloads, &mut touched);
         for name in affected.nodes {
             self.merge_node(name, &mut touched);
         }
@@ -178,7 +206,7 @@ impl Model {
             // Collected anew, a map fills its nodes.
             pack(&mut self.slots[index].objects);
             self.slices = std::mem::take(&mut self.slices).into_iter().collect();
-            self.pods = std::mem::take(&mut self.pods).into_iter().collect();
+            self.pods_of_nodes = std::mem::take(&mut self.pods_of_nodes).into_iter().collect();
         }
         touched
     }
@@ -197,8 +225,10 @@ impl Model {
                     let service = (key.namespace.clone(), slice.service.clone());
                     put(&mut self.slices, (service, index, key.clone()), stays);
                 }
-                Some(Object::Pod(PodObject { node: Some(node), .. })) => {
-                    put(&mut self.pods, (node.clone(), index, key.clone()), stays);
+                Some(Object::Pod(pod)) => {
+                    if let Some(node) = &pod.node {
+                        put(&mut self.pods_of_nodes, (node.clone(), index, key.clone()), stays);
+                    }
                 }
                 _ => {}
             }
@@ -280,6 +310,7 @@ impl Affected {
                 self.nodes.insert(key.name.clone());
             }
             Object::Pod(pod) => self.nodes.extend(pod.node.clone()),
+            Object::Namespace(_) | Object::Policy(_) => {}
         }
     }
 }

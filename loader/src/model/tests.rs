@@ -140,8 +140,10 @@ fn pods_outside_their_nodes_networks_are_stray() {
         pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()],
     };
     let pod = |name: &str, address: [u8; 4]| {
-        let object = PodObject { node: Some("n1".into()), addresses: vec![address.into()] };
-        event(Kind::Pod, name, Some(Object::Pod(object)))
+        pod_object(
+            name,
+            PodObject { node: Some("n1".into()), addresses: vec![address.into()], ..PodObject::default() },
+        )
     };
     model.apply(batch(
         "a",
@@ -162,10 +164,13 @@ fn pods_outside_their_nodes_networks_are_stray() {
     assert!(model.desired().nodes.is_empty());
 }
 
+fn pod_object(name: &str, object: PodObject) -> Event {
+    event(Kind::Pod, name, Some(Object::Pod(Arc::new(object))))
+}
+
 fn pod(name: &str, node: u8, host: u8) -> Event {
-    let object =
-        PodObject { node: Some(format!("n{node}").into()), addresses: vec![[10, 244, host, 1].into()] };
-    event(Kind::Pod, name, Some(Object::Pod(object)))
+    let (node, addresses) = (Some(format!("n{node}").into()), vec![[10, 244, host, 1].into()]);
+    pod_object(name, PodObject { node, addresses, ..PodObject::default() })
 }
 
 fn node(name: u8, net: u8) -> Event {
@@ -193,9 +198,15 @@ fn any_event() -> impl Strategy<Value = Event> {
         (0u8..3).prop_map(|n| event(Kind::Node, &format!("n{n}"), None)),
         name.clone().prop_map(|n| event(Kind::Pod, &format!("pod{n}"), None)),
         name.clone().prop_map(|n| event(Kind::Service, &format!("svc{n}"), None)),
-        name.prop_map(|n| event(Kind::EndpointSlice, &format!("sl{n}"), None)),
+        name.clone().prop_map(|n| event(Kind::EndpointSlice, &format!("sl{n}"), None)),
+        (name.clone(), 0u8..2).prop_map(|(n, team)| workloads::namespace(&format!("ns{n}"), Some(team))),
+        name.clone().prop_map(|n| workloads::namespace(&format!("ns{n}"), None)),
+        (name.clone(), any::<bool>()).prop_map(|(n, audit)| workloads::policy(&format!("p{n}"), Some(audit))),
+        name.prop_map(|n| workloads::policy(&format!("p{n}"), None)),
     ]
 }
+
+mod workloads;
 
 proptest! {
     /// Whatever came before, in whatever batches: what stands last decides.
@@ -212,6 +223,10 @@ proptest! {
         let mut at_once = Model::new(&["a".into()]);
         at_once.apply(batch("a", last.into_values().rev().collect()));
         prop_assert_eq!(&step_by_step.desired().services, &at_once.desired().services);
-        prop_assert_eq!(&step_by_step.desired().nodes, &at_once.desired().nodes);
+        let [last, once] = [step_by_step.desired(), at_once.desired()];
+        prop_assert_eq!(&last.nodes, &once.nodes);
+        prop_assert_eq!((&last.namespaces, &last.pods), (&once.namespaces, &once.pods));
+        prop_assert_eq!(&last.policies, &once.policies);
+        prop_assert_eq!(step_by_step.policy_count(), last.policies.len());
     }
 }

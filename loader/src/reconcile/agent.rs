@@ -142,7 +142,7 @@ impl Agent {
 
     /// Tells the edges how things stand.
     pub fn publish(&mut self) {
-        let endpoints = self.store.iter().map(|(name, stored)| (name.clone(), stored.endpoint.clone()));
+        let endpoints = self.store.iter().map(|(name, stored)| (name.clone(), self.attached(stored)));
         let snapshot = Snapshot { endpoints: Arc::new(endpoints.collect()), status: self.status() };
         self.snapshot.store(Arc::new(snapshot));
         self.changed.send_modify(|version| *version += 1);

@@ -8,7 +8,7 @@ use crate::{
     kernel::bpf::{Attachment, FROM_CONTAINER},
     model::desired::Endpoint,
     netlink::Link,
-    snapshot::AttachRequest,
+    snapshot::{AttachRequest, Attached},
 };
 
 impl Agent {
@@ -16,7 +16,7 @@ impl Agent {
     ///
     /// # Errors
     /// As text for the one who asked; nothing is left half done.
-    pub async fn attach_endpoint(&mut self, request: AttachRequest) -> Result<Endpoint, String> {
+    pub async fn attach_endpoint(&mut self, request: AttachRequest) -> Result<Attached, String> {
         if self.dataplane.is_none() {
             return Err("the dataplane is being uninstalled".into());
         }
@@ -41,7 +41,14 @@ impl Agent {
         wired
     }
 
-    async fn wire(&mut self, request: &AttachRequest) -> Result<Endpoint, String> {
+    /// An endpoint as the edges see it.
+    pub fn attached(&self, stored: &Stored) -> Attached {
+        let Stored { request, endpoint } = stored;
+        let (_, labels) = self.model.endpoint_labels(&request.name, &request.labels);
+        Attached { endpoint: endpoint.clone(), labels }
+    }
+
+    async fn wire(&mut self, request: &AttachRequest) -> Result<Attached, String> {
         let endpoint = attach::prepare(&self.netlink, request, self.uplink.mtu)
             .await
             .map_err(|error| error.to_string())?;
@@ -59,7 +66,8 @@ impl Agent {
             };
             dataplane.attach(attachment).map_err(|error| error.to_string())?;
         }
-        let stored = Stored { request: request.clone(), endpoint: endpoint.clone() };
+        let stored = Stored { request: request.clone(), endpoint };
+        let attached = self.attached(&stored);
         self.store.insert(stored).map_err(|error| format!("write the state directory: {error}"))?;
         self.plan_endpoints();
         let refused = self.plan_problems().find(|problem| problem.object.contains(&request.name));
@@ -72,7 +80,7 @@ impl Agent {
         attach::activate(request).await.map_err(|error| error.to_string())?;
         self.audit_soon();
         self.publish();
-        Ok(endpoint)
+        Ok(attached)
     }
 
     /// Takes an endpoint away; false when there was none.

@@ -45,6 +45,7 @@ impl Agent {
             services: self.model.services(),
             endpoints: self.store.iter().count(),
             nodes: self.model.nodes().len(),
+            policies: self.model.policy_count(),
             last_apply_micros: self.last_apply.as_micros() as u64,
             start_micros: self.start_micros,
         }

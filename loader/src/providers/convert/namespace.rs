@@ -43,7 +43,10 @@ mod tests {
         check("{name: shop}", name);
         check("{name: shop, labels: {team: a}}", &format!("{name} team=a"));
         check("{name: shop, labels: {kubernetes.io/metadata.name: other}}", name);
-        check("{name: shop, labels: {'a b': x, c: 'd/e', f: ''}}", &format!("f= {name} !metadata.labels[a b] !metadata.labels[c]"));
+        check(
+            "{name: shop, labels: {'a b': x, c: 'd/e', f: ''}}",
+            &format!("f= {name} !metadata.labels[a b] !metadata.labels[c]"),
+        );
         check("{name: a.b}", "!metadata.name");
         check("{}", "!metadata.name");
     }

@@ -111,7 +111,10 @@ mod tests {
     #[test]
     fn named_ports_of_containers_that_stay() {
         for (spec, expect) in [
-            ("{containers: [{ports: [{name: http, containerPort: 80}, {containerPort: 81}]}, {}]}", "http=80/TCP"),
+            (
+                "{containers: [{ports: [{name: http, containerPort: 80}, {containerPort: 81}]}, {}]}",
+                "http=80/TCP",
+            ),
             (
                 "{containers: [{ports: [{name: dns, containerPort: 53, protocol: UDP}, {name: dns, containerPort: 53}]}]}",
                 "dns=53/TCP dns=53/UDP",
@@ -140,7 +143,10 @@ mod tests {
     fn labels_that_cannot_be_are_left_out() {
         let (pod, refusals) = check("{metadata: {name: p, labels: {app: web, 'b ad': x, c: 'd e'}}}");
         let pod = pod.unwrap();
-        assert_eq!(pod.labels.iter().map(|(key, value)| (&**key, &**value)).collect::<Vec<_>>(), [("app", "web")]);
+        assert_eq!(
+            pod.labels.iter().map(|(key, value)| (&**key, &**value)).collect::<Vec<_>>(),
+            [("app", "web")]
+        );
         let fields: Vec<_> = refusals.iter().map(|refusal| refusal.field.as_str()).collect();
         assert_eq!(fields, ["metadata.labels[b ad]", "metadata.labels[c]"]);
     }

@@ -54,9 +54,50 @@ impl Place {
         look
     }
 
+    /// Rules of ingress of the one policy, in words.
+    fn ingress(&self) -> Vec<String> {
+        let policies = self.state.values().filter_map(|(object, _)| match &**object {
+            Object::Policy(policy) => Some(policy),
+            _ => None,
+        });
+        let rules = policies.flat_map(|policy| policy.ingress.iter().flatten());
+        rules.map(|rule| rule.words(true)).collect()
+    }
+
     fn names(&self) -> Vec<String> {
         self.state.keys().map(|key| key.name.to_string()).collect()
     }
+}
+
+#[test]
+fn a_policy_that_is_spoilt_stands_as_it_last_was_and_a_new_one_closes() {
+    let policy = |port: &str| {
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p}}\nspec: {{ingress: [{{ports: [{{port: {port}}}, {{port: 9}}]}}]}}\n"
+        )
+    };
+    let mut place = Place::new();
+    // There never was a sound one: what can be read of the first counts, then
+    // that of the second.
+    for port in ["70000", "0"] {
+        place.rename_over("p.yaml", &(policy(port) + &service("a", if port == "0" { 80 } else { 81 })));
+        assert_eq!(place.look().problems.len(), 1);
+        assert_eq!(place.ingress(), ["allow from anybody at 9/TCP"], "{port}");
+    }
+    place.rename_over("p.yaml", &policy("80"));
+    assert!(place.look().problems.is_empty());
+    assert_eq!(place.ingress(), ["allow from anybody at 80/TCP, 9/TCP"]);
+    for port in ["[80]", "81x_", "65536"] {
+        place.rename_over("p.yaml", &policy(port));
+        assert_eq!(place.look().problems[0].field, "spec.ingress[0].ports[0].port");
+        assert_eq!(place.ingress(), ["allow from anybody at 80/TCP, 9/TCP"], "{port}");
+    }
+    place.rename_over("p.yaml", &policy("81"));
+    assert!(place.look().problems.is_empty());
+    assert_eq!(place.ingress(), ["allow from anybody at 81/TCP, 9/TCP"]);
+    place.rename_over("p.yaml", &service("a", 80));
+    place.look();
+    assert!(place.ingress().is_empty());
 }
 
 #[test]

@@ -89,20 +89,55 @@ fn a_wrong_type_names_its_field_in_either_format() {
 fn foreign_objects_are_named_and_do_not_hold_up_the_file() {
     let named = "metadata: {name: x, namespace: y}";
     let foreign = format!("---\napiVersion: apps/v1\nkind: Deployment\n{named}\n");
-    let policy = format!("---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n{named}\n");
-    let text = service("a", 80) + &foreign + &policy + "---\napiVersion: v1\nkind: Namespace\n" + named;
+    let policy = format!("---\napiVersion: kyverno.io/v1\nkind: Policy\n{named}\n");
+    let text = service("a", 80) + &foreign + &policy;
     check(
         "f.yaml",
         &text,
         1,
         &[
             "f.yaml#2|Deployment y/x|kind|kind Deployment is not served",
-            "f.yaml#3|NetworkPolicy y/x|kind|policies are not",
+            "f.yaml#3|Policy y/x|kind|kind Policy is not served",
         ],
     );
     assert!(!run("f.yaml", &text).incomplete);
     let old = format!("apiVersion: discovery.k8s.io/v1beta1\nkind: EndpointSlice\n{named}");
     check("f.yaml", &old, 0, &["f.yaml#1|EndpointSlice y/x|apiVersion|\"discovery.k8s.io/v1beta1\" of"]);
+}
+
+#[test]
+fn every_kind_of_policy_is_read_in_either_format() {
+    let subject = "\"subject\": {\"namespaces\": {}}";
+    for (api, kind, spec) in [
+        ("networking.k8s.io/v1", "NetworkPolicy", "{}".to_owned()),
+        (
+            "policy.networking.k8s.io/v1alpha1",
+            "AdminNetworkPolicy",
+            format!("{{\"priority\": 1, {subject}}}"),
+        ),
+        ("policy.networking.k8s.io/v1alpha1", "BaselineAdminNetworkPolicy", format!("{{{subject}}}")),
+        (
+            "policy.networking.k8s.io/v1alpha2",
+            "ClusterNetworkPolicy",
+            format!("{{\"tier\": \"Admin\", \"priority\": 1, {subject}}}"),
+        ),
+        ("causeway.io/v1alpha1", "Policy", format!("{{\"tier\": \"Admin\", \"priority\": 1, {subject}}}")),
+    ] {
+        let text = format!(
+            "{{\"apiVersion\": \"{api}\", \"kind\": \"{kind}\", \"metadata\": {{\"name\": \"default\"}}, \"spec\": {spec}}}"
+        );
+        for file in ["f.json", "f.yaml"] {
+            let parsed = run(file, &text);
+            assert!(parsed.problems.is_empty(), "{:?}", parsed.problems);
+            assert_eq!(parsed.entries[0].key.kind.to_string(), kind);
+        }
+    }
+    let rule = "{\"apiVersion\": \"networking.k8s.io/v1\", \"kind\": \"NetworkPolicy\", \"metadata\": {\"name\": \"a\"}, \"spec\": {\"ingress\": [{\"ports\": [{\"port\": 70000}]}]}}";
+    for file in ["f.json", "f.yaml"] {
+        let problem = format!("{file}#1|NetworkPolicy a|spec.ingress[0].ports[0].port|70000 is no port");
+        check(file, rule, 1, &[&problem]);
+        assert!(!run(file, rule).incomplete);
+    }
 }
 
 #[test]

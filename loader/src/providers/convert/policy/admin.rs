@@ -74,7 +74,8 @@ impl Reader<'_> {
             let message = "a cluster has one BaselineAdminNetworkPolicy: call it default";
             return Err(Refusal::new("metadata.name", message));
         }
-        let mut spec = wire.spec.ok_or_else(|| Refusal::new("spec", "missing: say what the policy is about"))?;
+        let mut spec =
+            wire.spec.ok_or_else(|| Refusal::new("spec", "missing: say what the policy is about"))?;
         let tier = tier(&mut spec, kind)?;
         let subject = self.subject(spec.subject, kind)?;
         self.unknown(&spec.unknown, "spec");
@@ -150,7 +151,8 @@ impl Reader<'_> {
         let named_ok = |reader: &mut Self, ports: Vec<PortMatch>, path: &str| {
             let named = ports.iter().any(|port| matches!(port.ports, Ports::Named(_)));
             if named && networks && !ingress {
-                let message = "names a port of pods, but a peer is none: give these peers a rule of their own";
+                let message =
+                    "names a port of pods, but a peer is none: give these peers a rule of their own";
                 reader.refuse(path, message);
                 return Vec::new();
             }
@@ -207,7 +209,9 @@ impl Reader<'_> {
                 };
                 let what = match wire {
                     None | Some(Value::Null) => "missing".to_owned(),
-                    Some(other) => format!("{} is no action here", quoted(other.as_str().unwrap_or("a structure"))),
+                    Some(other) => {
+                        format!("{} is no action here", quoted(other.as_str().unwrap_or("a structure")))
+                    }
                 };
                 self.refuse(format!("{path}.action"), format!("{what}: use {allow}{more}"));
                 None
@@ -250,9 +254,10 @@ fn tier(spec: &mut AdminPolicySpec, kind: Kind) -> Result<Tier, Refusal> {
 fn priority(wire: Option<i64>) -> Result<u16, Refusal> {
     match wire.map(|number| (number, u16::try_from(number))) {
         Some((_, Ok(priority))) if priority <= LAST => Ok(priority),
-        Some((number, _)) => {
-            Err(Refusal::new("spec.priority", format!("{number} is no priority: use 0 (asked first) to {LAST}")))
-        }
+        Some((number, _)) => Err(Refusal::new(
+            "spec.priority",
+            format!("{number} is no priority: use 0 (asked first) to {LAST}"),
+        )),
         None => Err(Refusal::new("spec.priority", format!("missing: use 0 (asked first) to {LAST}"))),
     }
 }

@@ -11,9 +11,7 @@ mod port;
 mod selector;
 pub mod wire;
 
-pub use admin::{
-    admin_network_policy, baseline_admin_network_policy, cluster_network_policy, own_policy,
-};
+pub use admin::{admin_network_policy, baseline_admin_network_policy, cluster_network_policy, own_policy};
 pub use network::network_policy;
 pub use port::{port_name, transport};
 
@@ -69,7 +67,8 @@ impl<'a> Reader<'a> {
             Some("true") => true,
             None | Some("false") => false,
             Some(other) => {
-                let message = format!("{} is neither \"true\" nor \"false\": write one of them", quoted(other));
+                let message =
+                    format!("{} is neither \"true\" nor \"false\": write one of them", quoted(other));
                 self.refuse(format!("metadata.annotations[{name}]"), message);
                 false
             }

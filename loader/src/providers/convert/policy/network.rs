@@ -83,12 +83,19 @@ impl Reader<'_> {
     }
 
     /// Without peers it is for all, without ports for all ports.
-    fn network_rule(&mut self, mut wire: wire::Rule, direction: &str, namespace: &Arc<str>, path: &str) -> Rule {
+    fn network_rule(
+        &mut self,
+        mut wire: wire::Rule,
+        direction: &str,
+        namespace: &Arc<str>,
+        path: &str,
+    ) -> Rule {
         let (here, peers, there, other) = match direction {
             "ingress" => ("from", wire.from.take(), "to", wire.to.take()),
             _ => ("to", wire.to.take(), "from", wire.from.take()),
         };
-        let foreign = [("name", wire.name), ("action", wire.action), (there, other), ("protocols", wire.protocols)];
+        let foreign =
+            [("name", wire.name), ("action", wire.action), (there, other), ("protocols", wire.protocols)];
         wire.unknown.extend(foreign.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
         let broken = self.unknown(&wire.unknown, path);
         let peers = self.each(peers, &format!("{path}.{here}"), |reader, wire, path| {

@@ -44,7 +44,9 @@ impl Reader<'_> {
             NetworkPolicyPeer { pod_selector, namespace_selector, .. } => {
                 let namespaces = match namespace_selector {
                     None => Namespaces::Named(namespace.clone()),
-                    Some(wire) => Namespaces::Matching(self.selector(wire, &format!("{path}.namespaceSelector"))?),
+                    Some(wire) => {
+                        Namespaces::Matching(self.selector(wire, &format!("{path}.namespaceSelector"))?)
+                    }
                 };
                 let pods = match pod_selector {
                     None => Selector::default(),
@@ -55,7 +57,12 @@ impl Reader<'_> {
         }
     }
 
-    pub(super) fn admin_peer(&mut self, wire: AdminPeer, may: Peers, path: &str) -> Result<Vec<Peer>, Refusal> {
+    pub(super) fn admin_peer(
+        &mut self,
+        wire: AdminPeer,
+        may: Peers,
+        path: &str,
+    ) -> Result<Vec<Peer>, Refusal> {
         let field = |name: &str| format!("{path}.{name}");
         let refused = |name, message: &str| Err(Refusal::new(field(name), message));
         let named = [
@@ -89,7 +96,9 @@ impl Reader<'_> {
                 };
                 networks.map(block).collect()
             }
-            AdminPeer { networks: Some(_), .. } => refused("networks", "is only for egress: name pods or namespaces"),
+            AdminPeer { networks: Some(_), .. } => {
+                refused("networks", "is only for egress: name pods or namespaces")
+            }
             AdminPeer { service: Some(wire), .. } if may.services => {
                 Ok(vec![self.service(&wire, &field("service"))?])
             }

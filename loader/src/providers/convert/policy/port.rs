@@ -46,7 +46,12 @@ pub fn port_name(name: &str, field: &str, names: &mut Names) -> Result<Arc<str>,
 }
 
 /// From one port to another, both included.
-fn range(start: Option<i32>, end: Option<i32>, field: impl Fn(&str) -> String, names: [&str; 2]) -> Result<Ports, Refusal> {
+fn range(
+    start: Option<i32>,
+    end: Option<i32>,
+    field: impl Fn(&str) -> String,
+    names: [&str; 2],
+) -> Result<Ports, Refusal> {
     let first = number(start, &field(names[0]))?;
     let last = number(end, &field(names[1]))?;
     if last < first {
@@ -99,7 +104,9 @@ impl Reader<'_> {
             AdminPort { port_number: None, port_range: None, named_port: Some(name), protocol: None } => {
                 self.any_named(&name, &field("namedPort"))
             }
-            AdminPort { port_number: None, port_range: None, named_port: None, protocol: Some(text) } if ours => {
+            AdminPort { port_number: None, port_range: None, named_port: None, protocol: Some(text) }
+                if ours =>
+            {
                 let protocol = transport(Some(&text), true, &field("protocol"))?;
                 Ok(vec![PortMatch { protocol, ports: Ports::All }])
             }
@@ -111,7 +118,11 @@ impl Reader<'_> {
         }
     }
 
-    pub(super) fn cluster_protocol(&mut self, wire: ClusterProtocol, path: &str) -> Result<Vec<PortMatch>, Refusal> {
+    pub(super) fn cluster_protocol(
+        &mut self,
+        wire: ClusterProtocol,
+        path: &str,
+    ) -> Result<Vec<PortMatch>, Refusal> {
         let one = |protocol, ports| Ok(vec![PortMatch { protocol, ports }]);
         match wire {
             ClusterProtocol { tcp: Some(wire), udp: None, sctp: None, destination_named_port: None } => {

@@ -17,7 +17,9 @@ impl Reader<'_> {
         for (key, value) in wire.match_labels.iter().flatten() {
             let end = key.char_indices().nth(80).map_or(key.len(), |(end, _)| end);
             let field = || format!("{path}.matchLabels[{}]", &key[..end]);
-            label::key(key).and_then(|()| label::value(value)).map_err(|message| Refusal::new(field(), message))?;
+            label::key(key)
+                .and_then(|()| label::value(value))
+                .map_err(|message| Refusal::new(field(), message))?;
             let operator = Operator::In(vec![self.names.get(value)]);
             requirements.push(Requirement { key: self.names.get(key), operator });
         }
@@ -53,7 +55,8 @@ impl Reader<'_> {
                 return Err(refused("values", format!("{} takes none: remove them", wire.operator)));
             }
             (other, _) => {
-                let message = format!("{} is no operator: use In, NotIn, Exists or DoesNotExist", quoted(other));
+                let message =
+                    format!("{} is no operator: use In, NotIn, Exists or DoesNotExist", quoted(other));
                 return Err(refused("operator", message));
             }
         };
