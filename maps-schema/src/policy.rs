@@ -19,7 +19,7 @@ use crate::{Addr, Port, V4, V6};
 
 /// The rule sets of an endpoint: 0 for a direction without a policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct EndpointPolicy {
     /// What may come to it.
     pub ingress: u32,
@@ -110,7 +110,7 @@ pub const MAX_STEPS: u32 = 1 << 12;
 /// From this protocol and port on, up to the next step: what to do, and which
 /// rule says so. The first of a list begins at 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct PolicyStep {
     /// See [`place`].
     pub from: u32,

@@ -186,7 +186,8 @@ async fn endpoints_come_and_go_by_names_with_slashes() {
     let agent = Played::new(move |command| match command {
         Command::Attach(AttachRequest { addresses, labels, .. }, reply) => {
             let interface = "cw1".to_owned();
-            let endpoint = Endpoint { addresses, interface, ifindex: 7, mac: [2, 0, 0, 0, 0, 0xab], policy: None };
+            let endpoint =
+                Endpoint { addresses, interface, ifindex: 7, mac: [2, 0, 0, 0, 0, 0xab], policy: None };
             let labels = Arc::new(labels.into_iter().map(|(k, v)| (k.into(), v.into())).collect());
             let _ = reply.send(Ok(Attached { endpoint, labels }));
         }

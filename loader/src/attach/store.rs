@@ -50,6 +50,10 @@ impl EndpointStore {
         Ok((Self { path, endpoints }, warning))
     }
 
+    pub fn get_key_value(&self, name: &str) -> Option<(&str, &Stored)> {
+        self.endpoints.get_key_value(name).map(|(name, stored)| (name.as_str(), stored))
+    }
+
     pub fn get(&self, name: &str) -> Option<&Stored> {
         self.endpoints.get(name)
     }

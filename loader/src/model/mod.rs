@@ -10,6 +10,7 @@ mod workloads;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -263,6 +264,16 @@ impl Model {
     fn service_object(&self, namespace: &Arc<str>, name: &Arc<str>) -> Option<&Said> {
         let key = ObjectKey { kind: Kind::Service, namespace: namespace.clone(), name: name.clone() };
         self.slots.iter().find_map(|slot| slot.objects.get(&key))
+    }
+
+    /// Who serves a service now, at any of its ports; sorted.
+    pub fn backend_addresses(&self, name: &(Arc<str>, Arc<str>)) -> Vec<IpAddr> {
+        let ids = merge::ids(name, self.service_object(&name.0, &name.1));
+        let services = ids.iter().filter_map(|id| self.service(id));
+        let addresses: BTreeSet<IpAddr> = services
+            .flat_map(|service| service.backends.into_iter().map(|backend| backend.address))
+            .collect();
+        addresses.into_iter().collect()
     }
 
     fn ids(&self, names: &BTreeSet<ServiceName>) -> impl Iterator<Item = ServiceId> {

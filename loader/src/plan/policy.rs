@@ -91,6 +91,10 @@ pub struct PolicyPlanner {
     /// Lists by their contents: where they stand, and how many rows name them.
     lists: HashMap<Arc<[PolicyStep]>, (u32, u32)>,
     indexes: BTreeMap<Arc<str>, u16>,
+    /// Endpoints whose rows name an index until all have changed over.
+    leaving: Vec<Arc<str>>,
+    /// Endpoints of an earlier agent that have none.
+    unasked: BTreeSet<Arc<str>>,
     free: BTreeSet<u16>,
     resting: Quarantine<u16>,
     /// An earlier agent's rows, until this one's stand.
@@ -110,7 +114,7 @@ pub struct Left {
     pub standing: Standing,
     pub sets: Vec<(SetKey, Steps)>,
     pub classes: Vec<(u32, IpNet)>,
-    /// Of the endpoints that are still there.
+    /// Of the endpoints that are still there; 0 for none.
     pub indexes: BTreeMap<Arc<str>, u16>,
 }
 
@@ -147,7 +151,14 @@ impl PolicyPlanner {
             ranges: Ranges::adopt(steps, runs.iter().copied()),
             capacity: steps,
             lists: HashMap::new(),
-            indexes: left.indexes,
+            unasked: left
+                .indexes
+                .iter()
+                .filter(|(_, index)| **index == 0)
+                .map(|(name, _)| name.clone())
+                .collect(),
+            indexes: left.indexes.into_iter().filter(|(_, index)| *index != 0).collect(),
+            leaving: Vec::new(),
             free: (SEALED + 1..=last).filter(|index| !held.contains(index)).collect(),
             resting: Quarantine::default(),
             old: Some(Old {
@@ -184,8 +195,8 @@ impl PolicyPlanner {
     pub fn index(&self, name: &str) -> Option<u16> {
         match (self.indexes.get(name), self.stands()) {
             (Some(index), _) => Some(*index),
-            (None, true) => Some(0),
-            (None, false) => Some(SEALED),
+            (None, false) if self.unasked.contains(name) => None,
+            (None, stands) => Some(if stands { 0 } else { SEALED }),
         }
     }
 
@@ -275,18 +286,21 @@ impl PolicyPlanner {
         self.image.standing = next;
         plan.flip.push(PolicyWrite::Stand(next));
         // Whoever has no sets any more is not to be asked about.
-        let gone: Vec<Arc<str>> = self
-            .indexes
-            .keys()
-            .filter(|name| self.sets_of(name) == EndpointPolicy::default())
-            .cloned()
-            .collect();
-        for name in gone {
-            if let Some(index) = self.indexes.remove(&name) {
+        let without = |name: &&Arc<str>| self.sets_of(name) == EndpointPolicy::default();
+        self.leaving = self.indexes.keys().filter(without).cloned().collect();
+        Ok(())
+    }
+
+    /// All have changed over: those without sets lose their indexes; whether
+    /// there are any.
+    pub fn changed_over(&mut self) -> bool {
+        let leaving = std::mem::take(&mut self.leaving);
+        for name in &leaving {
+            if let Some(index) = self.indexes.remove(name) {
                 self.resting.put(index);
             }
         }
-        Ok(())
+        !leaving.is_empty()
     }
 
     /// Lets what was freed be used again, once it is read back. See [`Quarantine::release`].

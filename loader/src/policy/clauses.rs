@@ -65,7 +65,7 @@ pub fn order(policies: &mut [Applying<'_>]) {
     let name = |(id, policy): &Applying<'_>| match policy.tier {
         // Of a union only the names of the deciding rules depend on the order.
         Tier::Namespaced => None,
-        Tier::Admin { .. } | Tier::Baseline => Some(id.name.clone()),
+        Tier::Admin { .. } | Tier::Baseline { .. } => Some(id.name.clone()),
     };
     policies.sort_by_cached_key(|policy| (policy.1.tier, name(policy), policy.0.clone()));
 }
@@ -113,7 +113,7 @@ impl Builder<'_> {
         }
         let isolating: Vec<_> = of(|tier| matches!(tier, Tier::Namespaced)).collect();
         self.isolate(&isolating, &mut rest, &mut clauses.names);
-        for policy in of(|tier| matches!(tier, Tier::Baseline)) {
+        for policy in of(|tier| matches!(tier, Tier::Baseline { .. })) {
             let effect = |action| match action {
                 Action::Deny | Action::Reject if policy.1.audit => Some(Effect::Watch),
                 Action::Allow => Some(Effect::Allow),

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::event::{
     Problem,
-    policy::{Labels, PolicyObject},
+    policy::{Labels, Peer, PolicyObject},
 };
 
 /// From policies and those whom they speak of to rows. Says nothing and does
@@ -141,6 +141,17 @@ impl Compiler {
     /// As of the last commit.
     pub fn image(&self) -> &PolicyImage {
         &self.image
+    }
+
+    /// Services that policies name as peers.
+    pub fn services(&self) -> BTreeSet<Name> {
+        let rules = self.policies.values().flat_map(|policy| policy.egress.iter().flatten());
+        let peers = rules.flat_map(|rule| rule.peers.iter().flatten());
+        let service = |peer: &Peer| match peer {
+            Peer::Service { namespace, name } => Some((namespace.clone(), name.clone())),
+            _ => None,
+        };
+        peers.filter_map(service).collect()
     }
 
     /// The policies, as they were told.

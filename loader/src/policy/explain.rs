@@ -157,7 +157,7 @@ impl Compiler {
     fn rank(&self, name: &RuleName) -> Option<Rank> {
         match name {
             RuleName::Rule { policy, index, .. } => Some(rank(policy, self.policies.get(policy)?, *index)),
-            RuleName::DefaultDeny { .. } => Some((Tier::Baseline, "".into(), None, 0)),
+            RuleName::DefaultDeny { .. } => Some((Tier::Baseline { priority: 0 }, "".into(), None, 0)),
             RuleName::Shared { .. } | RuleName::TooLong => None,
         }
     }
@@ -245,7 +245,7 @@ impl Compiler {
 /// Does a rule that matches keep those after it in its tier from being asked?
 fn stops(policy: &PolicyObject, action: Action) -> bool {
     match (policy.tier, action) {
-        (Tier::Namespaced, _) | (Tier::Baseline, Action::Pass) => false,
+        (Tier::Namespaced, _) | (Tier::Baseline { .. }, Action::Pass) => false,
         (_, Action::Deny | Action::Reject) => !policy.audit,
         _ => true,
     }

@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use causeway_schema::{V4, V6};
 use tokio::sync::{mpsc, watch};
 
-use super::plane::Plane;
+use super::{plane::Plane, policies::Policies};
 use crate::{
     attach::{self, EndpointStore, Uplink},
     config::AgentConfig,
@@ -35,6 +35,7 @@ pub(super) struct Agent {
     pub model: Model,
     pub v4: Plane<V4>,
     pub v6: Plane<V6>,
+    pub policies: Policies,
     /// `None` only after it was uninstalled.
     pub dataplane: Option<Dataplane>,
     pub netlink: Netlink,
@@ -86,11 +87,17 @@ impl Agent {
         dataplane.describe(&Node { addresses: &uplink.addresses, masquerade })?;
         let v4 = Plane::adopt(&dataplane, config.capacity)?;
         let v6 = Plane::adopt(&dataplane, config.capacity)?;
+        let indexes = store.iter().map(|(name, stored)| {
+            let indexes = [v4.policy_of(&stored.endpoint), v6.policy_of(&stored.endpoint)];
+            (name.as_str().into(), indexes.into_iter().max().unwrap_or(0))
+        });
+        let policies = Policies::adopt(&dataplane, config.capacity, indexes.collect())?;
         let now = Instant::now();
         let mut agent = Self {
             model: Model::new(&[manifests::SOURCE.into()]),
             v4,
             v6,
+            policies,
             dataplane: Some(dataplane),
             netlink,
             routes: RouteTable::default(),

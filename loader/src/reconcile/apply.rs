@@ -41,6 +41,8 @@ impl Agent {
         if touched.nodes {
             self.keep_routes().await;
         }
+        self.tell_policies(&touched);
+        self.commit_policies();
         if !self.pruned && self.model.synced() {
             let written = (self.v4.prune(), self.v6.prune());
             self.note_written(written);

@@ -14,6 +14,7 @@ impl Agent {
         self.audit_endpoints().await;
         self.audit_links();
         self.keep_routes().await;
+        self.audit_policies();
         self.audit_maps();
         if !self.settled && self.start_micros != 0 {
             self.settle();
@@ -48,7 +49,8 @@ impl Agent {
         }
         let failed = found.iter().any(|audit| audit.failed.is_some());
         found.into_iter().flat_map(|audit| audit.repaired).for_each(|repair| self.remember_repair(repair));
-        if failed || self.kernel_digest() != Some(self.digest()) {
+        let policies = self.policies.stand || !self.model.synced();
+        if failed || !policies || self.kernel_digest() != Some(self.digest()) {
             return;
         }
         let probed = self.probe();

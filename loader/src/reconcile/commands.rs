@@ -89,7 +89,7 @@ impl Agent {
             reason: verdict.map(|verdict| verdict.name().to_owned()).unwrap_or_default(),
             service,
             backend,
-            rule: None,
+            rule: self.policies.rule(record.rule).map(ToString::to_string),
             interface: self.interface_name(record.ifindex),
             packet_out: packet.iter().map(|byte| format!("{byte:02x}")).collect(),
         })

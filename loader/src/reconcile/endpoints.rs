@@ -69,6 +69,9 @@ impl Agent {
         let stored = Stored { request: request.clone(), endpoint };
         let attached = self.attached(&stored);
         self.store.insert(stored).map_err(|error| format!("write the state directory: {error}"))?;
+        // Its rules stand before its first packet can come or go.
+        self.tell_endpoint(&request.name);
+        self.commit_policies();
         self.plan_endpoints();
         let refused = self.plan_problems().find(|problem| problem.object.contains(&request.name));
         if let Some(problem) = refused {
@@ -104,6 +107,8 @@ impl Agent {
         // The maps first: nothing must be delivered to an interface that is
         // about to be someone else's.
         self.plan_endpoints();
+        self.tell_endpoint(name);
+        self.commit_policies();
         if let Some(dataplane) = &mut self.dataplane {
             dataplane.detach(stored.endpoint.ifindex).map_err(|error| error.to_string())?;
         }
@@ -167,6 +172,7 @@ impl Agent {
             .collect();
         for name in &dead {
             let removed = self.store.remove(name);
+            self.tell_endpoint(name);
             if let Some(Some(stored)) = self.note("write the state directory", removed) {
                 tracing::info!(endpoint = %name, "its interface has gone: forgotten");
                 if let Some(dataplane) = &mut self.dataplane {
@@ -178,9 +184,12 @@ impl Agent {
         !dead.is_empty()
     }
 
-    fn plan_endpoints(&mut self) {
-        let endpoints: BTreeMap<String, Endpoint> =
-            self.store.iter().map(|(name, stored)| (name.clone(), stored.endpoint.clone())).collect();
+    pub fn plan_endpoints(&mut self) {
+        let endpoint = |(name, stored): (&String, &Stored)| {
+            let policy = self.policies.index(name);
+            (name.clone(), Endpoint { policy, ..stored.endpoint.clone() })
+        };
+        let endpoints: BTreeMap<String, Endpoint> = self.store.iter().map(endpoint).collect();
         let written = (self.v4.set_endpoints(&endpoints), self.v6.set_endpoints(&endpoints));
         self.note_written(written);
     }

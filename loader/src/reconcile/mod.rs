@@ -55,6 +55,7 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
 
     loop {
         let pause = agent.until_audit(Instant::now());
+        let judgement = agent.policies.until_judgement(Instant::now());
         tokio::select! {
             batch = said.recv() => {
                 let Some(first) = batch else { anyhow::bail!("the thread that reads manifests died") };
@@ -73,6 +74,7 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
                 None => break,
             },
             () = tokio::time::sleep(pause) => agent.audit().await,
+            () = tokio::time::sleep(judgement) => agent.judge_flows(),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }

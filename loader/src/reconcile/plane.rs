@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Context;
-use causeway_schema::{Flow, FlowKey};
+use causeway_schema::{EndpointKey, Flow, FlowKey};
 
 use super::status::{READ, WRITE};
 use crate::{
@@ -75,6 +75,14 @@ impl<A: Family> Plane<A> {
             flow_entries: 0,
             flow_capacity: u64::from(capacity.flows) * 2,
         })
+    }
+
+    /// The index of an endpoint's policies, by the row that stands; 0: none.
+    pub fn policy_of(&self, endpoint: &Endpoint) -> u16 {
+        let image = self.planner.image();
+        let mut keys = endpoint.addresses.iter().filter_map(|&address| A::from_ip(address)).map(EndpointKey);
+        let row = keys.find_map(|key| image.endpoints.get(&image.endpoint_keys.get(&key)?.slot()).copied());
+        row.map_or(0, |row| row.policy)
     }
 
     /// Plans and writes services that changed, or went away.

@@ -2,7 +2,7 @@
 //! becomes, and what that means for flows that are under way.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io,
     net::IpAddr,
     sync::Arc,
@@ -15,14 +15,17 @@ use causeway_schema::{
     protocol,
 };
 
-use super::plane::Plane;
+use super::{agent::Agent, plane::Plane};
 use crate::{
+    attach::Stored,
+    event::ObjectKey,
     kernel::bpf::{Dataplane, PolicyTables},
+    model::Touched,
     plan::{
         Capacity, Family, PolicyPlan, PolicyPlanner,
         policy::{Left, NoRoom},
     },
-    policy::{Compiler, Delta, RuleName},
+    policy::{Compiler, Delta, Name, Pod, PolicyId, RuleName, Subject},
 };
 
 /// A program that has read the rows from before a change may remember a flow
@@ -98,15 +101,18 @@ impl Policies {
 
     /// Makes the endpoints, whose rows name their indexes by now, change over.
     ///
+    /// True when some rows name an index that they should not any more.
+    ///
     /// # Errors
     /// What a map refused.
-    pub fn change_over(&mut self, plan: &PolicyPlan) -> Result<(), String> {
+    pub fn change_over(&mut self, plan: &PolicyPlan) -> Result<bool, String> {
         self.tables.apply(&plan.flip)?;
+        let left = self.planner.changed_over();
         self.tables.apply(&plan.after)?;
         if plan.decides_anew {
             self.judge_due = Some(Instant::now() + LATE);
         }
-        Ok(())
+        Ok(left)
     }
 
     /// Reads everything back and puts right what is not as it should be; says
@@ -141,7 +147,7 @@ impl Policies {
     /// When the flow tables cannot be read, or the program cannot be run.
     pub fn judge(
         &mut self,
-        endpoints: &BTreeMap<Arc<str>, Vec<IpAddr>>,
+        endpoints: &BTreeMap<&str, &[IpAddr]>,
         v4: &mut Plane<V4>,
         v6: &mut Plane<V6>,
     ) -> io::Result<()> {
@@ -162,8 +168,8 @@ impl Policies {
     }
 
     /// How long the loop may sleep before flows are to be judged.
-    pub fn until_judgement(&self, now: Instant) -> Option<Duration> {
-        self.judge_due.map(|due| due.saturating_duration_since(now))
+    pub fn until_judgement(&self, now: Instant) -> Duration {
+        self.judge_due.map_or(Duration::MAX, |due| due.saturating_duration_since(now))
     }
 
     /// As the programs would decide about a flow that begins now.
@@ -200,4 +206,112 @@ impl Policies {
     pub fn rule(&self, number: u32) -> Option<&Arc<RuleName>> {
         self.compiler.image().rules.rows().get(&number)
     }
+}
+
+/// What the status calls trouble with policies.
+const POLICIES: &str = "keep policies";
+
+impl Agent {
+    /// Tells the compiler what the sources have changed.
+    pub fn tell_policies(&mut self, touched: &Touched) {
+        for name in &touched.namespaces {
+            let labels = self.model.namespace_labels(name);
+            self.policies.compiler.set_namespace(name.clone(), Some(labels));
+        }
+        for key in &touched.policies {
+            let object = self.model.policy(key).map(|policy| policy.object);
+            self.policies.compiler.set_policy(policy_id(key), object);
+        }
+        for name in &touched.pods {
+            self.tell_pod(name);
+        }
+        let named = self.policies.compiler.services();
+        let served: BTreeSet<Name> = if touched.policies.is_empty() {
+            let touched = touched.services.iter().map(|id| (id.namespace.clone(), id.name.clone()));
+            touched.filter(|name| named.contains(name)).collect()
+        } else {
+            named
+        };
+        for name in served {
+            let addresses = self.model.backend_addresses(&name);
+            self.policies.compiler.set_service(name, addresses);
+        }
+    }
+
+    /// An endpoint came, went, or has other labels.
+    pub fn tell_endpoint(&mut self, name: &str) {
+        let (namespace, pod) = name.split_once('/').unwrap_or(("default", name));
+        self.tell_pod(&(namespace.into(), pod.into()));
+        if self.store.get(name).is_none() {
+            self.policies.compiler.set_endpoint(name.into(), None);
+        }
+    }
+
+    /// A pod as a peer, and as the one that policies are about where it is an
+    /// endpoint: what its object says, and what is known of it here.
+    fn tell_pod(&mut self, name: &Name) {
+        let object = self.model.pod(name);
+        let mut pod = object.map(|object| Pod {
+            labels: object.labels.clone(),
+            addresses: object.addresses.clone(),
+            ports: object.ports.clone().into(),
+        });
+        if let Some((endpoint, stored)) = self.endpoint_of(name) {
+            let (namespace, labels) = self.model.endpoint_labels(endpoint, &stored.request.labels);
+            let here = pod.get_or_insert_with(|| Pod {
+                labels: labels.clone(),
+                addresses: Vec::new(),
+                ports: Arc::default(),
+            });
+            let mut addresses = stored.endpoint.addresses.clone();
+            addresses.retain(|address| !here.addresses.contains(address));
+            here.addresses.extend(addresses);
+            here.labels = labels.clone();
+            let (endpoint, ports) = (endpoint.into(), here.ports.clone());
+            self.policies.compiler.set_endpoint(endpoint, Some(Subject { namespace, labels, ports }));
+        }
+        self.policies.compiler.set_pod(name.clone(), pod);
+    }
+
+    /// The endpoint of a pod, if it is one of this node.
+    fn endpoint_of(&self, (namespace, name): &Name) -> Option<(&str, &Stored)> {
+        let full = format!("{namespace}/{name}");
+        let bare = if &**namespace == "default" { &**name } else { "" };
+        [full.as_str(), bare].into_iter().find_map(|name| self.store.get_key_value(name))
+    }
+
+    /// Writes what the compiler has been told, once all sources have spoken.
+    pub fn commit_policies(&mut self) {
+        if !self.model.synced() || self.dataplane.is_none() {
+            return;
+        }
+        let committed = self.policies.commit();
+        let Some(Some(plan)) = self.note(POLICIES, committed) else { return };
+        // The rows name their indexes before any is asked for.
+        self.plan_endpoints();
+        let done = self.policies.change_over(&plan);
+        if self.note(POLICIES, done) == Some(true) {
+            self.plan_endpoints();
+        }
+        self.audit_soon();
+    }
+
+    pub fn audit_policies(&mut self) {
+        let audited = self.policies.audit(self.started.elapsed());
+        let repairs = self.note(POLICIES, audited).unwrap_or_default();
+        repairs.into_iter().for_each(|repair| self.remember_repair(repair));
+        self.judge_flows();
+    }
+
+    /// Ends flows that policies do not allow any more, when it is time to.
+    pub fn judge_flows(&mut self) {
+        let endpoints =
+            self.store.iter().map(|(name, stored)| (name.as_str(), stored.endpoint.addresses.as_slice()));
+        let judged = self.policies.judge(&endpoints.collect(), &mut self.v4, &mut self.v6);
+        self.note("end flows that are not allowed", judged);
+    }
+}
+
+fn policy_id(key: &ObjectKey) -> PolicyId {
+    PolicyId { kind: key.kind.to_string().into(), namespace: key.namespace.clone(), name: key.name.clone() }
 }

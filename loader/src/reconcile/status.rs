@@ -70,6 +70,9 @@ impl Agent {
         if self.kernel_digest() != Some(self.digest()) {
             reasons.push("the maps have not been read back as wanted".to_owned());
         }
+        if !self.policies.stand {
+            reasons.push("the policies have not been read back as wanted".to_owned());
+        }
         reasons
     }
 

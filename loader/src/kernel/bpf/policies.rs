@@ -3,7 +3,7 @@
 
 use std::{io, os::fd::OwnedFd};
 
-use bytemuck::Pod;
+use bytemuck::{Pod, Zeroable};
 use causeway_schema::{
     V4, V6,
     policy::{EndpointPolicy, PeerKey, PolicyStep, SetKey, Standing, Steps},
@@ -14,8 +14,7 @@ use super::{BpfError, batch, mapped::Mapped, object, object::Object, sys};
 use crate::plan::{Capacity, Family, PolicyMaps, PolicyWrite};
 
 pub struct PolicyTables {
-    /// A mapped array spaces its rows by eight bytes.
-    standing: Mapped<[Standing; 2]>,
+    standing: Mapped<StandingRow>,
     policies: Mapped<EndpointPolicy>,
     steps: Mapped<PolicyStep>,
     sets: OwnedFd,
@@ -24,6 +23,14 @@ pub struct PolicyTables {
     rules: OwnedFd,
     rule_count: u32,
     cpus: usize,
+}
+
+/// A mapped array spaces its rows by eight bytes.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(8))]
+struct StandingRow {
+    standing: Standing,
+    pad: u32,
 }
 
 impl PolicyTables {
@@ -100,7 +107,7 @@ impl PolicyTables {
     }
 
     pub fn standing(&self) -> Standing {
-        self.standing.rows()[0][0]
+        self.standing.rows()[0].standing
     }
 
     /// The writes that put right what is not as it should be.

@@ -109,6 +109,8 @@ fn endpoints_change_over_at_once() {
     third.endpoints.gone.insert("a".into());
     let third = planner.plan(&third).unwrap();
     maps.apply(&all(&third));
+    assert_eq!(planner.index("a"), Some(a), "until all have changed over");
+    assert!(planner.changed_over() && !planner.changed_over());
     assert_eq!((planner.index("a"), maps.ask(a, "10.0.0.1/32", 0)), (Some(0), None));
     assert_eq!(maps.ask(b, "10.0.0.1/32", 0), Some(7));
     assert_eq!(planner.sets_of("b").ingress & ((1 << TAG) - 1), 1);

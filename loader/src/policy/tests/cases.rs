@@ -27,7 +27,7 @@ fn admin(priority: u16, ingress: Vec<Rule>) -> PolicyObject {
 }
 
 fn baseline(ingress: Vec<Rule>) -> PolicyObject {
-    PolicyObject { ingress: Some(ingress), ..policy(Tier::Baseline, among("", "")) }
+    PolicyObject { ingress: Some(ingress), ..policy(Tier::Baseline { priority: 0 }, among("", "")) }
 }
 
 fn web() -> Peer {

@@ -163,7 +163,7 @@ impl Chance {
     fn policy(&mut self) -> PolicyObject {
         let tier = match self.below(5) {
             0 | 1 => Tier::Admin { priority: self.below(3) as u16 },
-            2 => Tier::Baseline,
+            2 => Tier::Baseline { priority: 0 },
             _ => Tier::Namespaced,
         };
         PolicyObject {

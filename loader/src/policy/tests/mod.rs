@@ -102,7 +102,7 @@ fn id(name: &str, policy: &PolicyObject) -> PolicyId {
     let kind = match policy.tier {
         Tier::Admin { .. } => "AdminNetworkPolicy",
         Tier::Namespaced => "NetworkPolicy",
-        Tier::Baseline => "BaselineAdminNetworkPolicy",
+        Tier::Baseline { .. } => "BaselineAdminNetworkPolicy",
     };
     let (namespace, name) = name.split_once('/').unwrap_or(("", name));
     PolicyId { kind: kind.into(), namespace: namespace.into(), name: name.into() }

@@ -71,7 +71,8 @@ pub fn decide(cluster: &Cluster, endpoint: &str, flow: Flow) -> (Outcome, Option
     }
     watched = watched.or(denial(true));
 
-    let mut baseline: Vec<_> = policies.iter().filter(|(_, policy)| policy.tier == Tier::Baseline).collect();
+    let mut baseline: Vec<_> =
+        policies.iter().filter(|(_, policy)| matches!(policy.tier, Tier::Baseline { .. })).collect();
     baseline.sort_by_key(|(id, _)| id.name.clone());
     for (id, policy) in baseline {
         for (index, rule) in said(policy, flow).unwrap().iter().enumerate() {

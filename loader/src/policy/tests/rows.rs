@@ -40,7 +40,7 @@ fn rows_that_say_what_holds_for_all_are_left_out() {
     let watch = from(Action::Allow, [Peer::Pods(of("b", "app=web"))]);
     let policy = PolicyObject {
         ingress: Some(vec![rule(Action::Deny), watch]),
-        ..policy(Tier::Baseline, of("a", ""))
+        ..policy(Tier::Baseline { priority: 0 }, of("a", ""))
     };
     let cluster = some().policy("default", policy);
     let cluster = Cluster {
