@@ -135,8 +135,9 @@ pub fn find<A: Family>(packet: &Packet<A>, ifindex: u32, dry: bool) -> Option<*m
                 cache::invalidate();
             } else {
                 A::drop_embryonic(&twin);
-                A::drop_embryonic(&packet.key);
             }
+            // Nor what it may have hidden, of whoever sent in its name.
+            A::drop_embryonic(&packet.key);
         }
         return None;
     }
@@ -148,7 +149,10 @@ pub fn find<A: Family>(packet: &Packet<A>, ifindex: u32, dry: bool) -> Option<*m
         flow.flags |= flags::CLOSING;
     }
     if established {
-        cache::fill(&packet.key, flow, epoch);
+        // XDP carries whatever it finds in the cache.
+        if !is_expired(flow) {
+            cache::fill(&packet.key, flow, epoch);
+        }
     } else {
         advance(packet, flow);
     }

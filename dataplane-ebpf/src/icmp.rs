@@ -60,7 +60,7 @@ impl Icmp for V4 {
         let header: [u8; Ipv4Hdr::LEN] = ctx.load(at as usize).ok()?;
         let protocol = header[core::mem::offset_of!(Ipv4Hdr, proto)];
         let later = header[6] & 0x1f | header[7];
-        if header[0] >> 4 != 4 || !flow::is_tracked(protocol) || later != 0 {
+        if header[0] >> 4 != 4 || header[0] & 15 < 5 || !flow::is_tracked(protocol) || later != 0 {
             return None;
         }
         let src = V4([header[12], header[13], header[14], header[15]]);
@@ -172,6 +172,10 @@ pub fn name_echo<A: Read + Icmp>(ctx: &TcContext, loose: &mut Loose<A>) -> Optio
 fn error<A: Read + Icmp>(ctx: &TcContext, loose: &mut Loose<A>) -> Option<Decision> {
     let inner_at = loose.l4 + HEADER;
     let (inner, inner_l4) = A::embedded(ctx, inner_at)?;
+    if inner_l4 + 4 > loose.end {
+        // Those were no ports, but what lies behind the packet.
+        return None;
+    }
     // Answers to the embedded packet belong to the entry that we need.
     let entry = flow::lookup(&inner.reversed())?;
     // SAFETY: map values stay readable until the program ends (RCU).
@@ -209,7 +213,8 @@ fn translate<A: Read + Icmp>(
     difference += u32::from(within.port_delta);
     // The embedded checksum, where the error reaches that far and there is one.
     let check_at = rewrite::checksum_at(inner_l4, inner.protocol) as usize;
-    if let Ok(check) = ctx.load::<u16>(check_at)
+    if check_at + 2 <= loose.end as usize
+        && let Ok(check) = ctx.load::<u16>(check_at)
         && !(check == 0 && inner.protocol == protocol::UDP)
     {
         let updated = checksum::update(check, u32::from(within.addr_delta) + u32::from(within.port_delta));

@@ -10,6 +10,7 @@ use network_types::{
 
 use crate::{
     family::Family,
+    icmp,
     nat::Begins,
     packet::{self, Packet, TCP_HEADER, TCP_OFFSET_FLAGS, UDP_HEADER, read},
     pipeline::Side,
@@ -214,12 +215,14 @@ fn end(ctx: &TcContext, total: u32) -> Result<u32, Verdict> {
     if end > ctx.len() { Err(Verdict::DropTruncated) } else { Ok(end) }
 }
 
-/// Reads ports and flags of TCP and UDP.
+/// Reads ports and flags of TCP and UDP; what is shorter than its header, ICMP
+/// too, goes no further.
 #[inline(always)]
 fn ports<A: Family>(ctx: &TcContext, loose: &mut Loose<A>) -> Result<(), Verdict> {
     let header = match loose.packet.key.protocol {
         protocol::TCP => TCP_HEADER as u32,
         protocol::UDP => UDP_HEADER as u32,
+        protocol if protocol == A::ICMP => icmp::HEADER,
         _ => return Ok(()),
     };
     if loose.part == Part::Later {
@@ -230,6 +233,9 @@ fn ports<A: Family>(ctx: &TcContext, loose: &mut Loose<A>) -> Result<(), Verdict
         // (RFC 1858, RFC 7112).
         let first = loose.part == Part::First;
         return Err(if first { Verdict::DropFragment } else { Verdict::DropTruncated });
+    }
+    if loose.packet.key.protocol == A::ICMP {
+        return Ok(());
     }
     let ports: [Port; 2] = ctx.load(loose.l4 as usize).map_err(|_| Verdict::DropTruncated)?;
     [loose.packet.key.src_port, loose.packet.key.dst_port] = ports;

@@ -82,12 +82,13 @@ pub fn create<A: Family>(before: &FlowKey<A>, begins: &mut Begins<A>, dry: bool)
 /// life: those are removed.
 #[inline(always)]
 fn make_free<A: Family>(reply_key: &FlowKey<A>, request: &FlowKey<A>, dry: bool) -> bool {
-    let Some(reply) = A::established(reply_key) else {
-        // SAFETY (here and below): map values stay readable until the program
-        // ends (RCU).
-        return A::embryonic(reply_key)
-            .is_none_or(|reply| unsafe { (*reply).twin(reply_key.protocol) } == *request);
-    };
+    // SAFETY (here and below): map values stay readable until the program ends
+    // (RCU).
+    let is_own = |reply: *mut Flow<A>| unsafe { (*reply).twin(reply_key.protocol) } == *request;
+    if !A::embryonic(reply_key).is_none_or(is_own) {
+        return false;
+    }
+    let Some(reply) = A::established(reply_key) else { return true };
     let reply = unsafe { &*reply };
     let request_key = reply.twin(reply_key.protocol);
     let closed = |flow: &Flow<A>| flow.flags & flags::CLOSING != 0;

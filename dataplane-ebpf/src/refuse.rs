@@ -139,12 +139,26 @@ pub fn tell<A: Refuse>(ctx: &TcContext, loose: &Loose<A>) -> bool {
         }
         Verdict::DropNoRoute => A::NO_ROUTE,
         Verdict::DropTtl => A::TIME_EXCEEDED,
-        _ => match deliver::way(ctx, packet, key.src, key.dst) {
+        _ => match way(ctx, loose) {
             Way::TooBig(mtu) => A::too_big(mtu),
             _ => return false,
         },
     };
     error(ctx, loose, message).is_some()
+}
+
+/// The way that the packet was to go, with the addresses that it was to have.
+#[inline(always)]
+fn way<A: Refuse>(ctx: &TcContext, loose: &Loose<A>) -> Way {
+    let key = &loose.packet.key;
+    let (mut src, mut dst) = (key.src, key.dst);
+    if loose.translated
+        && let Some(pair) = A::pair()
+    {
+        // SAFETY: as in `flow::pair`.
+        unsafe { (src, dst) = ((*pair).request.src, (*pair).request.dst) };
+    }
+    deliver::way(ctx, &loose.packet, src, dst)
 }
 
 #[inline(always)]
