@@ -1,15 +1,18 @@
 //! Where the programs are run over single packets: a namespace with an uplink,
-//! containers' links and routes of every kind.
+//! containers' links and routes of every kind, in both families alike: the twin
+//! of a.b.c.d is fd00::a.b.c.d (see [`mirror`]).
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::{
     link,
+    mirror::{self, of_family},
     netns::Netns,
     oracle::{Route, Side},
 };
 
 pub const UPLINK_MAC: [u8; 6] = [0x02, 0, 0, 0, 1, 0];
+pub const NEIGHBOUR_MAC: [u8; 6] = [0x02, 0, 0, 0, 1, 1];
 /// The host's own address.
 pub const OWN: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 10);
 /// A host on the uplink.
@@ -18,6 +21,13 @@ pub const NEIGHBOUR: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 11);
 pub const FORBIDDEN: Ipv4Addr = Ipv4Addr::new(10, 244, 9, 1);
 /// To which no route leads.
 pub const NOWHERE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
+/// Behind the neighbour, on a way of [`NARROW_MTU`] bytes.
+pub const NARROW: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 1);
+/// Somewhere in the world, behind the neighbour.
+pub const WORLD: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+
+pub const MTU: u16 = 1500;
+pub const NARROW_MTU: u16 = 1280;
 
 /// Links of containers in the bed; container N (from 1) has address
 /// 10.244.0.N. Addresses 10.244.1.0/24 live on the neighbour.
@@ -35,17 +45,32 @@ impl Bed {
         let (netns, peers) = (Netns::new(), Netns::new());
         link::pair(&netns, "up0", &peers, "cable");
         netns.ip(&format!("link set up0 address {}", mac_text(UPLINK_MAC)));
-        link::address(&netns, "up0", &format!("{OWN}/24"));
         // So that routes mean the same from every side; see below.
-        netns.set_sysctl("net/ipv4/conf/up0/forwarding", "1");
-        netns.ip(&format!("neigh add {NEIGHBOUR} lladdr 02:00:00:00:01:01 dev up0 nud permanent"));
-        link::route(&netns, "10.244.1.0/24", &format!("via {NEIGHBOUR}"));
-        link::route(&netns, "unreachable 10.244.9.0/24", "");
+        forwards(&netns, "up0");
+        for six in [false, true] {
+            let host = |address: Ipv4Addr| of_family(address, six);
+            let own = if six { 96 } else { 0 };
+            link::address(&netns, "up0", &format!("{}/{}", host(OWN), own + 24));
+            let neighbour = host(NEIGHBOUR);
+            netns.ip(&format!(
+                "neigh add {neighbour} lladdr {} dev up0 nud permanent",
+                mac_text(NEIGHBOUR_MAC)
+            ));
+            let via = format!("via {neighbour}");
+            let network = |address: [u8; 4]| format!("{}/{}", host(address.into()), own + 24);
+            link::route(&netns, &network([10, 244, 1, 0]), &via);
+            link::route(&netns, &network([198, 51, 100, 0]), &via);
+            link::route(&netns, &network([10, 244, 2, 0]), &format!("{via} mtu lock {NARROW_MTU}"));
+            let family = if six { "-6" } else { "-4" };
+            netns.ip(&format!("{family} route replace unreachable {}", network([10, 244, 9, 0])));
+        }
         for number in 1..=CONTAINERS {
-            link::pair(&netns, &format!("h{number}"), &peers, &format!("c{number}"));
+            let name = format!("h{number}");
+            link::pair(&netns, &name, &peers, &format!("c{number}"));
             // As `endpoint attach` does: the FIB helper asks for it.
-            netns.set_sysctl(&format!("net/ipv4/conf/h{number}/forwarding"), "1");
-            link::route(&netns, &address(number).to_string(), &format!("dev h{number}"));
+            forwards(&netns, &name);
+            link::route(&netns, &address(number).to_string(), &format!("dev {name}"));
+            link::route(&netns, &mirror::host(address(number)).to_string(), &format!("dev {name}"));
         }
         let index =
             |name: String| -> u32 { netns.run(|| nix::net::if_::if_nametoindex(name.as_str())).unwrap() };
@@ -65,15 +90,30 @@ impl Bed {
         Side::Uplink { ifindex: self.uplink, mac: UPLINK_MAC }
     }
 
-    /// What the routing table says.
-    pub fn route(&self, destination: Ipv4Addr) -> Route {
+    /// What the routing table says of a packet's ends.
+    pub fn route(&self, source: IpAddr, destination: IpAddr) -> Route {
+        // Nobody routes what is of one link only (RFC 4291, section 2.5).
+        let stays = |address: IpAddr| match address {
+            IpAddr::V4(_) => false,
+            IpAddr::V6(address) => {
+                address.is_unicast_link_local() || address.is_multicast() || address.is_loopback()
+            }
+        };
+        if stays(source) || stays(destination) {
+            return Route::Stack;
+        }
+        let six = destination.is_ipv6();
+        let Some(destination) = mirror::back(destination) else { return Route::Stack };
+        let out = |mtu| Route::Out { ifindex: self.uplink, mtu };
         match destination.octets() {
-            [10, 244, 0, number @ 1..=CONTAINERS] => Route::Out { ifindex: self.link(number) },
-            [10, 244, 1, _] => Route::Out { ifindex: self.uplink },
+            [10, 244, 0, number @ 1..=CONTAINERS] => Route::Out { ifindex: self.link(number), mtu: MTU },
+            [10, 244, 1, _] | [198, 51, 100, _] => out(MTU),
+            [10, 244, 2, _] => out(NARROW_MTU),
             [10, 244, 9, _] => Route::Refused,
             // The subnet's own and broadcast addresses belong to the host.
-            [192, 168, 77, 0 | 10 | 255] => Route::Stack,
-            [192, 168, 77, _] => Route::Out { ifindex: self.uplink },
+            [192, 168, 77, 0 | 10] => Route::Stack,
+            [192, 168, 77, 255] if !six => Route::Stack,
+            [192, 168, 77, _] => out(MTU),
             _ => Route::Stack,
         }
     }
@@ -82,6 +122,12 @@ impl Bed {
 impl Default for Bed {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+fn forwards(netns: &Netns, link: &str) {
+    for family in ["ipv4", "ipv6"] {
+        netns.set_sysctl(&format!("net/{family}/conf/{link}/forwarding"), "1");
     }
 }
 

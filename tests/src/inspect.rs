@@ -2,12 +2,15 @@
 
 use std::{
     fmt::Write as _,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, SocketAddr},
 };
 
 use causeway_schema::protocol;
 
-use crate::frame::Frame;
+use crate::{
+    frame::Frame,
+    parse::{self, Parsed, Part},
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum L4 {
@@ -43,12 +46,7 @@ impl L4 {
 /// The one's complement sum of network-order words (RFC 1071), never 0 unless
 /// all of `bytes` is.
 pub fn sum(bytes: &[u8]) -> u16 {
-    let words = bytes.chunks(2).map(|pair| u64::from(pair[0]) << 8 | u64::from(*pair.get(1).unwrap_or(&0)));
-    let mut sum: u64 = words.sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    sum as u16
+    fold(words(bytes))
 }
 
 pub fn checksum(bytes: &[u8]) -> u16 {
@@ -68,44 +66,136 @@ pub fn pseudo_header(src: IpAddr, dst: IpAddr, protocol: u8, length: usize) -> V
     }
 }
 
-/// What an IPv4 frame's headers sum up to, the IP header's and the L4 one's:
-/// 0xffff where the checksum is right, and the same before and after a rewrite
-/// where it was wrong before. `None` where there is no L4 checksum to look at.
-pub fn residuals(frame: &[u8]) -> (u16, Option<u16>) {
-    let Some(ip) = frame.get(14..34) else { return (0, None) };
-    let header = usize::from(ip[0] & 15) * 4;
-    let total = usize::from(u16::from_be_bytes([ip[2], ip[3]]));
-    let (Some(whole), Some(l4_bytes)) = (frame.get(14..14 + header), frame.get(14 + header..14 + total))
-    else {
-        return (0, None);
-    };
-    let fragment = u16::from_be_bytes([ip[6], ip[7]]) & 0x3fff != 0;
-    let l4 = L4::of(ip[9]).filter(|l4| !fragment && l4_bytes.len() >= l4.header());
-    let none = |l4: L4| l4 == L4::Udp && l4_bytes[6..8] == [0, 0];
-    let residual = l4.filter(|&l4| !none(l4)).map(|_| {
-        let [src, dst] =
-            [&ip[12..16], &ip[16..20]].map(|part| Ipv4Addr::new(part[0], part[1], part[2], part[3]).into());
-        sum(&[&pseudo_header(src, dst, ip[9], l4_bytes.len())[..], l4_bytes].concat())
-    });
-    (sum(whole), residual)
+/// A checksum in a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Check {
+    pub what: &'static str,
+    /// Offset in the frame.
+    pub at: usize,
+    /// What it and all that it covers sum up to, as far as it is here: 0xffff
+    /// where the checksum is right, and the same before and after a rewrite
+    /// where it was wrong before, or where the rest is elsewhere.
+    pub residual: u16,
+}
+
+/// The checksums of a packet, and of the packet that it quotes; those that a
+/// sender has left out are not among them.
+pub fn residuals(frame: &[u8]) -> Vec<Check> {
+    if !matches!(frame.get(12..14), Some([0x08, 0x00] | [0x86, 0xdd])) {
+        return Vec::new();
+    }
+    let Ok(packet) = Parsed::read(frame) else { return Vec::new() };
+    let six = packet.is_v6();
+    let mut checks = Vec::new();
+    if !six {
+        checks.push(Check { what: "IPv4", at: 24, residual: sum(&frame[14..packet.l4]) });
+    }
+    if packet.part == Part::Later {
+        return checks;
+    }
+    let l4 = &frame[packet.l4..packet.end];
+    let pseudo = pseudo_sum(packet.src.ip(), packet.dst.ip(), packet.protocol, l4.len());
+    if let Some(kind) = L4::of(packet.protocol) {
+        checks.extend(transport(kind, packet.l4, l4, pseudo));
+    } else if packet.is_icmp() {
+        let covered = if six { pseudo } else { 0 };
+        checks.push(Check { what: "ICMP", at: packet.l4 + 2, residual: add(covered, l4) });
+        if is_icmp_error(l4[0], six) {
+            checks.extend(quoted(&frame[..packet.end], packet.l4 + 8, six));
+        }
+    }
+    checks
+}
+
+fn transport(kind: L4, at: usize, l4: &[u8], pseudo: u64) -> Option<Check> {
+    let field = l4.get(kind.checksum_at()..kind.checksum_at() + 2)?;
+    if kind == L4::Udp && field == [0, 0] {
+        return None;
+    }
+    Some(Check { what: "TCP or UDP", at: at + kind.checksum_at(), residual: add(pseudo, l4) })
+}
+
+/// Those of an embedded packet, whose end may be missing.
+fn quoted(frame: &[u8], at: usize, six: bool) -> Vec<Check> {
+    let Some(quote) = Quoted::read(frame, at, six) else { return Vec::new() };
+    let mut checks = Vec::new();
+    if !six {
+        checks.push(Check { what: "quoted IPv4", at: at + 10, residual: sum(&frame[at..quote.l4]) });
+    }
+    let pseudo = pseudo_sum(quote.src.ip(), quote.dst.ip(), quote.protocol, 0);
+    let kind = L4::of(quote.protocol);
+    checks.extend(kind.and_then(|kind| transport(kind, quote.l4, &frame[quote.l4..], pseudo)));
+    checks
+}
+
+/// Destination unreachable, time exceeded and their like (RFC 792, RFC 4443).
+pub fn is_icmp_error(kind: u8, six: bool) -> bool {
+    if six { matches!(kind, 1..=4) } else { matches!(kind, 3 | 11 | 12) }
+}
+
+/// The TCP or UDP packet that an ICMP error is about.
+#[derive(Clone, Copy, Debug)]
+pub struct Quoted {
+    pub src: SocketAddr,
+    pub dst: SocketAddr,
+    pub protocol: u8,
+    /// Offset of its L4 header in the frame, of which the ports are there.
+    pub l4: usize,
+}
+
+impl Quoted {
+    /// Reads it at `at` of a frame, which ends with its datagram.
+    pub fn read(frame: &[u8], at: usize, six: bool) -> Option<Self> {
+        let ip = frame.get(at..)?;
+        let header = if six { 40 } else { usize::from(ip.first()? & 15) * 4 };
+        let version = if six { 6 } else { 4 };
+        if ip.len() < if six { 40 } else { 20 } || ip[0] >> 4 != version || header < 20 {
+            return None;
+        }
+        let protocol = if six { ip[6] } else { ip[9] };
+        let later = !six && (ip[6] & 0x1f | ip[7]) != 0;
+        if later || L4::of(protocol).is_none() {
+            return None;
+        }
+        let ports = ip.get(header..header + 4)?;
+        let (src, dst) = if six { (8, 24) } else { (12, 16) };
+        let end = |at, port: &[u8]| {
+            SocketAddr::new(parse::address(ip, at, six), u16::from_be_bytes([port[0], port[1]]))
+        };
+        Some(Self { src: end(src, &ports[..2]), dst: end(dst, &ports[2..]), protocol, l4: at + header })
+    }
 }
 
 /// A frame with its checksum fields zeroed, to compare with another whose
 /// checksums are held against [`residuals`].
 pub fn without_checksums(frame: &[u8]) -> Vec<u8> {
+    let checks = residuals(frame);
     let mut frame = frame.to_vec();
-    if frame.len() < 34 || frame[12..14] != [8, 0] {
-        return frame;
-    }
-    frame[24..26].fill(0);
-    let l4_at = 14 + usize::from(frame[14] & 15) * 4;
-    let later_fragment = u16::from_be_bytes([frame[20], frame[21]]) & 0x1fff != 0;
-    if let Some(l4) = L4::of(frame[23]).filter(|_| !later_fragment)
-        && let Some(field) = frame.get_mut(l4_at + l4.checksum_at()..l4_at + l4.checksum_at() + 2)
-    {
-        field.fill(0);
-    }
+    checks.iter().for_each(|check| frame[check.at..check.at + 2].fill(0));
     frame
+}
+
+fn pseudo_sum(src: IpAddr, dst: IpAddr, protocol: u8, length: usize) -> u64 {
+    let of = |address: IpAddr| match address {
+        IpAddr::V4(address) => words(&address.octets()),
+        IpAddr::V6(address) => words(&address.octets()),
+    };
+    of(src) + of(dst) + u64::from(protocol) + length as u64
+}
+
+fn add(sum: u64, bytes: &[u8]) -> u16 {
+    fold(sum + words(bytes))
+}
+
+fn words(bytes: &[u8]) -> u64 {
+    bytes.chunks(2).map(|pair| u64::from(pair[0]) << 8 | u64::from(*pair.get(1).unwrap_or(&0))).sum()
+}
+
+fn fold(mut sum: u64) -> u16 {
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
 }
 
 /// A frame in a form that a person can hold against another.

@@ -1,20 +1,36 @@
 //! What should become of a packet? A slow model of the dataplane that knows
 //! nothing of its maps, caches and helpers: it parses with slices, keeps flows
 //! in ordered maps, and recomputes what it rewrites.
+//!
+//! All that it says is exact: verdict, events, interface, service and bytes,
+//! source ports among them (the tries are part of the shared contract, see
+//! `causeway_schema::nat`). It does not model what depends on time or on the
+//! sizes of maps: idle flows and forgotten clients go by the test's hand, and
+//! tests stay below what the maps hold. Checksums it leaves to
+//! [`residuals`](crate::inspect::residuals).
 
+mod flows;
 mod forward;
+mod icmp;
+mod local;
+mod service;
 
 use std::{
     collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, SocketAddr},
 };
 
-use causeway_schema::{Event, HAIRPIN_V4, Hop, TraceRecord, Verdict, nat, protocol};
+use causeway_schema::{Event, Group, Hop, TraceRecord, Verdict, nat::Ports, protocol};
 
-use self::forward::{echo, hash_of, headers, hop_of, ifindex_of, plain, translated, way};
+pub use self::forward::hash_of;
+use self::{
+    flows::{Flow, Key},
+    forward::{headers, hop_of, ifindex_of, plain, translated, way},
+};
 use crate::{
-    parse::{Parsed, Part},
-    refusal,
+    inspect::is_icmp_error,
+    parse::{Parsed, Part, is_v6},
+    refusal::{self, is_multicast},
     world::World,
 };
 
@@ -32,6 +48,8 @@ pub enum Side {
 pub enum Route {
     Out {
         ifindex: u32,
+        /// In bytes, from the IP header on.
+        mtu: u16,
     },
     /// The host's own address, or no route at all: the stack knows which.
     Stack,
@@ -52,104 +70,130 @@ pub struct Expected {
     /// That packet is a new one: its checksums are right, not as right as the
     /// old one's.
     pub fresh: bool,
+    /// It ends a flow that was known. A trace does not, and so may find that
+    /// flow in the way where a new one is to begin.
+    pub anew: bool,
     pub events: Vec<Event>,
 }
 
-/// A direction of a flow.
-type Key = (u8, SocketAddrV4, SocketAddrV4);
-
-#[derive(Clone, Debug)]
-struct Flow {
-    /// The packet's ends when it leaves.
-    src: SocketAddrV4,
-    dst: SocketAddrV4,
-    is_reply: bool,
-    replied: bool,
-    closing: bool,
-    service: u32,
-    generation: u32,
-    hop: Hop,
-    /// The interface its packets come by, if the sender is a container.
-    ingress: Option<u32>,
+/// The end of a packet that leaves as it came, or not at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    pub verdict: Verdict,
+    /// What a packet that is too big would have had to fit.
+    pub mtu: u16,
 }
 
-impl Flow {
-    /// The key of the other direction.
-    fn twin(&self, protocol: u8) -> Key {
-        (protocol, self.dst, self.src)
-    }
-
-    fn comes_by(&self, side: Side) -> bool {
-        self.ingress.is_none_or(|ifindex| ifindex == side.ifindex())
+impl From<Verdict> for End {
+    fn from(verdict: Verdict) -> Self {
+        Self { verdict, mtu: 0 }
     }
 }
+
+/// A packet that leaves.
+struct Leaving {
+    verdict: Verdict,
+    /// 0: by the stack.
+    ifindex: u32,
+    frame: Vec<u8>,
+    fresh: bool,
+}
+
+impl Leaving {
+    fn new(verdict: Verdict, ifindex: u32, frame: Vec<u8>) -> Self {
+        Self { verdict, ifindex, frame, fresh: false }
+    }
+}
+
+type Outcome = Result<Leaving, End>;
 
 /// What the fragments of a datagram have in common.
-type Datagram = (Ipv4Addr, Ipv4Addr, u16, u8);
+type Datagram = (IpAddr, IpAddr, u32, u8);
 
-/// Fragments of a datagram that can wait.
+/// Fragments of a datagram that can wait, and the longest frame that can.
 const WAITING: usize = 64;
+const LONGEST: usize = 1592;
 
-/// The model: what it remembers of flows and fragments.
+/// The model: what it remembers of flows, fragments and clients.
 #[derive(Clone, Debug, Default)]
 pub struct Oracle {
     established: BTreeMap<Key, Flow>,
     embryonic: BTreeMap<Key, Flow>,
     fragments: BTreeMap<Datagram, Flow>,
     waiting: BTreeMap<Datagram, usize>,
+    clients: BTreeMap<(IpAddr, Group), IpAddr>,
     events: Vec<Event>,
-}
-
-/// Where a packet goes once its addresses are final.
-enum Way {
-    Container { ifindex: u32, mac: [u8; 6] },
-    Out { ifindex: u32 },
+    anew: bool,
 }
 
 /// What a packet's judge knows besides it.
 struct Scene<'a> {
     world: &'a World,
-    routes: &'a dyn Fn(Ipv4Addr) -> Route,
+    routes: &'a dyn Fn(IpAddr, IpAddr) -> Route,
     side: Side,
+    frame: &'a [u8],
 }
 
-/// A packet that leaves: verdict, interface, bytes.
-type Leaving = (Verdict, u32, Vec<u8>);
+impl Scene<'_> {
+    fn from_container(&self) -> bool {
+        matches!(self.side, Side::Container { .. })
+    }
+
+    /// From a container, with a source that is not its own.
+    fn is_foreign(&self, source: IpAddr) -> bool {
+        self.from_container() && ifindex_of(self.world, source) != Some(self.side.ifindex())
+    }
+
+    /// Who has no address yet may say so to all, and what is link-local goes no
+    /// further than the host.
+    fn is_spoofed(&self, packet: &Parsed) -> bool {
+        let (src, dst) = (packet.src.ip(), packet.dst.ip());
+        let stays = is_multicast(dst) || is_link_local(dst);
+        self.is_foreign(src) && !(stays && (src.is_unspecified() || is_link_local(src)))
+    }
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
+}
 
 impl Oracle {
     /// Judges a packet and remembers its flow.
     pub fn judge(
         &mut self,
         world: &World,
-        routes: &dyn Fn(Ipv4Addr) -> Route,
+        routes: &dyn Fn(IpAddr, IpAddr) -> Route,
         side: Side,
         frame: &[u8],
     ) -> Expected {
         self.events.clear();
-        let scene = Scene { world, routes, side };
+        self.anew = false;
+        let scene = Scene { world, routes, side, frame };
         let mut service = TraceRecord::NONE;
-        let outcome = self.walk(&scene, frame, &mut service);
+        let outcome = self.walk(&scene, &mut service);
+        let (fresh, anew) = (false, self.anew);
         let mut expected =
-            Expected { verdict: None, ifindex: 0, service, packet: None, fresh: false, events: Vec::new() };
+            Expected { verdict: None, ifindex: 0, service, packet: None, fresh, anew, events: Vec::new() };
         match outcome {
             None => {}
-            Some(Ok((verdict, ifindex, packet))) => {
-                expected.verdict = Some(verdict);
-                expected.ifindex = ifindex;
-                expected.packet = Some(packet);
+            Some(Ok(leaving)) => {
+                expected.verdict = Some(leaving.verdict);
+                expected.ifindex = leaving.ifindex;
+                expected.packet = Some(leaving.frame);
+                expected.fresh = leaving.fresh;
             }
-            Some(Err(verdict)) => {
-                expected.verdict = Some(verdict);
-                if verdict.is_drop() {
-                    let parsed = Parsed::read(frame).ok().filter(|_| frame[12..14] == [8, 0]);
-                    let answer = parsed.and_then(|packet| refusal::of(frame, &packet, side, verdict));
+            Some(Err(end)) => {
+                expected.verdict = Some(end.verdict);
+                if end.verdict.is_drop() {
+                    let parsed = Parsed::read(frame).ok().filter(|_| is_ip(frame));
+                    let answer = parsed.and_then(|packet| refusal::of(frame, &packet, side, end));
                     if let Some(answer) = answer {
                         self.events.push(Event::Refused);
                         expected.ifindex = side.ifindex();
                         expected.packet = Some(answer);
                         expected.fresh = true;
                     }
-                } else if verdict != Verdict::HeldFragment {
+                } else if end.verdict != Verdict::HeldFragment {
                     expected.packet = Some(frame.to_vec());
                 }
             }
@@ -158,65 +202,101 @@ impl Oracle {
         expected
     }
 
+    /// The clients of all services are forgotten.
+    pub fn forget_clients(&mut self) {
+        self.clients.clear();
+    }
+
+    /// Every established flow has been silent for too long.
+    pub fn expire(&mut self) {
+        self.established.values_mut().for_each(|flow| flow.expired = true);
+    }
+
     /// `Err` is the end of a packet that leaves as it came, or not at all;
     /// `None` of one that is sent in anew.
-    fn walk(&mut self, scene: &Scene, frame: &[u8], service: &mut u32) -> Option<Result<Leaving, Verdict>> {
-        let packet = match headers(scene.world, scene.side, frame) {
+    fn walk(&mut self, scene: &Scene, service: &mut u32) -> Option<Outcome> {
+        let packet = match headers(scene) {
             Ok(packet) => packet,
-            Err(end) => return Some(end),
+            Err(outcome) => return Some(outcome),
         };
-        let world = scene.world;
-        let spoofed = match scene.side {
-            Side::Container { ifindex } => ifindex_of(world, *packet.src.ip()) != Some(ifindex),
-            Side::Uplink { .. } => false,
-        };
-        if packet.protocol == protocol::ICMP
-            && packet.part != Part::Later
-            && !spoofed
-            && let Some(answer) = echo(scene, frame, &packet)
-        {
-            return Some(Ok(answer));
+        if packet.is_icmp() && packet.part != Part::Later {
+            return Some(self.icmp(scene, &packet, service));
         }
-        let datagram = (*packet.src.ip(), *packet.dst.ip(), packet.id, packet.protocol);
-        let later = packet.part == Part::Later && matches!(packet.protocol, protocol::TCP | protocol::UDP);
-        if later && let Some(flow) = self.fragments.get(&datagram).filter(|flow| flow.comes_by(scene.side)) {
+        let (src, dst) = (packet.src.ip(), packet.dst.ip());
+        let datagram = (src, dst, packet.id, packet.protocol);
+        let tracked = matches!(packet.protocol, protocol::TCP | protocol::UDP);
+        let later = packet.part == Part::Later;
+        if later
+            && (tracked || packet.is_icmp())
+            && let Some(flow) = self.fragments.get(&datagram).filter(|flow| flow.comes_by(scene.side))
+        {
             *service = flow.service;
-            return Some(translated(scene, frame, &packet, flow));
+            return Some(translated(scene, &packet, flow));
         }
         if packet.part == Part::First && self.waiting.remove(&datagram).is_some() {
             return None;
         }
         let mut flow = if packet.has_ports { self.find(scene, &packet) } else { None };
-        if flow.is_none() {
-            let container = matches!(scene.side, Side::Container { .. });
-            if container && packet.protocol == protocol::UDP && [67, 547].contains(&packet.src.port()) {
-                return Some(Err(Verdict::DropRogueServer));
+        if let Some(flow) = &flow {
+            *service = flow.service;
+            if flow.expired {
+                return Some(Err(Verdict::DropExpired.into()));
             }
-            let multicast = packet.dst.ip().octets()[0] >= 224;
-            if spoofed && !(multicast && packet.src.ip().is_unspecified()) {
-                return Some(Err(Verdict::DropSpoofed));
+        } else {
+            // Ports that DHCP servers send from.
+            let source = if packet.part == Part::Later { 0 } else { packet.src.port() };
+            if scene.from_container() && packet.protocol == protocol::UDP && [67, 547].contains(&source) {
+                return Some(Err(Verdict::DropRogueServer.into()));
             }
-            if multicast {
-                return Some(Err(Verdict::StackMulticast));
+            if scene.is_spoofed(&packet) {
+                return Some(Err(Verdict::DropSpoofed.into()));
             }
-            if later && world.is_service_address(datagram.1) {
-                let waiting = self.waiting.entry(datagram).or_default();
-                *waiting += 1;
-                let held = *waiting <= WAITING;
-                return Some(Err(if held { Verdict::HeldFragment } else { Verdict::DropFragment }));
+            if is_multicast(dst) {
+                return Some(Err(Verdict::StackMulticast.into()));
+            }
+            if later && tracked && (scene.world.is_service_address(dst) || self.leaves(scene, &packet)) {
+                return Some(Err(self.hold(scene, datagram).into()));
             }
             flow = match self.new_flow(scene, &packet, service) {
                 Ok(flow) => flow,
-                Err(verdict) => return Some(Err(verdict)),
+                Err(verdict) => return Some(Err(verdict.into())),
             };
         }
-        let Some(flow) = flow else { return Some(plain(scene, frame, &packet)) };
-        *service = flow.service;
-        let left = translated(scene, frame, &packet, &flow);
+        let Some(flow) = flow else { return Some(plain(scene, &packet)) };
+        Some(self.carry(scene, &packet, datagram, flow))
+    }
+
+    /// A packet of a flow; where its first fragment goes, the others will.
+    fn carry(&mut self, scene: &Scene, packet: &Parsed, datagram: Datagram, flow: Flow) -> Outcome {
+        let left = translated(scene, packet, &flow);
         if packet.part == Part::First && left.is_ok() {
             self.fragments.insert(datagram, flow);
         }
-        Some(left)
+        left
+    }
+
+    /// A later fragment whose first one has not come.
+    fn hold(&mut self, scene: &Scene, datagram: Datagram) -> Verdict {
+        if scene.frame.len() > LONGEST {
+            return Verdict::DropFragment;
+        }
+        let waiting = self.waiting.entry(datagram).or_default();
+        if *waiting == WAITING {
+            return Verdict::DropFragment;
+        }
+        *waiting += 1;
+        Verdict::HeldFragment
+    }
+
+    /// Whether a packet to no service leaves under the node's name.
+    fn leaves(&self, scene: &Scene, packet: &Parsed) -> bool {
+        let (world, dst) = (scene.world, packet.dst.ip());
+        scene.from_container()
+            && world.node.hides_from(dst)
+            && world.node.address(packet.is_v6()).is_some()
+            && hop_of(world, dst) == Hop::NONE
+            && !world.is_service_address(dst)
+            && matches!(way(scene, Hop::NONE, packet.src.ip(), dst), Ok(forward::Way::Out { .. }))
     }
 
     /// The flow that a packet begins, if it begins one.
@@ -229,163 +309,45 @@ impl Oracle {
         if !packet.has_ports {
             return Ok(None);
         }
-        if let Some(id) = scene.world.frontend(packet.dst, packet.protocol) {
-            *service = id;
-            return self.begin(scene, packet, id).map(Some);
+        let world = scene.world;
+        let dst = packet.dst.ip();
+        if let Some(door) = world.frontend(packet.dst, packet.protocol) {
+            *service = door.service;
+            return self.serve(scene, packet, door).map(Some);
         }
-        let reply = (packet.protocol, packet.dst, packet.src);
-        let known = self.established.contains_key(&reply) || self.embryonic.contains_key(&reply);
-        let goes_on = match way(scene, hop_of(scene.world, *packet.dst.ip()), *packet.dst.ip()) {
-            Ok(Way::Container { .. }) => true,
-            Ok(Way::Out { .. }) => matches!(scene.side, Side::Container { .. }),
+        if world.is_service_address(dst) && hop_of(world, dst) == Hop::NONE {
+            let door = world.range(packet.dst, packet.protocol).ok_or(Verdict::DropNoFrontend)?;
+            *service = door.service;
+            return self.serve(scene, packet, door).map(Some);
+        }
+        if self.leaves(scene, packet) {
+            return self.under_the_nodes_name(scene, packet).map(Some);
+        }
+        let goes_on = match way(scene, hop_of(world, dst), packet.src.ip(), dst) {
+            Ok(forward::Way::Container { .. }) => true,
+            Ok(forward::Way::Out { .. }) => scene.from_container(),
             Err(_) => false,
         };
-        if packet.opens_connection() && known && goes_on {
-            return self.create(scene, packet, (packet.src, packet.dst), TraceRecord::NONE, 0).map(Some);
+        if packet.opens_connection() && self.awaits_answers(packet) && goes_on {
+            // To a container's own address, but its answers would be taken for
+            // a flow's to some service.
+            let ends = (packet.src, packet.dst);
+            return self.create(scene, packet, ends, Ports::ALL, TraceRecord::NONE, 0).map(Some);
         }
         Ok(None)
     }
+}
 
-    /// The flow a packet belongs to, moved on by it.
-    fn find(&mut self, scene: &Scene, packet: &Parsed) -> Option<Flow> {
-        let world = scene.world;
-        let key = (packet.protocol, packet.src, packet.dst);
-        let established = self.established.contains_key(&key);
-        let table = if established { &mut self.established } else { &mut self.embryonic };
-        let flow = table.get(&key)?.clone();
-        if !flow.comes_by(scene.side) {
-            return None;
-        }
-        if !flow.is_reply {
-            let current = world
-                .services
-                .get(&flow.service)
-                .is_some_and(|service| service.generation == flow.generation);
-            let anew = if packet.protocol == protocol::TCP {
-                packet.opens_connection()
-            } else {
-                if !current {
-                    self.events.push(Event::FlowStale);
-                }
-                !current
-            };
-            if anew {
-                table.remove(&flow.twin(packet.protocol));
-                table.remove(&key);
-                return None;
-            }
-        }
-        if packet.closes_connection()
-            && let Some(flow) = table.get_mut(&key)
-        {
-            flow.closing = true;
-        }
-        let flow = table.get(&key)?.clone();
-        if !established {
-            self.advance(&key, &flow);
-        }
-        Some(flow)
-    }
+fn is_ip(frame: &[u8]) -> bool {
+    frame.get(12..14) == Some(&[8, 0]) || is_v6(frame)
+}
 
-    /// The first answer marks the flow, the next request establishes it.
-    fn advance(&mut self, key: &Key, flow: &Flow) {
-        let other = flow.twin(key.0);
-        if flow.is_reply {
-            if !flow.replied {
-                for entry in [key, &other] {
-                    if let Some(flow) = self.embryonic.get_mut(entry) {
-                        flow.replied = true;
-                    }
-                }
-            }
-        } else if flow.replied
-            && let Some(reply) = self.embryonic.remove(&other)
-        {
-            self.embryonic.remove(key);
-            self.established.insert(other, reply);
-            self.established.insert(*key, flow.clone());
-            self.events.push(Event::FlowPromoted);
-        }
-    }
+/// Whether a message is an error, by its first byte.
+fn is_error(scene: &Scene, packet: &Parsed) -> bool {
+    is_icmp_error(scene.frame[packet.l4], packet.is_v6())
+}
 
-    /// A new flow to a service.
-    fn begin(&mut self, scene: &Scene, packet: &Parsed, id: u32) -> Result<Flow, Verdict> {
-        let world = scene.world;
-        let service = world.services.get(&id).ok_or(Verdict::DropInconsistent)?;
-        let (_, backend) = world.choose(id, hash_of(packet)).ok_or(Verdict::DropNoBackend)?;
-        let hop = hop_of(world, *backend.ip());
-        if matches!(scene.side, Side::Uplink { .. }) && hop == Hop::NONE {
-            return Err(Verdict::DropRemoteBackend);
-        }
-        let mut source = packet.src;
-        if source.ip() == backend.ip() {
-            source.set_ip(HAIRPIN_V4.into());
-        }
-        self.create(scene, packet, (source, backend), id, service.generation)
-    }
-
-    /// A new flow from `source` to `backend`, from another port if others wait
-    /// for answers to that one.
-    fn create(
-        &mut self,
-        scene: &Scene,
-        packet: &Parsed,
-        (mut source, backend): (SocketAddrV4, SocketAddrV4),
-        service: u32,
-        generation: u32,
-    ) -> Result<Flow, Verdict> {
-        let protocol = packet.protocol;
-        let key = (protocol, packet.src, packet.dst);
-        for attempt in 0..nat::TRIES {
-            let reply_key = (protocol, backend, source);
-            if self.make_free(&reply_key, &key) {
-                let hop = hop_of(scene.world, *backend.ip());
-                let by = |hop: Hop| scene.world.tenant(hop).map(|slot| slot.ifindex);
-                let client = scene.world.hop(*packet.src.ip()).unwrap_or(Hop::NONE);
-                let request = Flow {
-                    src: source,
-                    dst: backend,
-                    is_reply: false,
-                    replied: false,
-                    closing: false,
-                    service,
-                    generation,
-                    hop,
-                    ingress: by(client),
-                };
-                let reply = Flow {
-                    src: packet.dst,
-                    dst: packet.src,
-                    is_reply: true,
-                    hop: client,
-                    ingress: by(hop),
-                    ..request.clone()
-                };
-                self.embryonic.insert(reply_key, reply);
-                self.embryonic.insert(key, request.clone());
-                self.events.push(Event::FlowCreated);
-                if source != packet.src {
-                    self.events.push(Event::FlowTranslated);
-                }
-                return Ok(request);
-            }
-            source.set_port(nat::Ports::ALL.pick(hash_of(packet), attempt + 1).get());
-        }
-        Err(Verdict::DropNoPort)
-    }
-
-    /// As the programs do: closed flows and one's own leavings are no hindrance.
-    fn make_free(&mut self, reply_key: &Key, request: &Key) -> bool {
-        let Some(reply) = self.established.get(reply_key) else {
-            return self.embryonic.get(reply_key).is_none_or(|reply| reply.twin(reply_key.0) == *request);
-        };
-        let other = reply.twin(reply_key.0);
-        let closed = reply.closing && self.established.get(&other).is_none_or(|request| request.closing);
-        if other != *request && !closed {
-            return false;
-        }
-        self.established.remove(&other);
-        self.established.remove(reply_key);
-        true
-    }
+/// Where a flow's source is another than its packets'.
+fn with_ip(end: SocketAddr, address: IpAddr) -> SocketAddr {
+    SocketAddr::new(address, end.port())
 }

@@ -6,13 +6,13 @@ use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf};
 use anyhow::{Context, Result};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, MapData, PerCpuArray, ProgramArray},
+    maps::{Array, MapData, ProgramArray},
     programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions, TestRunResult, Xdp, xdp::XdpMode},
 };
 use bytemuck::{Pod, bytes_of};
 use causeway::plan::{Family, Image};
 use causeway_schema::{
-    Event, Flow, JUMPS, NodeConfig, TraceRecord, V4, V6, Verdict, nat::Ports, verdict::COUNTERS,
+    Client, Event, Flow, JUMPS, NodeConfig, TraceRecord, V4, V6, Verdict, nat::Ports, verdict::COUNTERS,
 };
 
 use crate::{oracle::Side, table::Table};
@@ -21,6 +21,7 @@ use crate::{oracle::Side, table::Table};
 const ROOM: u32 = 16_384;
 const FLOWS: [[&str; 2]; 2] = [["FLOWS_V4", "FLOWS_V6"], ["EMBRYONIC_V4", "EMBRYONIC_V6"]];
 const QUEUES: [&str; 2] = ["QUEUES_V4", "QUEUES_V6"];
+const CLIENTS: [&str; 2] = ["AFFINITY_V4", "AFFINITY_V6"];
 const FRAGMENTS: [&str; 2] = ["FRAGMENTS_V4", "FRAGMENTS_V6"];
 /// Length of the row about the node.
 const NODE: usize = size_of::<NodeConfig>();
@@ -120,18 +121,22 @@ impl Programs {
     /// Tells the programs the node's address, and the source ports that flows
     /// under it may have.
     pub fn node(&mut self, address: Ipv4Addr, ports: Ports) {
-        let node = NodeConfig { trace_mark: TRACE_MARK, node_v4: address.into(), ports, ..NodeConfig::new() };
-        self.set("CONFIG", 0, &node);
+        self.configure(NodeConfig { node_v4: address.into(), ports, ..NodeConfig::new() });
+    }
+
+    /// Tells the programs all about the node.
+    pub fn configure(&mut self, node: NodeConfig) {
+        self.set("CONFIG", 0, &NodeConfig { trace_mark: TRACE_MARK, ..node });
     }
 
     pub fn clear_flows(&mut self) {
         for map in FLOWS.into_iter().flatten() {
             self.replace(map, BTreeMap::new());
         }
-        for map in QUEUES {
+        for map in QUEUES.into_iter().chain(CLIENTS) {
             self.replace(map, BTreeMap::new());
         }
-        for map in FRAGMENTS {
+        for map in FRAGMENTS.into_iter().chain(["HELD"]) {
             self.zero(map);
         }
         // The programs' caches go by this number; entries left by our hand.
@@ -139,28 +144,34 @@ impl Programs {
         self.set("FLOW_EPOCH", 0, &(epoch + 1));
     }
 
-    /// Changes every entry of the table of established IPv4 flows; how many
-    /// they are.
-    pub fn change_flows(&mut self, change: impl Fn(&mut Flow<V4>)) -> usize {
-        let table = Table::of(self.bpf.map("FLOWS_V4").unwrap());
-        let keys = table.keys();
-        for key in &keys {
-            let mut flow: Flow<V4> = bytemuck::pod_read_unaligned(&table.get(key).unwrap());
-            change(&mut flow);
-            table.put(key, &bytes(&flow));
-        }
+    /// Changes every entry of the table of established flows of a family; how
+    /// many they are.
+    pub fn change_flows<A: Family>(&mut self, change: impl Fn(&mut Flow<A>)) -> usize {
+        let count = self.change(&format!("FLOWS{}", A::MAP_SUFFIX), change);
         let epoch: u64 = self.get("FLOW_EPOCH", 0);
         self.set("FLOW_EPOCH", 0, &(epoch + 1));
+        count
+    }
+
+    /// Changes what is remembered of every client of services with affinity.
+    pub fn change_clients<A: Family>(&mut self, change: impl Fn(&mut Client<A>)) -> usize {
+        self.change(&format!("AFFINITY{}", A::MAP_SUFFIX), change)
+    }
+
+    fn change<T: Pod>(&self, map: &str, change: impl Fn(&mut T)) -> usize {
+        let table = Table::of(self.bpf.map(map).unwrap_or_else(|| panic!("no map {map}")));
+        let keys = table.keys();
+        for key in &keys {
+            let mut row: T = bytemuck::pod_read_unaligned(&table.get(key).unwrap());
+            change(&mut row);
+            table.put(key, &bytes(&row));
+        }
         keys.len()
     }
 
     /// Makes every row of an array zero.
     fn zero(&mut self, map: &str) {
-        let table = Table::of(self.bpf.map(map).unwrap_or_else(|| panic!("no map {map}")));
-        let row = vec![0; table.value()];
-        for key in table.keys() {
-            table.put(&key, &row);
-        }
+        Table::of(self.bpf.map(map).unwrap_or_else(|| panic!("no map {map}"))).zero();
     }
 
     /// Entries in the tables of established and of embryonic flows, of both families.
@@ -194,18 +205,32 @@ impl Programs {
     fn run_marked(&mut self, side: Side, frame: &[u8], mark: u32) -> Result<Outcome, ProgramError> {
         let before = self.counters();
         let (action, packet) = self.test_run(side, frame, mark)?;
-        let counters = self
-            .counters()
-            .into_iter()
-            .map(|(name, count)| (name, count - before[name]))
-            .filter(|&(_, moved)| moved != 0);
-        Ok(Outcome { action, packet, counters: counters.collect() })
+        Ok(Outcome { action, packet, counters: self.moved_since(&before) })
+    }
+
+    fn moved_since(&self, before: &BTreeMap<&'static str, u64>) -> BTreeMap<&'static str, u64> {
+        let moved = self.counters().into_iter().map(|(name, count)| (name, count - before[name]));
+        moved.filter(|&(_, moved)| moved != 0).collect()
     }
 
     /// As [`Programs::run`], without a look at the counters, which is most of
     /// its cost; `TC_ACT_*`, and the packet that came of it.
     pub fn run_quietly(&mut self, side: Side, frame: &[u8]) -> Result<(i32, Vec<u8>), ProgramError> {
         self.test_run(side, frame, 0)
+    }
+
+    /// As [`Programs::run`] for a frame from a wire, where XDP sees it first:
+    /// its action if it keeps the frame, or else TC's, for a frame that it has
+    /// not touched.
+    pub fn run_from_wire(&mut self, side: Side, frame: &[u8]) -> Result<Outcome, ProgramError> {
+        const XDP_PASS: i32 = 2;
+        let before = self.counters();
+        let (mut action, mut packet) = self.run_xdp(side.ifindex(), frame)?;
+        if action == XDP_PASS {
+            assert_eq!(packet, frame, "XDP touched what it passed");
+            (action, packet) = self.test_run(side, frame, 0)?;
+        }
+        Ok(Outcome { action, packet, counters: self.moved_since(&before) })
     }
 
     /// What the program for XDP makes of a frame that comes by `ifindex`, where
@@ -232,10 +257,12 @@ impl Programs {
 
     /// Every counter, summed over the CPUs.
     pub fn counters(&self) -> BTreeMap<&'static str, u64> {
-        let map: PerCpuArray<&MapData, u64> = self.bpf.map("COUNTERS").unwrap().try_into().unwrap();
+        let rows = Table::of(self.bpf.map("COUNTERS").unwrap()).rows();
+        let per_counter = rows.len() / COUNTERS as usize;
+        let total =
+            |row: &[u8]| row.chunks(8).map(|cpu| u64::from_ne_bytes(cpu.try_into().unwrap())).sum::<u64>();
         let names = Verdict::ALL.map(Verdict::name).into_iter().chain(Event::ALL.map(Event::name));
-        let total = |index| map.get(&index, 0).unwrap().iter().sum();
-        names.zip(0..COUNTERS).map(|(name, index)| (name, total(index))).collect()
+        names.zip(rows.chunks(per_counter).map(total)).collect()
     }
 
     fn set<T: Pod>(&mut self, map: &str, index: u32, row: &T) {

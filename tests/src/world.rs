@@ -1,34 +1,54 @@
 //! A small node's state, as the oracle and the maps both get it: services,
-//! containers, routes.
+//! containers, the node itself, of both families.
+
+mod image;
 
 use std::{
     collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use causeway::plan::Image;
-use causeway_schema::{
-    Algorithm, Backend, Cell, Endpoint, EndpointKey, Frontend, FrontendKey, Hop, Port, Service, Target, V4,
-    choice::{Lot, RENDEZVOUS_MAX, maglev, rendezvous},
-    hash,
-};
+use causeway_schema::{Group, Hop, nat::Ports};
+
+use crate::mirror;
 
 #[derive(Clone, Debug, Default)]
 pub struct World {
     /// By id.
     pub services: BTreeMap<u32, ServiceState>,
     /// Addresses attached here, each with its slot.
-    pub attached: BTreeMap<Ipv4Addr, u16>,
+    pub attached: BTreeMap<IpAddr, u16>,
     /// By slot; a slot that was let go keeps its generation.
     pub slots: BTreeMap<u16, Slot>,
+    pub node: Node,
 }
 
 #[derive(Clone, Debug, Default)]
 pub struct ServiceState {
-    pub frontends: Vec<(SocketAddrV4, u8)>,
+    /// Addresses and ports with protocols. At the unspecified address: a node port.
+    pub frontends: Vec<(SocketAddr, u8)>,
+    /// The backends' ports stand for the first of each.
+    pub ranges: Vec<Range>,
     /// With weights.
-    pub backends: Vec<(SocketAddrV4, u32)>,
+    pub backends: Vec<(SocketAddr, u32)>,
     pub generation: u32,
+    /// Frontends' addresses that only `clients` may come to.
+    pub restricted: Vec<IpAddr>,
+    /// Networks by address and length of the prefix.
+    pub clients: Vec<(IpAddr, u8)>,
+    /// What its clients are remembered under, if they are.
+    pub affinity: Option<Group>,
+    /// The backends listen on one port, which stands in the service's row.
+    pub common_port: bool,
+}
+
+/// Ports of an address, both ends in the range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    pub address: IpAddr,
+    pub first: u16,
+    pub last: u16,
+    pub protocol: u8,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -39,32 +59,84 @@ pub struct Slot {
     pub in_use: bool,
 }
 
-/// A service's backends in the order of their ids in [`World::image`].
-type BackendIds = BTreeMap<SocketAddrV4, u32>;
+/// What the programs are told of the node itself.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Where node ports are served; unspecified: nowhere.
+    pub v4: Ipv4Addr,
+    pub v6: Ipv6Addr,
+    pub ports: Ports,
+    /// Containers go by the node's address to all but `native` networks.
+    pub masquerade: bool,
+    pub native: Vec<(IpAddr, u8)>,
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Self {
+            v4: Ipv4Addr::UNSPECIFIED,
+            v6: Ipv6Addr::UNSPECIFIED,
+            ports: Ports::ALL,
+            masquerade: false,
+            native: Vec::new(),
+        }
+    }
+}
+
+impl Node {
+    /// Its address of a family, if it has one.
+    pub fn address(&self, six: bool) -> Option<IpAddr> {
+        let address: IpAddr = if six { self.v6.into() } else { self.v4.into() };
+        (!address.is_unspecified()).then_some(address)
+    }
+
+    /// Whether an address outside sees the node's instead of a container's.
+    pub fn hides_from(&self, address: IpAddr) -> bool {
+        self.masquerade && !self.native.iter().any(|&network| contains(network, address))
+    }
+}
+
+/// Where a packet knocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Door {
+    pub service: u32,
+    /// How far into a range of ports.
+    pub offset: u16,
+    /// Only for the service's clients.
+    pub restricted: bool,
+}
 
 impl World {
     pub fn service(&mut self, id: u32, frontend: &str, protocol: u8, backends: &[&str]) {
         let backends = backends.iter().map(|backend| (backend.parse().unwrap(), 1)).collect();
         let frontends = vec![(frontend.parse().unwrap(), protocol)];
-        self.services.insert(id, ServiceState { frontends, backends, generation: 1 });
+        self.services
+            .insert(id, ServiceState { frontends, backends, generation: 1, ..ServiceState::default() });
     }
 
-    /// Puts a container at `address` behind `ifindex`.
-    pub fn attach(&mut self, address: Ipv4Addr, slot: u16, ifindex: u32, mac: [u8; 6]) {
-        let generation = self.slots.get(&slot).map_or(1, |slot| slot.generation + 1);
-        self.slots.insert(slot, Slot { ifindex, mac, generation, in_use: true });
-        self.attached.insert(address, slot);
+    /// Puts a container at `address` behind `ifindex`; one more address of the
+    /// container that the slot has already, if it is that one's.
+    pub fn attach(&mut self, address: impl Into<IpAddr>, slot: u16, ifindex: u32, mac: [u8; 6]) {
+        let there = self.slots.get(&slot);
+        if there.is_none_or(|there| !there.in_use || there.ifindex != ifindex) {
+            let generation = there.map_or(1, |slot| slot.generation + 1);
+            self.slots.insert(slot, Slot { ifindex, mac, generation, in_use: true });
+        }
+        self.attached.insert(address.into(), slot);
     }
 
-    pub fn detach(&mut self, address: Ipv4Addr) {
-        if let Some(slot) = self.attached.remove(&address).and_then(|slot| self.slots.get_mut(&slot)) {
+    /// Lets the container at an address go, with all its addresses.
+    pub fn detach(&mut self, address: impl Into<IpAddr>) {
+        let Some(&number) = self.attached.get(&address.into()) else { return };
+        self.attached.retain(|_, slot| *slot != number);
+        if let Some(slot) = self.slots.get_mut(&number) {
             slot.in_use = false;
             slot.generation += 1;
         }
     }
 
     /// Where an address is delivered now.
-    pub fn hop(&self, address: Ipv4Addr) -> Option<Hop> {
+    pub fn hop(&self, address: IpAddr) -> Option<Hop> {
         let number = *self.attached.get(&address)?;
         Some(Hop::new(number, self.slots.get(&number)?.generation))
     }
@@ -75,97 +147,97 @@ impl World {
         (slot.in_use && slot.generation == hop.generation()).then_some(slot)
     }
 
-    /// The service at a frontend.
-    pub fn frontend(&self, address: SocketAddrV4, protocol: u8) -> Option<u32> {
-        let mut services = self.services.iter();
-        services.find(|(_, service)| service.frontends.contains(&(address, protocol))).map(|(&id, _)| id)
+    /// The frontend that packets to an address knock at; node ports are served
+    /// at the node's own.
+    pub fn frontend(&self, to: SocketAddr, protocol: u8) -> Option<Door> {
+        let at = |frontend: SocketAddr| {
+            let mut services = self.services.iter();
+            let (&service, state) =
+                services.find(|(_, service)| service.frontends.contains(&(frontend, protocol)))?;
+            Some(Door { service, offset: 0, restricted: state.restricted.contains(&frontend.ip()) })
+        };
+        let of_node = || {
+            let node = self.node.address(to.is_ipv6())?;
+            (node == to.ip()).then(|| at(SocketAddr::new(unspecified(to.is_ipv6()), to.port())))?
+        };
+        at(to).or_else(of_node)
     }
 
-    pub fn is_service_address(&self, address: Ipv4Addr) -> bool {
-        let mut frontends = self.services.values().flat_map(|service| &service.frontends);
-        frontends.any(|(frontend, _)| *frontend.ip() == address)
-    }
-
-    /// The backend of a service for a flow hash, by the shared choice over a
-    /// table of this service alone; its id as in [`World::image`].
-    pub fn choose(&self, service: u32, hash: u64) -> Option<(u32, SocketAddrV4)> {
-        let backends = &self.services.get(&service)?.backends;
-        let ids = self.backend_ids();
-        let (cells, target) = table(backends, &ids, 0);
-        let id = causeway_schema::choice::choose(cells.as_slice(), target, hash)?;
-        ids.iter().find(|(_, other)| **other == id).map(|(&address, _)| (id, address))
-    }
-
-    /// What the maps must hold.
-    pub fn image(&self) -> Image<V4> {
-        let mut image = Image::default();
-        let ids = self.backend_ids();
-        for (address, &id) in &ids {
-            let row = Backend::new((*address.ip()).into(), Port::new(address.port()));
-            image.backends.insert(id, row);
-        }
-        let mut base = 0;
-        for (&id, service) in &self.services {
-            let (cells, target) = table(&service.backends, &ids, base);
-            base += cells.len() as u32;
-            if !cells.is_empty() {
-                image.tables.insert(target.base(), cells.into());
-            }
-            image.services.insert(id, Service { target, generation: service.generation, flags: 0 });
-            for (frontend, protocol) in &service.frontends {
-                let addr = V4::from(*frontend.ip());
-                let key = FrontendKey::new(addr, Port::new(frontend.port()), *protocol);
-                image.frontends.insert(key, Frontend { service: id, flags: 0 });
-                let marker = Frontend { service: Frontend::WHOLE_ADDRESS, flags: 0 };
-                image.frontends.insert(FrontendKey::whole_address(addr), marker);
+    /// The range of ports that a packet to an address falls into: one of some
+    /// ports, or else the whole address.
+    pub fn range(&self, to: SocketAddr, protocol: u8) -> Option<Door> {
+        let mut found: Vec<(bool, Door)> = Vec::new();
+        for (&service, state) in &self.services {
+            for range in &state.ranges {
+                if range.address == to.ip()
+                    && range.protocol == protocol
+                    && (range.first..=range.last).contains(&to.port())
+                {
+                    let offset = to.port() - range.first;
+                    let restricted = state.restricted.contains(&range.address);
+                    found.push((range.is_whole(), Door { service, offset, restricted }));
+                }
             }
         }
-        for &address in self.attached.keys() {
-            let hop = self.hop(address).unwrap_or(Hop::NONE);
-            image.endpoint_keys.insert(EndpointKey(address.into()), hop);
-        }
-        for (&number, slot) in &self.slots {
-            let ifindex = if slot.in_use { slot.ifindex } else { 0 };
-            let row = Endpoint { ifindex, generation: slot.generation, flags: 0, mac: slot.mac, policy: 0 };
-            image.endpoints.insert(u32::from(number), row);
-        }
-        image
+        found.into_iter().min_by_key(|(whole, _)| *whole).map(|(_, door)| door)
     }
 
-    /// Ids by address, so that they do not depend on the order of services.
-    fn backend_ids(&self) -> BackendIds {
-        let all = self.services.values().flat_map(|service| &service.backends);
-        let mut addresses: Vec<_> = all.map(|(address, _)| *address).collect();
-        addresses.sort_unstable();
-        addresses.dedup();
-        // Id 0 is as good as any; starting elsewhere shows a reader that adds up.
-        addresses.into_iter().zip(7..).collect()
+    pub fn is_service_address(&self, address: IpAddr) -> bool {
+        self.services.values().any(|service| {
+            service.frontends.iter().any(|(frontend, _)| frontend.ip() == address)
+                || service.ranges.iter().any(|range| range.address == address)
+        })
+    }
+
+    /// Whether a client may come to the restricted addresses of a service.
+    pub fn admits(&self, service: u32, client: IpAddr) -> bool {
+        let service = self.services.get(&service);
+        service.is_some_and(|service| service.clients.iter().any(|&network| contains(network, client)))
+    }
+
+    /// The backend of a service at an address; of several, that of the lowest port.
+    pub fn member(&self, service: u32, address: IpAddr) -> Option<SocketAddr> {
+        let backends = self.services.get(&service)?.backends.iter().map(|(backend, _)| *backend);
+        backends.filter(|backend| backend.ip() == address).min_by_key(SocketAddr::port)
+    }
+
+    /// This world in IPv6: see [`mirror`].
+    pub fn mirrored(&self) -> Self {
+        let turn = |address: IpAddr| match address {
+            IpAddr::V4(address) => mirror::host(address).into(),
+            IpAddr::V6(_) => address,
+        };
+        let end = |end: SocketAddr| SocketAddr::new(turn(end.ip()), end.port());
+        let mut world = self.clone();
+        for service in world.services.values_mut() {
+            service.frontends.iter_mut().for_each(|(frontend, _)| *frontend = end(*frontend));
+            service.backends.iter_mut().for_each(|(backend, _)| *backend = end(*backend));
+            service.ranges.iter_mut().for_each(|range| range.address = turn(range.address));
+            service.restricted.iter_mut().for_each(|address| *address = turn(*address));
+        }
+        world.attached = world.attached.into_iter().map(|(address, slot)| (turn(address), slot)).collect();
+        world
     }
 }
 
-/// The table of a set of backends and the target that names it.
-fn table(backends: &[(SocketAddrV4, u32)], ids: &BackendIds, base: u32) -> (Vec<Cell>, Target) {
-    if backends.is_empty() {
-        return (Vec::new(), Target::EMPTY);
+impl Range {
+    pub fn is_whole(&self) -> bool {
+        (self.first, self.last) == (1, u16::MAX)
     }
-    let mut lots: Vec<_> = backends
-        .iter()
-        .map(|&(address, weight)| Lot {
-            seed: hash::backend_seed(&V4::from(*address.ip()), Port::new(address.port())),
-            weight,
-            backend: ids[&address],
-        })
-        .collect();
-    lots.sort_unstable();
-    if lots.len() > RENDEZVOUS_MAX {
-        let length = maglev::length(lots.len());
-        let mut cells = vec![Cell::ZERO; maglev::cells(length, lots.len())];
-        maglev::fill(&lots, length, &mut vec![maglev::Walk::default(); lots.len()], &mut cells);
-        return (cells, Target::new(base, length, Algorithm::Maglev, Port::NONE));
+}
+
+/// Whether a network holds an address of its family.
+pub fn contains((network, bits): (IpAddr, u8), address: IpAddr) -> bool {
+    let prefix = |octets: &[u8]| -> Vec<bool> {
+        (0..usize::from(bits)).map(|bit| octets[bit / 8] & (0x80 >> (bit % 8)) != 0).collect()
+    };
+    match (network, address) {
+        (IpAddr::V4(network), IpAddr::V4(address)) => prefix(&network.octets()) == prefix(&address.octets()),
+        (IpAddr::V6(network), IpAddr::V6(address)) => prefix(&network.octets()) == prefix(&address.octets()),
+        _ => false,
     }
-    let mut cells = vec![Cell::ZERO; rendezvous::cells(lots.len())];
-    rendezvous::fill(&lots, &mut cells);
-    let weighted = lots.iter().any(|lot| lot.weight != lots[0].weight);
-    let algorithm = if weighted { Algorithm::RendezvousWeighted } else { Algorithm::Rendezvous };
-    (cells, Target::new(base, lots.len() as u32, algorithm, Port::NONE))
+}
+
+fn unspecified(six: bool) -> IpAddr {
+    if six { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
 }

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
-use causeway_schema::{Frontend, Verdict, flow::flags, nat::Ports, protocol};
+use causeway_schema::{Frontend, V4, Verdict, flow::flags, nat::Ports, protocol};
 use causeway_testkit::{
     bed::{self, Bed, FORBIDDEN, OWN},
     frame::{Datagram, Extension, Frame, Message},
@@ -113,7 +113,7 @@ fn rows() -> Vec<Row> {
             (rig.uplink(), by(rig.uplink(), Datagram::tcp("203.0.113.1:4000", "10.96.0.3:80")))
         }),
         (Verdict::DropInconsistent, |rig| {
-            let mut image = rig.world.image();
+            let mut image = rig.world.image::<V4>();
             // A service beyond the map.
             let rows = image.frontends.values_mut().filter(|row| row.service == 1);
             rows.for_each(|row| row.service = u32::MAX - 1);
@@ -134,7 +134,7 @@ fn rows() -> Vec<Row> {
             (rig.client(), by(rig.client(), Datagram::udp("10.244.0.1:67", "10.244.0.2:68", b"offer")))
         }),
         (Verdict::DropSourceRange, |rig| {
-            let mut image = rig.world.image();
+            let mut image = rig.world.image::<V4>();
             // For those in its ranges only, and it has none.
             let rows = image.frontends.values_mut().filter(|row| row.service == 1);
             rows.for_each(|row| row.flags = Frontend::SOURCE_RANGES);
@@ -147,7 +147,7 @@ fn rows() -> Vec<Row> {
             let answer = Datagram::udp("10.244.0.2:53", "10.244.0.1:4000", b"answer");
             rig.send(rig.bed.from_container(2), answer);
             rig.send(rig.client(), client.clone());
-            let changed = rig.programs.change_flows(|flow| flow.flags |= flags::EXPIRED);
+            let changed = rig.programs.change_flows::<V4>(|flow| flow.flags |= flags::EXPIRED);
             assert_eq!(changed, 2, "an established flow has two entries");
             (rig.client(), by(rig.client(), client))
         }),
@@ -176,7 +176,7 @@ fn every_reason_has_a_packet() {
         for (verdict, prepare) in rows {
             rig.programs.clear_flows();
             rig.programs.node(Ipv4Addr::UNSPECIFIED, Ports::ALL);
-            rig.programs.fill(&world.image());
+            rig.programs.fill(&world.image::<V4>());
             rig.programs.fill(&mirror::image(&world));
             let (side, frame) = prepare(&mut rig);
             let outcome = rig.programs.run(side, &frame).unwrap();

@@ -3,12 +3,13 @@
 
 use std::{collections::BTreeMap, net::SocketAddrV4};
 
-use causeway_schema::{GATEWAY_MAC, Port, V4, Verdict, hash::flow_hash, protocol};
+use causeway_schema::{GATEWAY_MAC, V4, Verdict, protocol};
 use causeway_testkit::{
     bed::{self, Bed, FORBIDDEN, NEIGHBOUR, NOWHERE, OWN, UPLINK_MAC},
     inspect::{describe, residuals, without_checksums},
-    oracle::Side,
+    oracle::{Side, hash_of},
     packet::{Arp, CONTAINER_MAC, Packet, tcp},
+    parse::{self, Parsed},
     prog::{Outcome, Programs},
     world::World,
 };
@@ -42,7 +43,7 @@ impl Rig {
     fn run(&self, script: impl FnOnce(&Rig, &mut Programs) + Send) {
         self.bed.netns.run(|| {
             let mut programs = Programs::load().unwrap();
-            programs.fill(&self.world.image());
+            programs.fill(&self.world.image::<V4>());
             script(self, &mut programs);
         });
     }
@@ -306,7 +307,7 @@ fn a_wrong_checksum_stays_wrong() {
             let packet = Packet::new(proto, end("10.244.0.1:4000"), end(&format!("10.96.0.1:{port}")));
             let mut frame = packet.bytes();
             *frame.last_mut().unwrap() ^= 0x40;
-            assert_ne!(residuals(&frame).1, Some(0xffff));
+            assert_ne!(residuals(&frame)[1].residual, 0xffff);
             let out = check(programs, rig.client(), &frame, REDIRECT, &["delivered", "flow_created"]);
             assert_eq!(residuals(&out.packet), residuals(&frame));
         }
@@ -332,10 +333,10 @@ fn a_connection_keeps_its_backend_and_a_datagram_finds_a_new_one() {
         });
         for (service, backend) in [(1, first[0]), (2, first[1])] {
             let service = world.services.get_mut(&service).unwrap();
-            service.backends.retain(|(there, _)| *there != backend);
+            service.backends.retain(|(there, _)| *there != backend.into());
             service.generation += 1;
         }
-        programs.fill(&world.image());
+        programs.fill(&world.image::<V4>());
 
         let frame = tcp_request.clone().flags(tcp::ACK).bytes();
         let out = check(programs, rig.client(), &frame, REDIRECT, &["delivered"]);
@@ -360,13 +361,14 @@ fn the_kernel_chooses_what_userspace_computes() {
     rig.run(|rig, programs| {
         for (service, frontend) in [(1, "10.96.0.1:80"), (2, "10.96.0.2:80")] {
             for port in 1000..1500 {
-                let request =
-                    Packet::new(protocol::TCP, SocketAddrV4::new(bed::address(1), port), end(frontend));
-                let ends = [request.src, request.dst].map(|end| (V4::from(*end.ip()), Port::new(end.port())));
-                let hash = flow_hash(&ends[0].0, ends[0].1, &ends[1].0, ends[1].1, protocol::TCP);
+                let from = SocketAddrV4::new(bed::address(1), port);
+                let request = Packet::new(protocol::TCP, from, end(frontend));
+                let hash = hash_of(&Parsed::read(&request.bytes()).unwrap());
                 let out = programs.run(rig.client(), &request.bytes()).unwrap();
-                let wanted = rig.world.choose(service, hash).unwrap().1;
-                assert_eq!(out.packet[30..34], wanted.ip().octets());
+                let IpAddr::V4(wanted) = rig.world.choose::<V4>(service, hash).unwrap().ip() else {
+                    panic!()
+                };
+                assert_eq!(out.packet[30..34], wanted.octets());
             }
         }
     });
@@ -377,7 +379,7 @@ fn a_full_flow_table_keeps_what_it_has_and_still_serves() {
     let rig = Rig::new();
     rig.bed.netns.run(|| {
         let mut programs = Programs::load_with(&[("FLOWS_V4", 64)]).unwrap();
-        programs.fill(&rig.world.image());
+        programs.fill(&rig.world.image::<V4>());
         let connect = |programs: &mut Programs, port: u16| {
             let request =
                 Packet::new(protocol::TCP, SocketAddrV4::new(bed::address(1), port), end("10.96.0.1:80"));

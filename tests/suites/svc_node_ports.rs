@@ -7,7 +7,7 @@ use std::{
     net::IpAddr,
 };
 
-use causeway_schema::{nat::Ports, protocol};
+use causeway_schema::{V4, nat::Ports, protocol};
 use causeway_testkit::{
     bed::{Bed, OWN, UPLINK_MAC},
     frame::{Datagram, Frame},
@@ -29,7 +29,7 @@ fn sixty_thousand_connections_have_a_port_each() {
     world.service(1, &format!("0.0.0.0:{NODE_PORT}"), protocol::TCP, &backends);
     bed.netns.run(|| {
         let mut programs = Programs::load_with(&[("EMBRYONIC_V4", 200_000)]).unwrap();
-        programs.fill(&world.image());
+        programs.fill(&world.image::<V4>());
         programs.node(OWN, PORTS);
         let before = programs.counters();
         let mut seen = HashSet::new();

@@ -5,11 +5,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use causeway_schema::{Event, nat::Ports, protocol};
+use causeway_schema::{Event, V4, nat::Ports, protocol};
 use causeway_testkit::{
-    bed::{self, Bed, NEIGHBOUR, OWN, UPLINK_MAC},
+    bed::{self, Bed, NEIGHBOUR, NEIGHBOUR_MAC, OWN, UPLINK_MAC, WORLD},
     frame::{Body, Datagram, Extension, Frame, Header},
-    link,
     mirror::{self, of_family},
     oracle::Side,
     packet::tcp,
@@ -21,7 +20,6 @@ use causeway_testkit::{
 /// `CAUSEWAY_PACKETS` has another number.
 const PACKETS: u64 = 1_000_000;
 const PER_WORLD: u64 = 2000;
-const NEIGHBOUR_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
 const NODE_PORT: u16 = 30_080;
 /// Frontends of the worlds: address, port, protocol.
 const FRONTENDS: [(Ipv4Addr, u16, u8); 4] = [
@@ -38,16 +36,6 @@ const TC_REDIRECT: i32 = 7;
 #[test]
 fn xdp_and_tc_decide_alike() {
     let bed = Bed::new();
-    let own6 = mirror::host(OWN);
-    link::address(&bed.netns, "up0", &format!("{own6}/120"));
-    bed.netns.set_sysctl("net/ipv6/conf/up0/forwarding", "1");
-    let neighbour = mirror::host(NEIGHBOUR);
-    bed.netns.ip(&format!("neigh add {neighbour} lladdr 02:00:00:00:01:01 dev up0 nud permanent"));
-    for network in ["10.244.1.0", "203.0.113.0"] {
-        link::route(&bed.netns, &format!("{network}/24"), &format!("via {NEIGHBOUR}"));
-        let network = mirror::host(network.parse().unwrap());
-        link::route(&bed.netns, &format!("{network}/120"), &format!("via {neighbour}"));
-    }
     let wanted = std::env::var("CAUSEWAY_PACKETS").map_or(PACKETS, |text| text.parse().unwrap());
     bed.netns.run(|| {
         let mut twins = Twins { tc: Programs::load().unwrap(), xdp: Programs::load().unwrap(), turned: 0 };
@@ -78,7 +66,7 @@ impl Twins {
     }
 
     fn fill(&mut self, world: &World) {
-        let (image, image6) = (world.image(), mirror::image(world));
+        let (image, image6) = (world.image::<V4>(), mirror::image(world));
         self.each(|programs| {
             programs.fill(&image);
             programs.fill(&image6);
@@ -194,7 +182,7 @@ fn round(bed: &Bed, twins: &mut Twins, random: &mut Random) -> u64 {
 
 fn a_request(random: &mut Random) -> Datagram {
     let six = random.one_in(2);
-    let client = *random.pick(&[NEIGHBOUR, Ipv4Addr::new(203, 0, 113, 7)]);
+    let client = *random.pick(&[NEIGHBOUR, WORLD]);
     let (address, port, protocol) = *random.pick(&FRONTENDS);
     let end = |address, port| SocketAddr::new(of_family(address, six), port).to_string();
     let [from, to] = [end(client, 2000 + random.below(6) as u16), end(address, port)];

@@ -1,10 +1,10 @@
 //! How does a packet leave that has been judged? By slices of its bytes.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 
-use causeway_schema::{GATEWAY_MAC, GATEWAY_V4, Hop, Port, V4, Verdict, hash::flow_hash};
+use causeway_schema::{GATEWAY_MAC, Hop, Port, V4, V6, Verdict, hash::flow_hash};
 
-use super::{Flow, Leaving, Route, Scene, Side, Way};
+use super::{End, Flow, Leaving, Outcome, Route, Scene, Side, local};
 use crate::{
     parse::{Parsed, Part},
     world::World,
@@ -18,92 +18,96 @@ impl Side {
     }
 }
 
+/// Where a packet goes once its addresses are final.
+pub(super) enum Way {
+    Container { ifindex: u32, mac: [u8; 6] },
+    Out { ifindex: u32 },
+}
+
 /// The packet in a frame, or the end of a frame that needs no more.
-pub(super) fn headers(world: &World, side: Side, frame: &[u8]) -> Result<Parsed, Result<Leaving, Verdict>> {
+pub(super) fn headers(scene: &Scene) -> Result<Parsed, Outcome> {
+    let frame = scene.frame;
     if frame.len() < 14 {
-        return Err(Err(Verdict::DropTruncated));
+        return Err(Err(Verdict::DropTruncated.into()));
     }
-    if let Side::Uplink { mac, .. } = side
+    if let Side::Uplink { mac, .. } = scene.side
         && frame[..6] != mac
         && frame[0] & 1 == 0
     {
-        return Err(Err(Verdict::StackForeign));
+        return Err(Err(Verdict::StackForeign.into()));
     }
-    match (u16::from_be_bytes([frame[12], frame[13]]), side) {
-        (0x8100 | 0x88a8, _) => Err(Err(Verdict::StackVlan)),
-        (0x0806, Side::Container { ifindex }) => Err(arp(world, frame, ifindex)),
-        (0x0800, _) => Parsed::read(frame).map_err(Err),
-        _ => Err(Err(Verdict::StackNotIp)),
+    match (u16::from_be_bytes([frame[12], frame[13]]), scene.side) {
+        (0x8100 | 0x88a8, _) => Err(Err(Verdict::StackVlan.into())),
+        (0x0806, Side::Container { .. }) => Err(local::arp(scene)),
+        (0x0800 | 0x86dd, _) => Parsed::read(frame).map_err(|verdict| Err(verdict.into())),
+        _ => Err(Err(Verdict::StackNotIp.into())),
     }
 }
 
-pub(super) fn hash_of(packet: &Parsed) -> u64 {
-    let ends = [packet.src, packet.dst].map(|end| (V4::from(*end.ip()), Port::new(end.port())));
-    let [(client, client_port), (frontend, frontend_port)] = ends;
-    flow_hash(&client, client_port, &frontend, frontend_port, packet.protocol)
+/// Of a packet's ends and protocol.
+pub fn hash_of(packet: &Parsed) -> u64 {
+    let [from, to] = [packet.src, packet.dst].map(|end| Port::new(end.port()));
+    match (packet.src.ip(), packet.dst.ip()) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            flow_hash(&V4::from(src), from, &V4::from(dst), to, packet.protocol)
+        }
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            flow_hash(&V6::from(src), from, &V6::from(dst), to, packet.protocol)
+        }
+        (src, dst) => panic!("{src} and {dst} are of two families"),
+    }
 }
 
 /// The hop of an endpoint that is there.
-pub(super) fn hop_of(world: &World, address: Ipv4Addr) -> Hop {
+pub(super) fn hop_of(world: &World, address: IpAddr) -> Hop {
     world.hop(address).filter(|&hop| world.tenant(hop).is_some()).unwrap_or(Hop::NONE)
 }
 
 /// The interface that leads to an address.
-pub(super) fn ifindex_of(world: &World, address: Ipv4Addr) -> Option<u32> {
+pub(super) fn ifindex_of(world: &World, address: IpAddr) -> Option<u32> {
     world.tenant(hop_of(world, address)).map(|slot| slot.ifindex)
 }
 
-/// A ping of a service's address.
-pub(super) fn echo(scene: &Scene, frame: &[u8], packet: &Parsed) -> Option<Leaving> {
-    let address = *packet.dst.ip();
-    if frame.get(packet.l4) != Some(&8) || !scene.world.is_service_address(address) {
-        return None;
-    }
-    let mut out = frame.to_vec();
-    let field = out.get_mut(packet.l4 + 2..packet.l4 + 4)?;
-    // One word less by the request's type (RFC 1624).
-    let check = u16::from_be_bytes([field[0], field[1]]);
-    let sum = u32::from(!check) + u32::from(!0x0800_u16);
-    let folded = (sum & 0xffff) + (sum >> 16);
-    field.copy_from_slice(&(!(folded as u16)).to_be_bytes());
-    out[packet.l4] = 0;
-    out[..12].copy_from_slice(&[&frame[6..12], &frame[..6]].concat());
-    out[22] = 64;
-    out[26..34].copy_from_slice(&[&frame[30..34], &frame[26..30]].concat());
-    Some((Verdict::EchoReply, scene.side.ifindex(), out))
-}
-
 /// A packet of a flow.
-pub(super) fn translated(
-    scene: &Scene,
-    frame: &[u8],
-    packet: &Parsed,
-    flow: &Flow,
-) -> Result<Leaving, Verdict> {
-    match way(scene, flow.hop, *flow.dst.ip()) {
-        Ok(way) => leave(frame, packet, way, Some((flow.src, flow.dst))),
+pub(super) fn translated(scene: &Scene, packet: &Parsed, flow: &Flow) -> Outcome {
+    match way(scene, flow.hop, flow.src.ip(), flow.dst.ip()) {
+        Ok(way) => leave(scene, packet, way, Some((flow.src, flow.dst))),
+        Err(end) if end.verdict == Verdict::DropTooBig => {
+            if packet.dont_fragment || packet.ttl <= 1 {
+                return Err(end);
+            }
+            // The stack cuts it, as it is to leave.
+            let way = leave(scene, packet, Way::Out { ifindex: 0 }, Some((flow.src, flow.dst)))?;
+            Ok(Leaving { ifindex: 0, ..way })
+        }
         // The stack would see a translated packet it knows nothing of.
-        Err(_) => Err(Verdict::DropNoRoute),
+        Err(_) => Err(Verdict::DropNoRoute.into()),
     }
 }
 
 /// A packet to no service.
-pub(super) fn plain(scene: &Scene, frame: &[u8], packet: &Parsed) -> Result<Leaving, Verdict> {
-    let dst = *packet.dst.ip();
+pub(super) fn plain(scene: &Scene, packet: &Parsed) -> Outcome {
+    let (src, dst) = (packet.src.ip(), packet.dst.ip());
     let hop = hop_of(scene.world, dst);
     if hop == Hop::NONE {
         if scene.world.is_service_address(dst) {
-            return Err(Verdict::DropNoFrontend);
+            return Err(Verdict::DropNoFrontend.into());
         }
-        if matches!(scene.side, Side::Uplink { .. }) {
-            return Err(Verdict::StackForeign);
+        if !scene.from_container() {
+            return Err(Verdict::StackForeign.into());
         }
     }
-    leave(frame, packet, way(scene, hop, dst)?, None)
+    match way(scene, hop, src, dst) {
+        Ok(way) => leave(scene, packet, way, None),
+        Err(end) if end.verdict == Verdict::DropTooBig && !packet.dont_fragment && packet.ttl > 1 => {
+            Ok(Leaving::new(Verdict::Forwarded, 0, scene.frame.to_vec()))
+        }
+        Err(end) => Err(end),
+    }
 }
 
 /// By `hop` while it holds, by address when its tenant left, else by route.
-pub(super) fn way(scene: &Scene, hop: Hop, dst: Ipv4Addr) -> Result<Way, Verdict> {
+pub(super) fn way(scene: &Scene, hop: Hop, src: IpAddr, dst: IpAddr) -> Result<Way, End> {
     let world = scene.world;
     if hop != Hop::NONE {
         let moved = || world.hop(dst).and_then(|hop| world.tenant(hop));
@@ -111,62 +115,72 @@ pub(super) fn way(scene: &Scene, hop: Hop, dst: Ipv4Addr) -> Result<Way, Verdict
             return Ok(Way::Container { ifindex: slot.ifindex, mac: slot.mac });
         }
     }
-    match (scene.routes)(dst) {
-        Route::Out { ifindex } => Ok(Way::Out { ifindex }),
-        Route::Stack => Err(Verdict::StackHost),
-        Route::Refused => Err(Verdict::DropNoRoute),
+    match (scene.routes)(src, dst) {
+        Route::Out { mtu, .. } if scene.frame.len() - 14 > usize::from(mtu) => {
+            Err(End { verdict: Verdict::DropTooBig, mtu })
+        }
+        Route::Out { ifindex, .. } => Ok(Way::Out { ifindex }),
+        Route::Stack => Err(Verdict::StackHost.into()),
+        Route::Refused => Err(Verdict::DropNoRoute.into()),
     }
 }
 
 /// The packet one hop on, with new ends if it is translated.
 pub(super) fn leave(
-    frame: &[u8],
+    scene: &Scene,
     packet: &Parsed,
     way: Way,
-    ends: Option<(SocketAddrV4, SocketAddrV4)>,
-) -> Result<Leaving, Verdict> {
+    ends: Option<(SocketAddr, SocketAddr)>,
+) -> Outcome {
     if packet.ttl <= 1 {
-        return Err(Verdict::DropTtl);
+        return Err(Verdict::DropTtl.into());
     }
-    let mut out = frame.to_vec();
-    out[22] -= 1;
+    let mut out = scene.frame.to_vec();
+    out[if packet.is_v6() { 21 } else { 22 }] -= 1;
     if let Some((src, dst)) = ends {
-        out[26..30].copy_from_slice(&src.ip().octets());
-        out[30..34].copy_from_slice(&dst.ip().octets());
+        readdress(&mut out, 14, src.ip(), dst.ip());
         if packet.part != Part::Later {
-            let l4 = packet.l4;
-            out[l4..l4 + 2].copy_from_slice(&src.port().to_be_bytes());
-            out[l4 + 2..l4 + 4].copy_from_slice(&dst.port().to_be_bytes());
+            if packet.is_icmp() {
+                // An echo message's identifier is the asker's port.
+                let id = if src.port() == 0 { dst.port() } else { src.port() };
+                put(&mut out, packet.l4 + 4, id);
+            } else {
+                put(&mut out, packet.l4, src.port());
+                put(&mut out, packet.l4 + 2, dst.port());
+            }
         }
     }
+    Ok(sent(out, way))
+}
+
+/// The frame as it leaves.
+pub(super) fn sent(mut out: Vec<u8>, way: Way) -> Leaving {
     match way {
         Way::Container { ifindex, mac } => {
             out[..6].copy_from_slice(&mac);
             out[6..12].copy_from_slice(&GATEWAY_MAC);
-            Ok((Verdict::Delivered, ifindex, out))
+            Leaving::new(Verdict::Delivered, ifindex, out)
         }
         // The kernel writes the neighbour's address on the way out.
-        Way::Out { ifindex } => Ok((Verdict::Forwarded, ifindex, out)),
+        Way::Out { ifindex } => Leaving::new(Verdict::Forwarded, ifindex, out),
     }
 }
 
-/// ARP from a container: the gateway answers, and nobody else.
-pub(super) fn arp(world: &World, frame: &[u8], ifindex: u32) -> Result<(Verdict, u32, Vec<u8>), Verdict> {
-    let Some(body) = frame.get(14..42) else { return Err(Verdict::DropTruncated) };
-    if body[..6] != [0, 1, 8, 0, 6, 4] {
-        return Err(Verdict::DropArp);
+/// Gives the IP header at `at` other addresses.
+pub(super) fn readdress(frame: &mut [u8], at: usize, src: IpAddr, dst: IpAddr) {
+    match (src, dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            frame[at + 12..at + 16].copy_from_slice(&src.octets());
+            frame[at + 16..at + 20].copy_from_slice(&dst.octets());
+        }
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            frame[at + 8..at + 24].copy_from_slice(&src.octets());
+            frame[at + 24..at + 40].copy_from_slice(&dst.octets());
+        }
+        _ => panic!("{src} and {dst} are of two families"),
     }
-    let sender = Ipv4Addr::new(body[14], body[15], body[16], body[17]);
-    let own = ifindex_of(world, sender) == Some(ifindex);
-    match [body[6], body[7]] {
-        // The container answers the host, which asked for it.
-        [0, 2] if own => return Err(Verdict::StackHost),
-        [0, 1] if body[24..28] == GATEWAY_V4.0 && (own || sender.is_unspecified()) => {}
-        _ => return Err(Verdict::DropArp),
-    }
-    let (sha, spa) = (&body[8..14], &body[14..18]);
-    let mut out =
-        [sha, &GATEWAY_MAC, &frame[12..20], &[0, 2], &GATEWAY_MAC, &GATEWAY_V4.0, sha, spa].concat();
-    out.extend(&frame[42..]);
-    Ok((Verdict::GatewayArp, ifindex, out))
+}
+
+pub(super) fn put(frame: &mut [u8], at: usize, word: u16) {
+    frame[at..at + 2].copy_from_slice(&word.to_be_bytes());
 }
