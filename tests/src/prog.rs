@@ -48,6 +48,8 @@ impl Outcome {
 /// namespace: that is where interfaces and routes are looked up.
 pub struct Programs {
     bpf: Ebpf,
+    /// Counters, when they were last read.
+    last: Vec<u64>,
     /// Held: an array of programs forgets them with its last holder.
     _jumps: ProgramArray<MapData>,
 }
@@ -84,7 +86,7 @@ impl Programs {
                 bpf.program(name).with_context(|| format!("no program {name}"))?.try_into()?;
             jumps.set(slot, program.fd()?, 0)?;
         }
-        let mut programs = Self { bpf, _jumps: jumps };
+        let mut programs = Self { bpf, last: vec![0; COUNTERS as usize], _jumps: jumps };
         programs.set("CONFIG", 0, &NodeConfig { trace_mark: TRACE_MARK, ..NodeConfig::new() });
         Ok(programs)
     }
@@ -193,44 +195,36 @@ impl Programs {
 
     /// Runs a packet for real: flows and counters move.
     pub fn run(&mut self, side: Side, frame: &[u8]) -> Result<Outcome, ProgramError> {
-        self.run_marked(side, frame, 0)
+        self.moved();
+        self.run_on(side, frame, false)
     }
 
-    /// Asks what would become of a packet.
-    pub fn trace(&mut self, side: Side, frame: &[u8]) -> Result<(TraceRecord, Outcome), ProgramError> {
-        let outcome = self.run_marked(side, frame, TRACE_MARK)?;
-        Ok((self.get("TRACE", 0), outcome))
+    /// As [`Programs::run`], but counters may have moved since the last run, too.
+    /// `early`: XDP sees the frame first, and the action is its own if it keeps
+    /// it, or else TC's, for a frame that it has not touched.
+    pub fn run_on(&mut self, side: Side, frame: &[u8], early: bool) -> Result<Outcome, ProgramError> {
+        const XDP_PASS: i32 = 2;
+        if early {
+            let (action, packet) = self.run_xdp(side.ifindex(), frame)?;
+            if action != XDP_PASS {
+                return Ok(Outcome { action, packet, counters: self.moved() });
+            }
+            assert_eq!(packet, frame, "XDP touched what it passed");
+        }
+        let (action, packet) = self.test_run(side, frame, 0)?;
+        Ok(Outcome { action, packet, counters: self.moved() })
     }
 
-    fn run_marked(&mut self, side: Side, frame: &[u8], mark: u32) -> Result<Outcome, ProgramError> {
-        let before = self.counters();
-        let (action, packet) = self.test_run(side, frame, mark)?;
-        Ok(Outcome { action, packet, counters: self.moved_since(&before) })
-    }
-
-    fn moved_since(&self, before: &BTreeMap<&'static str, u64>) -> BTreeMap<&'static str, u64> {
-        let moved = self.counters().into_iter().map(|(name, count)| (name, count - before[name]));
-        moved.filter(|&(_, moved)| moved != 0).collect()
+    /// Asks what would become of a packet, and what the program makes of it.
+    pub fn trace(&mut self, side: Side, frame: &[u8]) -> Result<(TraceRecord, Vec<u8>), ProgramError> {
+        let (_, packet) = self.test_run(side, frame, TRACE_MARK)?;
+        Ok((self.get("TRACE", 0), packet))
     }
 
     /// As [`Programs::run`], without a look at the counters, which is most of
     /// its cost; `TC_ACT_*`, and the packet that came of it.
     pub fn run_quietly(&mut self, side: Side, frame: &[u8]) -> Result<(i32, Vec<u8>), ProgramError> {
         self.test_run(side, frame, 0)
-    }
-
-    /// As [`Programs::run`] for a frame from a wire, where XDP sees it first:
-    /// its action if it keeps the frame, or else TC's, for a frame that it has
-    /// not touched.
-    pub fn run_from_wire(&mut self, side: Side, frame: &[u8]) -> Result<Outcome, ProgramError> {
-        const XDP_PASS: i32 = 2;
-        let before = self.counters();
-        let (mut action, mut packet) = self.run_xdp(side.ifindex(), frame)?;
-        if action == XDP_PASS {
-            assert_eq!(packet, frame, "XDP touched what it passed");
-            (action, packet) = self.test_run(side, frame, 0)?;
-        }
-        Ok(Outcome { action, packet, counters: self.moved_since(&before) })
     }
 
     /// What the program for XDP makes of a frame that comes by `ifindex`, where
@@ -257,12 +251,23 @@ impl Programs {
 
     /// Every counter, summed over the CPUs.
     pub fn counters(&self) -> BTreeMap<&'static str, u64> {
+        names().zip(self.totals()).collect()
+    }
+
+    fn totals(&self) -> Vec<u64> {
         let rows = Table::of(self.bpf.map("COUNTERS").unwrap()).rows();
         let per_counter = rows.len() / COUNTERS as usize;
-        let total =
-            |row: &[u8]| row.chunks(8).map(|cpu| u64::from_ne_bytes(cpu.try_into().unwrap())).sum::<u64>();
-        let names = Verdict::ALL.map(Verdict::name).into_iter().chain(Event::ALL.map(Event::name));
-        names.zip(rows.chunks(per_counter).map(total)).collect()
+        let total = |row: &[u8]| row.chunks(8).map(|cpu| u64::from_ne_bytes(cpu.try_into().unwrap())).sum();
+        rows.chunks(per_counter).map(total).collect()
+    }
+
+    /// The counters that have moved since this was asked last.
+    fn moved(&mut self) -> BTreeMap<&'static str, u64> {
+        let now = self.totals();
+        let before = std::mem::replace(&mut self.last, now);
+        let moved =
+            names().zip(self.last.iter().zip(before)).map(|(name, (now, before))| (name, now - before));
+        moved.filter(|&(_, moved)| moved != 0).collect()
     }
 
     fn set<T: Pod>(&mut self, map: &str, index: u32, row: &T) {
@@ -297,6 +302,10 @@ impl Programs {
             table.remove(key);
         }
     }
+}
+
+fn names() -> impl Iterator<Item = &'static str> {
+    Verdict::ALL.map(Verdict::name).into_iter().chain(Event::ALL.map(Event::name))
 }
 
 /// What a program returns for a frame, and what it makes of it.
