@@ -110,9 +110,11 @@ impl Bed {
             [10, 244, 1, _] | [198, 51, 100, _] => out(MTU),
             [10, 244, 2, _] => out(NARROW_MTU),
             [10, 244, 9, _] => Route::Refused,
-            // The subnet's own and broadcast addresses belong to the host.
-            [192, 168, 77, 0 | 10] => Route::Stack,
+            // The host's own, and all hosts' (IPv4) or all routers' (IPv6); since
+            // Linux 5.14 the lowest address is one like others.
+            [192, 168, 77, 10] => Route::Stack,
             [192, 168, 77, 255] if !six => Route::Stack,
+            [192, 168, 77, 0] if six => Route::Stack,
             [192, 168, 77, _] => out(MTU),
             _ => Route::Stack,
         }

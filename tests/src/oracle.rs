@@ -3,11 +3,13 @@
 //! in ordered maps, and recomputes what it rewrites.
 //!
 //! All that it says is exact: verdict, events, interface, service and bytes,
-//! source ports among them (the tries are part of the shared contract, see
-//! `causeway_schema::nat`). It does not model what depends on time or on the
-//! sizes of maps: idle flows and forgotten clients go by the test's hand, and
-//! tests stay below what the maps hold. Checksums it leaves to
-//! [`residuals`](crate::inspect::residuals).
+//! source ports among them (which ones are tried is part of the contract, see
+//! `causeway_schema::nat`, as is the choice of backends). It does not model
+//! what depends on time or on the sizes of maps: flows expire and clients are
+//! forgotten when a test says so, and tests stay below what the maps hold. Nor
+//! what frames cannot show: packets that the kernel cuts or joins (GSO), and
+//! hardware tags. Checksums it leaves to [`residuals`](crate::inspect::residuals):
+//! as right as they were.
 
 mod flows;
 mod forward;
@@ -135,13 +137,14 @@ struct Scene<'a> {
 }
 
 impl Scene<'_> {
-    fn from_container(&self) -> bool {
+    /// The packet comes from a container.
+    fn is_inside(&self) -> bool {
         matches!(self.side, Side::Container { .. })
     }
 
     /// From a container, with a source that is not its own.
     fn is_foreign(&self, source: IpAddr) -> bool {
-        self.from_container() && ifindex_of(self.world, source) != Some(self.side.ifindex())
+        self.is_inside() && ifindex_of(self.world, source) != Some(self.side.ifindex())
     }
 
     /// Who has no address yet may say so to all, and what is link-local goes no
@@ -245,7 +248,7 @@ impl Oracle {
         } else {
             // Ports that DHCP servers send from.
             let source = if packet.part == Part::Later { 0 } else { packet.src.port() };
-            if scene.from_container() && packet.protocol == protocol::UDP && [67, 547].contains(&source) {
+            if scene.is_inside() && packet.protocol == protocol::UDP && [67, 547].contains(&source) {
                 return Some(Err(Verdict::DropRogueServer.into()));
             }
             if scene.is_spoofed(&packet) {
@@ -291,7 +294,7 @@ impl Oracle {
     /// Whether a packet to no service leaves under the node's name.
     fn leaves(&self, scene: &Scene, packet: &Parsed) -> bool {
         let (world, dst) = (scene.world, packet.dst.ip());
-        scene.from_container()
+        scene.is_inside()
             && world.node.hides_from(dst)
             && world.node.address(packet.is_v6()).is_some()
             && hop_of(world, dst) == Hop::NONE
@@ -325,7 +328,7 @@ impl Oracle {
         }
         let goes_on = match way(scene, hop_of(world, dst), packet.src.ip(), dst) {
             Ok(forward::Way::Container { .. }) => true,
-            Ok(forward::Way::Out { .. }) => scene.from_container(),
+            Ok(forward::Way::Out { .. }) => scene.is_inside(),
             Err(_) => false,
         };
         if packet.opens_connection() && self.awaits_answers(packet) && goes_on {

@@ -115,7 +115,7 @@ fn service(world: &World, random: &mut Random, id: u32) -> ServiceState {
     }
     // A range's backends need as many ports.
     service.common_port = whole || random.one_in(3);
-    let port = whole.then_some(1).unwrap_or(*random.pick(&BACKEND_PORTS));
+    let port = if whole { 1 } else { *random.pick(&BACKEND_PORTS) };
     let count = match random.below(8) {
         0 => 0,
         1 => 33 + random.below(10),

@@ -93,7 +93,7 @@ pub(super) fn plain(scene: &Scene, packet: &Parsed) -> Outcome {
         if scene.world.is_service_address(dst) {
             return Err(Verdict::DropNoFrontend.into());
         }
-        if !scene.from_container() {
+        if !scene.is_inside() {
             return Err(Verdict::StackForeign.into());
         }
     }

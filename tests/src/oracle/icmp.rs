@@ -17,7 +17,7 @@ impl Oracle {
         let [request, reply] = if six { [128, 129] } else { [8, 0] };
         let dst = packet.dst.ip();
         if six
-            && scene.from_container()
+            && scene.is_inside()
             && let Some(outcome) = local::neighbour(scene, packet, kind)
         {
             return outcome;
@@ -42,9 +42,9 @@ impl Oracle {
         let mut named = packet.clone();
         let id = u16::from_be_bytes([scene.frame[packet.l4 + 4], scene.frame[packet.l4 + 5]]);
         let node = scene.world.node.address(six);
-        if scene.from_container() && kind == request {
+        if scene.is_inside() && kind == request {
             named.src.set_port(id);
-        } else if !scene.from_container() && kind == reply && Some(dst) == node {
+        } else if !scene.is_inside() && kind == reply && Some(dst) == node {
             named.dst.set_port(id);
         } else {
             return plain(scene, packet);

@@ -21,7 +21,7 @@ impl Oracle {
         let mut backend = self.backend(scene, packet, door, service).ok_or(Verdict::DropNoBackend)?;
         backend.set_port(backend.port().wrapping_add(door.offset));
         let (mut source, mut ports) = (packet.src, Ports::ALL);
-        if !scene.from_container() && hop_of(world, backend.ip()) == Hop::NONE {
+        if !scene.is_inside() && hop_of(world, backend.ip()) == Hop::NONE {
             // The answer must come back this way: it goes to whom it sees.
             let node = world.node.address(packet.is_v6()).ok_or(Verdict::DropRemoteBackend)?;
             ports = world.node.ports;
