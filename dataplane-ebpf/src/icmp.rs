@@ -217,7 +217,12 @@ fn translate<A: Read + Icmp>(
         && let Ok(check) = ctx.load::<u16>(check_at)
         && !(check == 0 && inner.protocol == protocol::UDP)
     {
-        let updated = checksum::update(check, u32::from(within.addr_delta) + u32::from(within.port_delta));
+        let mut updated =
+            checksum::update(check, u32::from(within.addr_delta) + u32::from(within.port_delta));
+        if updated == 0 && inner.protocol == protocol::UDP {
+            // Zero would say that there is none (RFC 768).
+            updated = u16::MAX;
+        }
         ctx.store(check_at, &updated, 0).ok()?;
         difference += checksum::difference(u32::from(check), u32::from(updated));
     }
