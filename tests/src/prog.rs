@@ -288,6 +288,7 @@ impl Programs {
         match size_of::<T>() {
             8 => take::<8, T>(data, index),
             16 => take::<16, T>(data, index),
+            20 => take::<20, T>(data, index),
             size => panic!("rows of {size} bytes"),
         }
     }
@@ -314,7 +315,8 @@ fn run_once(
     context: &[u8],
     frame: &[u8],
 ) -> Result<(i32, Vec<u8>), ProgramError> {
-    let mut packet = vec![0; frame.len() + 256];
+    // A first fragment leaves as the longest that has waited for it.
+    let mut packet = vec![0; frame.len().max(1600) + 256];
     let result = program.test_run(TestRunOptions {
         data_in: Some(frame),
         data_out: Some(&mut packet),

@@ -27,14 +27,16 @@ const PACKETS: usize = 1_000_000;
 const PER_WORLD: usize = 2000;
 
 /// What no packet here brings about: a full table, a helper that fails, a row
-/// that is missing, a socket of the host.
-const UNSEEN: [&str; 6] = [
+/// that is missing, a socket of the host, a policy.
+const UNSEEN: [&str; 8] = [
     "drop_flow_table",
     "flow_promotion_failed",
     "drop_rewrite",
     "drop_inconsistent",
     "socket_served",
     "socket_refused",
+    "drop_policy",
+    "drop_policy_reject",
 ];
 
 /// What `TC_ACT_*` and `XDP_*` call them.
