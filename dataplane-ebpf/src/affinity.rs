@@ -30,6 +30,10 @@ pub fn run<A: Refuse>(ctx: &TcContext) -> i32 {
             let choice = choose(loose.service, &row, &loose.packet.key, choice, dry);
             match decide::begin_with(side, loose, &row, choice) {
                 Step::End(verdict) => verdict,
+                Step::Tunnel => {
+                    jump::to(ctx, side, A::TO_ENCAP);
+                    Verdict::DropInconsistent
+                }
                 _ => {
                     let target = policy::next(side, loose);
                     jump::to(ctx, side, target);

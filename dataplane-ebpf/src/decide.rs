@@ -30,6 +30,8 @@ pub enum Step<A: 'static> {
     Affinity,
     /// To a service's address, at a port that has no frontend of its own.
     PortRange,
+    /// A new flow to a backend elsewhere that is to answer its client itself.
+    Tunnel,
     /// To no service: between containers, nodes and the world.
     Plain,
     /// A first fragment for which others wait.
@@ -177,20 +179,29 @@ pub fn begin_with<A: Refuse>(side: Side, loose: &mut Loose<A>, row: &Service, ch
     if side == Side::Uplink && hop == Hop::NONE {
         // The answer must come back this way: it goes to whom it sees.
         after.src = A::node();
-        ports = egress::ports();
-        after.src_port = egress::first_port(key, ports);
         if after.src == A::UNSPECIFIED {
             return Step::End(Verdict::DropRemoteBackend);
         }
+        if row.flags & Service::DSR != 0 {
+            after.src_port = Port::NONE;
+            loose.begins = Begins { after, serving: serving(loose, row), hop, ports, attempt: 0 };
+            return Step::Tunnel;
+        }
+        ports = egress::ports();
+        after.src_port = egress::first_port(key, ports);
     }
     if after.dst == after.src {
         // A container that is its own server: to itself it must look like
         // somebody whose answers come out through the gateway.
         after.src = A::HAIRPIN;
     }
-    let serving = Serving { service: loose.service, generation: row.generation, backend: backend.id };
-    loose.begins = Begins { after, serving, hop, ports, attempt: 0 };
+    loose.begins = Begins { after, serving: serving(loose, row), hop, ports, attempt: 0 };
     Step::Begin
+}
+
+#[inline(always)]
+fn serving<A>(loose: &Loose<A>, row: &Service) -> Serving {
+    Serving { service: loose.service, generation: row.generation, backend: loose.backend }
 }
 
 /// Whether a packet to no service goes on from here.

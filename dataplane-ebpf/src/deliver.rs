@@ -6,6 +6,7 @@ use aya_ebpf::{
         BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NO_NEIGH,
         BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibLookup,
     },
+    helpers::bpf_check_mtu,
     programs::TcContext,
 };
 use causeway_schema::{Endpoint, Flow, Hop, Verdict, endpoint::flags};
@@ -97,25 +98,33 @@ pub enum Way {
 }
 
 /// The length that the MTU of the way out has to hold: of the packet, or of
-/// what it will be cut into.
+/// what it will be cut into, with as many bytes around it.
 #[inline(always)]
-fn longest<A: Family, C: Context>(ctx: &C, packet: &Packet<A>) -> u16 {
-    match ctx.segment() {
+fn longest<A: Family, C: Context>(ctx: &C, packet: &Packet<A>, around: u16) -> u16 {
+    let length = match ctx.segment() {
         0 => (ctx.length() as usize - EthHdr::LEN) as u16,
         segment => A::HEADER as u16 + u16::from(packet.l4_header) + segment as u16,
-    }
+    };
+    length.saturating_add(around)
 }
 
 /// Asks the routing table, which the agent keeps for other nodes and the
-/// operator for everything else. `src` and `dst` are the final addresses.
+/// operator for everything else. `src` and `dst` are the final addresses,
+/// `around` the bytes of a header that comes around the packet.
 #[inline(always)]
-pub fn look_up<A: Family, C: Context>(ctx: &C, packet: &Packet<A>, src: A, dst: A) -> (u32, FibLookup) {
+pub fn look_up<A: Family, C: Context>(
+    ctx: &C,
+    packet: &Packet<A>,
+    src: A,
+    dst: A,
+    around: u16,
+) -> (u32, FibLookup) {
     // SAFETY: all bytes zero is a valid lookup; the union fields written are
     // those of the family.
     let mut fib: FibLookup = unsafe { core::mem::zeroed() };
     fib.family = A::FAMILY;
     fib.l4_protocol = packet.key.protocol;
-    fib.__bindgen_anon_1.tot_len = longest(ctx, packet);
+    fib.__bindgen_anon_1.tot_len = longest(ctx, packet, around);
     fib.ifindex = ctx.ifindex();
     // SAFETY: both unions start with the v4 word and hold the 16 bytes of v6.
     unsafe {
@@ -129,7 +138,13 @@ pub fn look_up<A: Family, C: Context>(ctx: &C, packet: &Packet<A>, src: A, dst: 
 /// The way to `dst` by the routing table.
 #[inline(always)]
 pub fn way<A: Family>(ctx: &TcContext, packet: &Packet<A>, src: A, dst: A) -> Way {
-    let (code, fib) = look_up(ctx, packet, src, dst);
+    way_within(ctx, packet, src, dst, 0)
+}
+
+/// The way of a packet with as many bytes around it.
+#[inline(always)]
+pub fn way_within<A: Family>(ctx: &TcContext, packet: &Packet<A>, src: A, dst: A, around: u16) -> Way {
+    let (code, fib) = look_up(ctx, packet, src, dst, around);
     match code {
         // `redirect_neigh` resolves a neighbour that is not there yet.
         BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => {
@@ -148,6 +163,13 @@ pub fn way<A: Family>(ctx: &TcContext, packet: &Packet<A>, src: A, dst: A) -> Wa
         // turn around: the kernel finds the neighbour by the rules for what the
         // host itself sends.
         BPF_FIB_LKUP_RET_FWD_DISABLED => {
+            // It does not look at the length either.
+            if around != 0
+                && let Some(mtu) = link_mtu(ctx, fib.ifindex)
+                && longest(ctx, packet, around) > mtu
+            {
+                return Way::TooBig(mtu);
+            }
             if let Some(next_hop) = maps::NEXT_HOP.get_ptr_mut(0) {
                 // SAFETY: the row belongs to this CPU.
                 unsafe { (*next_hop).nh_family = 0 };
@@ -159,6 +181,16 @@ pub fn way<A: Family>(ctx: &TcContext, packet: &Packet<A>, src: A, dst: A) -> Wa
         BPF_FIB_LKUP_RET_FRAG_NEEDED => Way::TooBig(unsafe { fib.__bindgen_anon_1.mtu_result }),
         _ => Way::NoRoute,
     }
+}
+
+/// The MTU of a link.
+#[inline(always)]
+fn link_mtu(ctx: &TcContext, ifindex: u32) -> Option<u16> {
+    let mut mtu = 0;
+    // SAFETY: the context is valid for the whole run of the program; the helper
+    // leaves the MTU where it is asked for a length, whatever it answers.
+    unsafe { bpf_check_mtu(ctx.skb.skb.cast(), ifindex, &raw mut mtu, 0, 0) };
+    u16::try_from(mtu).ok().filter(|&mtu| mtu != 0)
 }
 
 /// Out of this node.

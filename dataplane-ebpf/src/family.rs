@@ -1,7 +1,10 @@
 //! What does the pipeline need of an address family? Its maps, and where its
 //! header keeps what gets rewritten.
 
-use aya_ebpf::{bindings::BPF_NOEXIST, maps::lpm_trie};
+use aya_ebpf::{
+    bindings::{BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_NOEXIST},
+    maps::lpm_trie,
+};
 use causeway_schema::{
     Addr, Arena, Backend, Cell, Client, ClientKey, Endpoint, EndpointKey, Flow, FlowKey, Frontend,
     FrontendKey, HAIRPIN_V4, HAIRPIN_V6, Hop, Member, MemberKey, Network, NodeConfig, PortRanges, Service,
@@ -40,6 +43,13 @@ pub trait Family: Addr {
     const TO_AFFINITY: jump::Target;
     const TO_PORT_RANGE: jump::Target;
     const TO_POLICY: jump::Target;
+    const TO_SLOW: jump::Target;
+    const TO_ENCAP: jump::Target;
+    const TO_DECAP: jump::Target;
+    /// This family in an outer header of its own: the protocol, and what
+    /// `bpf_skb_adjust_room` is told of such a header.
+    const WITHIN: u8;
+    const ENCAP_FLAG: u32;
     /// Whom a container that calls its own service sees as its client.
     const HAIRPIN: Self;
     /// Length of a header without options.
@@ -128,6 +138,11 @@ impl Family for V4 {
     const TO_AFFINITY: jump::Target = jump::Target::AffinityV4;
     const TO_PORT_RANGE: jump::Target = jump::Target::PortRangeV4;
     const TO_POLICY: jump::Target = jump::Target::PolicyV4;
+    const TO_SLOW: jump::Target = jump::Target::SlowV4;
+    const TO_ENCAP: jump::Target = jump::Target::EncapV4;
+    const TO_DECAP: jump::Target = jump::Target::DecapV4;
+    const WITHIN: u8 = protocol::IPV4;
+    const ENCAP_FLAG: u32 = BPF_F_ADJ_ROOM_ENCAP_L3_IPV4;
     const HAIRPIN: Self = HAIRPIN_V4;
     const HEADER: usize = Ipv4Hdr::LEN;
     const SRC: usize = EthHdr::LEN + core::mem::offset_of!(Ipv4Hdr, src_addr);
@@ -205,6 +220,11 @@ impl Family for V6 {
     const TO_AFFINITY: jump::Target = jump::Target::AffinityV6;
     const TO_PORT_RANGE: jump::Target = jump::Target::PortRangeV6;
     const TO_POLICY: jump::Target = jump::Target::PolicyV6;
+    const TO_SLOW: jump::Target = jump::Target::SlowV6;
+    const TO_ENCAP: jump::Target = jump::Target::EncapV6;
+    const TO_DECAP: jump::Target = jump::Target::DecapV6;
+    const WITHIN: u8 = protocol::IPV6;
+    const ENCAP_FLAG: u32 = BPF_F_ADJ_ROOM_ENCAP_L3_IPV6;
     const HAIRPIN: Self = HAIRPIN_V6;
     const HEADER: usize = Ipv6Hdr::LEN;
     const SRC: usize = EthHdr::LEN + core::mem::offset_of!(Ipv6Hdr, src_addr);

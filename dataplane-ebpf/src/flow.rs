@@ -46,6 +46,12 @@ pub fn is_expired<A>(flow: &Flow<A>) -> bool {
     flow.flags & flags::EXPIRED != 0
 }
 
+/// Whether its packets need more than new addresses: a refusal, or an outer header.
+#[inline(always)]
+pub fn is_slow<A>(flow: &Flow<A>) -> bool {
+    flow.flags & (flags::EXPIRED | flags::TUNNELLED) != 0
+}
+
 /// What a flow belongs to.
 pub struct Serving {
     pub service: u32,

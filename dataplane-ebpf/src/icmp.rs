@@ -3,7 +3,9 @@
 //! answered; neighbour discovery has `nd`.
 
 use aya_ebpf::{bindings::BPF_F_PSEUDO_HDR, programs::TcContext};
-use causeway_schema::{Event, Flow, FlowKey, FrontendKey, Port, V4, V6, Verdict, checksum, protocol};
+use causeway_schema::{
+    Event, Flow, FlowKey, FrontendKey, Port, V4, V6, Verdict, checksum, flow::flags, protocol,
+};
 use network_types::{
     eth::EthHdr,
     ip::{Ipv4Hdr, Ipv6Hdr},
@@ -13,7 +15,7 @@ use crate::{
     act::Decision,
     count, deliver,
     family::Family,
-    flow,
+    flow, jump,
     loose::{Loose, Read},
     nd, packet,
     pipeline::Side,
@@ -26,6 +28,15 @@ use crate::{
 pub const CHECKSUM: u32 = 2;
 pub const HEADER: u32 = 8;
 
+/// A header within a packet.
+pub struct Quoted<A> {
+    pub src: A,
+    pub dst: A,
+    pub protocol: u8,
+    /// Offset of what follows it.
+    pub payload: u32,
+}
+
 /// What ICMP calls things in one family.
 pub trait Icmp: Family {
     const ECHO_REQUEST: u8;
@@ -36,6 +47,9 @@ pub trait Icmp: Family {
     /// The tuple of a packet embedded at `at`, and where its L4 header is;
     /// `None` when it shows no ports.
     fn embedded(ctx: &TcContext, at: u32) -> Option<(FlowKey<Self>, u32)>;
+
+    /// What the header at `at` says.
+    fn quoted(ctx: &TcContext, at: u32) -> Option<Quoted<Self>>;
 
     /// Gives the embedded header at `at` other addresses; `difference` is
     /// what they add to a sum. Returns what the whole header then adds.
@@ -68,6 +82,15 @@ impl Icmp for V4 {
         let l4 = at + u32::from(header[0] & 15) * 4;
         let [src_port, dst_port]: [Port; 2] = ctx.load(l4 as usize).ok()?;
         Some((FlowKey::new(src, dst, src_port, dst_port, protocol), l4))
+    }
+
+    #[inline(always)]
+    fn quoted(ctx: &TcContext, at: u32) -> Option<Quoted<V4>> {
+        let first: u8 = ctx.load(at as usize).ok()?;
+        let protocol = ctx.load(at as usize + core::mem::offset_of!(Ipv4Hdr, proto)).ok()?;
+        let [src, dst] = ctx.load(at as usize + core::mem::offset_of!(Ipv4Hdr, src_addr)).ok()?;
+        let payload = at + u32::from(first & 15) * 4;
+        (first >> 4 == 4).then_some(Quoted { src, dst, protocol, payload })
     }
 
     #[inline(always)]
@@ -108,6 +131,15 @@ impl Icmp for V6 {
         let l4 = at + Ipv6Hdr::LEN as u32;
         let [src_port, dst_port]: [Port; 2] = ctx.load(l4 as usize).ok()?;
         Some((FlowKey::new(src, dst, src_port, dst_port, protocol), l4))
+    }
+
+    #[inline(always)]
+    fn quoted(ctx: &TcContext, at: u32) -> Option<Quoted<V6>> {
+        let first: u8 = ctx.load(at as usize).ok()?;
+        let protocol = ctx.load(at as usize + core::mem::offset_of!(Ipv6Hdr, next_hdr)).ok()?;
+        let [src, dst] = ctx.load(at as usize + core::mem::offset_of!(Ipv6Hdr, src_addr)).ok()?;
+        let payload = at + Ipv6Hdr::LEN as u32;
+        (first >> 4 == 6).then_some(Quoted { src, dst, protocol, payload })
     }
 
     #[inline(always)]
@@ -181,6 +213,16 @@ fn error<A: Read + Icmp>(ctx: &TcContext, loose: &mut Loose<A>) -> Option<Decisi
     // SAFETY: map values stay readable until the program ends (RCU).
     let entry = unsafe { &*entry };
     (loose.service, loose.backend) = (entry.service, entry.backend);
+    if entry.flags & flags::TUNNELLED != 0 {
+        // About an answer that a backend elsewhere has sent itself.
+        if let Some(pair) = A::pair() {
+            // SAFETY: as in `flow::pair`.
+            unsafe { (*pair).request = *entry };
+            loose.translated = true;
+            jump::to(ctx, Side::Uplink, A::TO_ENCAP);
+        }
+        return Some(Decision::end(Verdict::DropInconsistent));
+    }
     if loose.packet.ttl <= 1 {
         return Some(Decision::end(Verdict::DropTtl));
     }

@@ -42,6 +42,11 @@ pub enum Target {
     /// Flows that a policy is to be asked about.
     PolicyV4 = 17,
     PolicyV6 = 18,
+    /// Packets that go to their backend in an outer header, and those that came so.
+    EncapV4 = 19,
+    EncapV6 = 20,
+    DecapV4 = 21,
+    DecapV6 = 22,
 }
 
 /// Goes to another program; returns only when there is none.

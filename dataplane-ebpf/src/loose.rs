@@ -55,6 +55,10 @@ pub struct Loose<A> {
     /// translates the packet, or what the sender is told.
     pub translated: bool,
     pub verdict: Verdict,
+    /// The longest packet that would have been taken, where that is known; or 0.
+    pub mtu: u16,
+    /// It came in an outer header, from another host than sent it.
+    pub unwrapped: bool,
 }
 
 impl<A: Family> Loose<A> {
@@ -65,7 +69,7 @@ impl<A: Family> Loose<A> {
         (self.l4, self.end) = (l4, end);
         (self.part, self.id, self.dont_fragment) = (Part::Whole, 0, false);
         (self.service, self.backend) = (TraceRecord::NONE, TraceRecord::NONE);
-        self.offset = 0;
+        (self.offset, self.mtu, self.unwrapped) = (0, 0, false);
         (self.translated, self.verdict) = (false, Verdict::DropInconsistent);
         self.cuts = false;
     }

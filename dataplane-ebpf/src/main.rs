@@ -11,9 +11,11 @@ mod arp;
 mod cache;
 mod context;
 mod count;
+mod decap;
 mod decide;
 mod deliver;
 mod egress;
+mod encap;
 mod family;
 mod flow;
 mod fragment;
@@ -23,6 +25,7 @@ mod loose;
 mod maps;
 mod nat;
 mod nd;
+mod outer_error;
 mod packet;
 mod pipeline;
 mod policy;
@@ -215,6 +218,26 @@ pub fn policy_v4(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn policy_v6(ctx: TcContext) -> i32 {
     policy::run::<V6>(&ctx)
+}
+
+#[classifier]
+pub fn encap_v4(ctx: TcContext) -> i32 {
+    encap::run::<V4>(&ctx)
+}
+
+#[classifier]
+pub fn encap_v6(ctx: TcContext) -> i32 {
+    encap::run::<V6>(&ctx)
+}
+
+#[classifier]
+pub fn decap_v4(ctx: TcContext) -> i32 {
+    decap::run::<V4>(&ctx)
+}
+
+#[classifier]
+pub fn decap_v6(ctx: TcContext) -> i32 {
+    decap::run::<V6>(&ctx)
 }
 
 #[classifier]

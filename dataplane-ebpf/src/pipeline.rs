@@ -105,7 +105,7 @@ pub fn established<A: Family>(
 ) -> Decision {
     // SAFETY: map values stay readable until the program ends (RCU).
     let flow = unsafe { &mut *entry };
-    if flow::is_expired(flow) {
+    if flow::is_slow(flow) {
         return Decision::slow();
     }
     let decision = match deliver::remembered(flow.hop, flow.dst) {

@@ -30,6 +30,10 @@ pub fn run<A: Refuse>(ctx: &TcContext) -> i32 {
             jump::to(ctx, side, A::TO_AFFINITY);
             Verdict::DropInconsistent
         }
+        Step::Tunnel => {
+            jump::to(ctx, side, A::TO_ENCAP);
+            Verdict::DropInconsistent
+        }
         _ => {
             let target = policy::next(side, loose);
             jump::to(ctx, side, target);

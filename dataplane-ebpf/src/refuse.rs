@@ -10,7 +10,7 @@ use causeway_schema::{Addr, Port, V4, V6, Verdict, checksum, protocol};
 use network_types::eth::EthHdr;
 
 use crate::{
-    act::Decision,
+    act::{Decision, Exit},
     context::Context,
     deliver::{self, Way},
     family::Family,
@@ -98,6 +98,15 @@ impl Refuse for V6 {
     }
 }
 
+/// The MTU that an ICMP message at `at` tells of, if it is such a one.
+#[inline(always)]
+pub fn told_mtu<A: Refuse>(ctx: &TcContext, at: u32) -> Option<u16> {
+    let Message { kind, code, .. } = A::too_big(0);
+    let head: [u8; 2] = ctx.load(at as usize).ok()?;
+    let [_, _, high, low]: [u8; 4] = ctx.load(at as usize + 4).ok()?;
+    (head == [kind, code]).then_some(u16::from_be_bytes([high, low]))
+}
+
 /// Whether senders are told of a verdict.
 #[inline(always)]
 pub fn is_told(side: Side, verdict: Verdict) -> bool {
@@ -139,6 +148,7 @@ pub fn tell<A: Refuse>(ctx: &TcContext, loose: &Loose<A>) -> bool {
         }
         Verdict::DropNoRoute => A::NO_ROUTE,
         Verdict::DropTtl => A::TIME_EXCEEDED,
+        _ if loose.mtu != 0 => A::too_big(loose.mtu),
         _ => match way(ctx, loose) {
             Way::TooBig(mtu) => A::too_big(mtu),
             _ => return false,
@@ -186,6 +196,16 @@ pub fn cut_off<A: Refuse>(ctx: &TcContext, loose: &Loose<A>) -> Option<Decision>
         Some((_, endpoint)) => deliver::local(ctx, packet, endpoint, None, L4::Absent),
         None => deliver::remote(ctx, packet, key.src, key.dst, None, L4::Absent),
     })
+}
+
+/// To a sender who is not behind the host that the packet came from.
+#[inline(always)]
+pub fn home<A: Family>(ctx: &TcContext, loose: &Loose<A>) -> Decision {
+    let key = &loose.packet.key;
+    match deliver::way(ctx, &loose.packet, key.dst, key.src) {
+        Way::Out(ifindex) => Decision::new(Verdict::Forwarded, Exit::Neighbour, ifindex),
+        _ => Decision::end(loose.verdict),
+    }
 }
 
 /// Makes a TCP segment the reset that answers it.

@@ -3,7 +3,7 @@
 //! refusals, sources are translated, and headers may be anywhere.
 
 use aya_ebpf::programs::TcContext;
-use causeway_schema::{Event, Flow, FrontendKey, Verdict};
+use causeway_schema::{Event, Flow, FrontendKey, Verdict, flow::flags};
 
 use crate::{
     act::{self, Decision, Exit},
@@ -14,6 +14,7 @@ use crate::{
     fragment, icmp, jump,
     loose::{Loose, Part},
     nat::{self, Outcome},
+    outer_error,
     pipeline::Side,
     policy,
     refuse::{self, Refuse},
@@ -41,7 +42,14 @@ pub fn run<A: Refuse>(ctx: &TcContext, side: Side) -> i32 {
                 unsafe { (*pair).request = *flow };
                 loose.translated = true;
             }
+            if flow.flags & flags::TUNNELLED != 0 {
+                jump::to(ctx, side, A::TO_ENCAP);
+            }
             jump::to(ctx, side, A::TO_CARRY);
+            Verdict::DropInconsistent
+        }
+        Step::Tunnel => {
+            jump::to(ctx, side, A::TO_ENCAP);
             Verdict::DropInconsistent
         }
         Step::Begin => {
@@ -60,6 +68,9 @@ pub fn run<A: Refuse>(ctx: &TcContext, side: Side) -> i32 {
             Verdict::DropInconsistent
         }
         Step::Plain => {
+            if side == Side::Uplink && loose.packet.key.protocol == A::WITHIN {
+                jump::to(ctx, side, A::TO_DECAP);
+            }
             let target = if policy::asks(side, loose) { A::TO_POLICY } else { A::TO_CARRY };
             jump::to(ctx, side, target);
             Verdict::DropInconsistent
@@ -86,6 +97,9 @@ pub fn begin<A: Refuse>(ctx: &TcContext) -> i32 {
     let verdict = match nat::create(&loose.packet.key, &mut loose.begins, trace::is_dry(ctx)) {
         Outcome::Created => {
             loose.translated = true;
+            if loose.unwrapped && fragment::is_awaited(loose) {
+                jump::to(ctx, loose.side, A::TO_RELEASE);
+            }
             jump::to(ctx, loose.side, A::TO_CARRY);
             Verdict::DropInconsistent
         }
@@ -120,6 +134,11 @@ pub fn icmp<A: Refuse>(ctx: &TcContext, side: Side) -> i32 {
     };
     // SAFETY: as in `flow::pair`.
     let loose = unsafe { &mut *loose };
+    if side == Side::Uplink
+        && let Some(verdict) = outer_error::read(ctx, loose)
+    {
+        return finish(ctx, side, loose, Decision::end(verdict));
+    }
     let decision = match icmp::special(ctx, side, loose) {
         Some(decision) => decision,
         None if decide::is_spoofed(ctx, side, loose) => Decision::end(Verdict::DropSpoofed),
@@ -169,7 +188,11 @@ pub fn refuse<A: Refuse>(ctx: &TcContext) -> i32 {
         if !trace::is_dry(ctx) {
             count::event(Event::Refused);
         }
-        decision = Decision { verdict: loose.verdict, ..Decision::back(ctx, Verdict::Forwarded) };
+        let back = match loose.unwrapped {
+            true => refuse::home(ctx, loose),
+            false => Decision::back(ctx, Verdict::Forwarded),
+        };
+        decision = Decision { verdict: loose.verdict, ..back };
     }
     act::act(ctx, decision.of(loose.service, loose.backend))
 }

@@ -44,7 +44,7 @@ fn carry<A: Family>(ctx: &XdpContext, packet: &Packet<A>) -> Option<u32> {
     if flow.hop != Hop::NONE {
         return None;
     }
-    let (code, way) = deliver::look_up(ctx, packet, flow.src, flow.dst);
+    let (code, way) = deliver::look_up(ctx, packet, flow.src, flow.dst, 0);
     if code != BPF_FIB_LKUP_RET_SUCCESS || way.ifindex != ctx.ifindex() {
         return None;
     }

@@ -182,6 +182,9 @@ pub struct ServiceOptions {
     pub affinity: Option<u32>,
     /// Seconds that a flow may be silent, 1 to 604800.
     pub idle_timeout: Option<u32>,
+    /// `causeway.io/dsr: ipip`: backends on other nodes answer clients from outside
+    /// themselves.
+    pub dsr: bool,
     pub source_ranges: Option<SourceRanges>,
 }
 

@@ -74,7 +74,7 @@ const _: () = assert!(size_of::<NodeConfig>() == 44 + NETWORKS * (8 + 32));
 
 /// Raised with every change of a shared layout; a new agent that finds
 /// another number under its pins must not adopt those maps.
-pub const SCHEMA_VERSION: u32 = 5;
+pub const SCHEMA_VERSION: u32 = 6;
 
 /// What a traced packet's way through the program was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -103,7 +103,7 @@ pub const SWEEP_KEYS: usize = 4;
 
 /// The programs that the fast ones jump to, by slot: first those of
 /// `from_container`, then those of `from_uplink`.
-pub const JUMPS: [&str; 38] = [
+pub const JUMPS: [&str; 46] = [
     "container_v6",
     "slow_container_v4",
     "slow_container_v6",
@@ -123,6 +123,10 @@ pub const JUMPS: [&str; 38] = [
     "port_range_v6",
     "policy_v4",
     "policy_v6",
+    "encap_v4",
+    "encap_v6",
+    "decap_v4",
+    "decap_v6",
     "uplink_v6",
     "slow_uplink_v4",
     "slow_uplink_v6",
@@ -142,4 +146,8 @@ pub const JUMPS: [&str; 38] = [
     "port_range_v6",
     "policy_v4",
     "policy_v6",
+    "encap_v4",
+    "encap_v6",
+    "decap_v4",
+    "decap_v6",
 ];

@@ -136,6 +136,10 @@ pub mod flags {
     pub const ESTABLISHED: u16 = 8;
     /// Silent too long: whoever still sends is told that it is over.
     pub const EXPIRED: u16 = 16;
+    /// Packets go as they are in an outer header from `src` to `dst`. The answers
+    /// pass elsewhere, so there is no second entry: with a source port of none,
+    /// [`Flow::twin`](super::Flow::twin) is the key of no flow.
+    pub const TUNNELLED: u16 = 32;
 }
 
 // SAFETY: `repr(C)`, every field is Pod, and the sizes asserted below equal the

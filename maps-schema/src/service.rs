@@ -59,13 +59,17 @@ pub struct Service {
     /// Raised each time a backend leaves the service (and when the id gets
     /// another service), after the new table stands.
     pub generation: u32,
-    /// [`Service::AFFINITY`] or zero.
+    /// [`Service::AFFINITY`], [`Service::DSR`], both or zero.
     pub flags: u32,
 }
 
 impl Service {
     /// A client goes back to the backend it had: see [`affinity`](crate::affinity).
     pub const AFFINITY: u32 = 1;
+    /// What comes from outside to a backend on another node goes there whole, in
+    /// an outer IP header, and the answer goes from there to the client.
+    pub const DSR: u32 = 1 << 1;
+    pub const FLAGS: u32 = Self::AFFINITY | Self::DSR;
 }
 
 /// How a table chooses.

@@ -7,6 +7,10 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::{Addr, V4, V6};
 
+/// In a service's place: the nodes, at whose addresses node ports are served and
+/// who may send the packets of services with direct return.
+pub const NODES: u32 = u32::MAX;
+
 /// A range of clients of a service. The trie compares the bits after `prefix`,
 /// in memory's order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -76,11 +76,14 @@ pub enum Verdict {
     DropPolicy = 31,
     /// A policy does not allow it, and wants the sender told.
     DropPolicyReject = 32,
+    /// In an outer header, to a service with direct return, from a host that is
+    /// no node.
+    DropTunnelSource = 33,
 }
 
 impl Verdict {
     /// Every verdict, in numeric order.
-    pub const ALL: [Verdict; 33] = [
+    pub const ALL: [Verdict; 34] = [
         Verdict::Delivered,
         Verdict::Forwarded,
         Verdict::GatewayArp,
@@ -114,6 +117,7 @@ impl Verdict {
         Verdict::DropExpired,
         Verdict::DropPolicy,
         Verdict::DropPolicyReject,
+        Verdict::DropTunnelSource,
     ];
 
     pub fn from_number(number: u32) -> Option<Self> {
@@ -156,6 +160,7 @@ impl Verdict {
             Verdict::DropExpired => "drop_expired",
             Verdict::DropPolicy => "drop_policy",
             Verdict::DropPolicyReject => "drop_policy_reject",
+            Verdict::DropTunnelSource => "drop_tunnel_source",
         }
     }
 
@@ -189,10 +194,14 @@ pub enum Event {
     /// A socket of the host named a service that has no backend, or a service's
     /// address at a port nobody serves: it was told so at once.
     SocketRefused = 9,
+    /// A packet left for its backend in an outer header.
+    Encapsulated = 10,
+    /// A packet came to its backend's node in an outer header, and lost it.
+    Decapsulated = 11,
 }
 
 impl Event {
-    pub const ALL: [Event; 10] = [
+    pub const ALL: [Event; 12] = [
         Event::FlowCreated,
         Event::FlowPromoted,
         Event::FlowPromotionFailed,
@@ -203,6 +212,8 @@ impl Event {
         Event::XdpForwarded,
         Event::SocketServed,
         Event::SocketRefused,
+        Event::Encapsulated,
+        Event::Decapsulated,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -217,6 +228,8 @@ impl Event {
             Event::XdpForwarded => "xdp_forwarded",
             Event::SocketServed => "socket_served",
             Event::SocketRefused => "socket_refused",
+            Event::Encapsulated => "encapsulated",
+            Event::Decapsulated => "decapsulated",
         }
     }
 

@@ -4,10 +4,10 @@
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
-use causeway_schema::{Frontend, V4, Verdict, flow::flags, nat::Ports, protocol};
+use causeway_schema::{Frontend, Service, V4, Verdict, flow::flags, nat::Ports, protocol};
 use causeway_testkit::{
     bed::{self, Bed, FORBIDDEN, OWN},
-    frame::{Datagram, Extension, Frame, Message},
+    frame::{Body, Datagram, Extension, Frame, Message},
     mirror,
     oracle::Side,
     packet::Arp,
@@ -150,6 +150,16 @@ fn rows() -> Vec<Row> {
             let changed = rig.programs.change_flows::<V4>(|flow| flow.flags |= flags::EXPIRED);
             assert_eq!(changed, 2, "an established flow has two entries");
             (rig.client(), by(rig.client(), client))
+        }),
+        (Verdict::DropTunnelSource, |rig| {
+            let mut image = rig.world.image();
+            let row = *image.services.get(&2).unwrap();
+            image.services.insert(2, Service { flags: Service::DSR, ..row });
+            rig.programs.fill(&image);
+            let inner = Datagram::udp("203.0.113.1:4000", "10.96.0.1:53", b"question");
+            let body = Body::Raw { protocol: protocol::IPV4, bytes: inner.bytes() };
+            let outer = Datagram::new([203, 0, 113, 1].into(), bed::address(2).into(), body);
+            (rig.uplink(), by(rig.uplink(), outer))
         }),
     ]
 }

@@ -1,6 +1,7 @@
 //! SVC-14: do fragments reach the backend of their datagram in whatever order
 //! they come? Datagrams of 60 kB to one service, cut, shuffled, in part
-//! doubled, and interleaved over 100 flows: every one arrives whole.
+//! doubled, and interleaved over 100 flows: every one arrives whole; also from
+//! outside to a backend on another node, in outer headers.
 
 use std::{
     collections::BTreeSet,
@@ -12,16 +13,18 @@ use std::{
 use causeway_schema::checksum::fold;
 use causeway_testkit::{
     manifest::{Port, Service},
+    netns::Netns,
     random::Random,
-    topology::{Cluster, Container, vip, vip6},
+    topology::{Cluster, Container, outside_address, outside_address6, vip, vip6},
 };
 use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 use socket2::{Domain, Protocol, Socket, Type};
 
 const FLOWS: u16 = 100;
 const LENGTH: usize = 60_000;
-/// Data in a fragment: what an MTU of 1500 leaves, in whole eights.
-const PIECE: usize = 1440;
+/// Data in a fragment: what an MTU of 1500 leaves, in whole eights, with room
+/// for an outer header.
+const PIECE: usize = 1408;
 const PORT: u16 = 5353;
 
 /// The datagram of a flow: a UDP header, then bytes that tell flows apart.
@@ -107,7 +110,7 @@ fn send(packets: &[Vec<u8>], to: SocketAddr) {
     }
 }
 
-fn every_datagram_arrives(client: &Container, server: &Container, from: IpAddr, to: IpAddr) {
+fn every_datagram_arrives(client: &Netns, server: &Container, from: IpAddr, to: IpAddr) {
     let socket = server.netns.run(|| {
         let socket = UdpSocket::bind(("::", PORT)).unwrap();
         setsockopt(&socket, RcvBufForce, &(64 << 20)).unwrap();
@@ -126,7 +129,7 @@ fn every_datagram_arrives(client: &Container, server: &Container, from: IpAddr, 
             packets.extend(all);
         }
         random.shuffle(&mut packets);
-        client.netns.run(|| send(&packets, to));
+        client.run(|| send(&packets, to));
 
         let (mut whole, begun) = (BTreeSet::new(), Instant::now());
         let mut buffer = vec![0; 65_536];
@@ -150,21 +153,42 @@ fn every_datagram_arrives(client: &Container, server: &Container, from: IpAddr, 
     });
 }
 
+/// Room for the reassembly of all of them at a time, and patience with fragments
+/// of others in between: that is for the receiver to decide.
+fn make_patient(server: &Netns) {
+    for key in ["ipv4/ipfrag_high_thresh", "ipv6/ip6frag_high_thresh"] {
+        server.set_sysctl(&format!("net/{key}"), "67108864");
+    }
+    server.set_sysctl("net/ipv4/ipfrag_max_dist", "0");
+}
+
 #[test]
 fn fragments_arrive_in_any_order() {
     let cluster = Cluster::dual(1);
     let server = cluster.nodes[0].container("server", 2);
     let client = cluster.nodes[0].container("client", 3);
-    // Room for the reassembly of all of them at a time, and patience with
-    // fragments of others in between: that is for the receiver to decide.
-    for key in ["ipv4/ipfrag_high_thresh", "ipv6/ip6frag_high_thresh"] {
-        server.netns.set_sysctl(&format!("net/{key}"), "67108864");
-    }
-    server.netns.set_sysctl("net/ipv4/ipfrag_max_dist", "0");
+    make_patient(&server.netns);
     let service = Service::new("udp", vip(1), &[Port::udp(53, PORT)]).dual(vip6(1));
     let backends: [IpAddr; 2] = [server.address.into(), server.address6.unwrap().into()];
     cluster.manifests().service(&service, &service.slice(&backends));
     cluster.wait_converged();
-    every_datagram_arrives(&client, &server, client.address.into(), vip(1).into());
-    every_datagram_arrives(&client, &server, client.address6.unwrap().into(), vip6(1).into());
+    every_datagram_arrives(&client.netns, &server, client.address.into(), vip(1).into());
+    every_datagram_arrives(&client.netns, &server, client.address6.unwrap().into(), vip6(1).into());
+}
+
+/// SVC-20: each fragment gets an outer header of its own, and loses it.
+#[test]
+fn fragments_in_outer_headers_arrive_in_any_order() {
+    let cluster = Cluster::xdp(2);
+    let server = cluster.nodes[1].container("server", 2);
+    make_patient(&server.netns);
+    let service = Service::new("udp", vip(1), &[Port::udp(53, PORT)]).dual(vip6(1));
+    let service = service.annotated("causeway.io/dsr", "ipip");
+    let backends: [IpAddr; 2] = [server.address.into(), server.address6.unwrap().into()];
+    cluster.manifests().service(&service, &service.slice(&backends));
+    cluster.wait_converged();
+    every_datagram_arrives(&cluster.outside, &server, outside_address().into(), vip(1).into());
+    every_datagram_arrives(&cluster.outside, &server, outside_address6().into(), vip6(1).into());
+    let unwrapped = cluster.nodes[1].agent().counters()["decapsulated"];
+    assert!(unwrapped > u64::from(FLOWS) * (LENGTH / PIECE) as u64, "{unwrapped} outer headers");
 }

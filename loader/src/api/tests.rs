@@ -264,6 +264,7 @@ async fn the_desired_state_is_told_at_one_revision() {
         "backends": [{"address": "10.244.0.5:8080", "weight": 3, "node": "n1", "origin": "manifests:web.yaml#1"}],
         "affinity_seconds": null,
         "idle_timeout_seconds": null,
+        "dsr": null,
         "source_ranges": null,
         "origin": "manifests:web.yaml#1",
     }]});
@@ -331,6 +332,7 @@ fn every_field_is_documented() {
         backends: vec![ServiceBackend { address: text(), weight: 1, node: None, origin: text() }],
         affinity_seconds: None,
         idle_timeout_seconds: None,
+        dsr: None,
         source_ranges: Some(SourceRangesView { addresses: vec![], clients: vec![] }),
         origin: text(),
     };

@@ -25,6 +25,10 @@ pub struct ServiceView {
     /// How long a flow may be silent; `None`: as long as the agent allows.
     #[serde(default)]
     pub idle_timeout_seconds: Option<u32>,
+    /// `ipip`: backends on other nodes answer clients from outside themselves;
+    /// `None`: their answers come back through the node that chose them.
+    #[serde(default)]
+    pub dsr: Option<String>,
     /// `None`: every frontend is for all.
     #[serde(default)]
     pub source_ranges: Option<SourceRangesView>,
@@ -148,6 +152,7 @@ pub fn services(desired: &DesiredState) -> Vec<ServiceView> {
                     .collect(),
                 affinity_seconds: service.options.affinity,
                 idle_timeout_seconds: service.options.idle_timeout,
+                dsr: service.options.dsr.then(|| "ipip".into()),
                 source_ranges: service.options.source_ranges.as_ref().map(source_ranges),
                 origin: service.origin.to_string(),
             }

@@ -234,6 +234,7 @@ mod tests {
             backends: backends.iter().map(backend).collect(),
             affinity_seconds: None,
             idle_timeout_seconds: None,
+            dsr: None,
             source_ranges: None,
             origin: "manifests:web.yaml#1".into(),
         }

@@ -148,7 +148,8 @@ fn frontends(view: &ServiceView) -> String {
 pub fn choice(view: &ServiceView) -> String {
     let affinity = view.affinity_seconds.map(|seconds| format!("affinity {seconds} s"));
     let idle = view.idle_timeout_seconds.map(|seconds| format!("idle {seconds} s"));
-    [Some(view.algorithm.clone()), affinity, idle].into_iter().flatten().collect::<Vec<_>>().join(", ")
+    let dsr = view.dsr.as_ref().map(|way| format!("dsr {way}"));
+    [Some(view.algorithm.clone()), affinity, idle, dsr].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 pub fn backends(views: &[BackendView]) -> String {

@@ -97,6 +97,7 @@ fn service(name: &str, backends: usize, weight: u32) -> ServiceView {
         backends: (1..=backends).map(backend).collect(),
         affinity_seconds: None,
         idle_timeout_seconds: None,
+        dsr: None,
         source_ranges: None,
         origin: "manifests:web.yaml#1".into(),
     }

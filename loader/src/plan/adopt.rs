@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use causeway_schema::choice::{Lot, RENDEZVOUS_MAX, maglev, rendezvous};
 use causeway_schema::{
-    Algorithm, Backend, CELL_BYTES, Cell, Frontend, FrontendKey, Port, PortRange, PortRanges, Service,
-    Target, hash,
+    Algorithm, Backend, CELL_BYTES, Cell, Frontend, FrontendKey, Member, Port, PortRange, PortRanges,
+    Service, Target, hash, source_range::NODES,
 };
 
 use super::tables::{self, Adopted};
@@ -77,7 +77,7 @@ fn find_services<A: Family>(mut named: Vec<u32>, rows: &[Service], arena: &[Cell
     named.dedup();
     let mut targets: BTreeMap<(u32, u32), Adopted> = BTreeMap::new();
     for &id in &named {
-        let Some(&row) = rows.get(id as usize).filter(|row| row.flags & !Service::AFFINITY == 0) else {
+        let Some(&row) = rows.get(id as usize).filter(|row| row.flags & !Service::FLAGS == 0) else {
             continue;
         };
         if !row.target.is_empty() {
@@ -251,14 +251,17 @@ fn find_ranges<A: Family>(rows: &[(A, PortRanges)], found: &mut Found<A>) {
 fn find_options<A: Family>(rows: &impl Rows<A>, found: &mut Found<A>) -> Result<(), ReadError> {
     let image = &mut found.image;
     for (key, row) in rows.members()? {
-        let sticky = image.services.get(&key.service).is_some_and(|row| row.flags & Service::AFFINITY != 0);
+        // Settings are of affinity, members of that and of direct return.
+        let wants = if row.backend == Member::NONE { Service::AFFINITY } else { Service::FLAGS };
+        let has = image.services.get(&key.service).is_some_and(|row| row.flags & wants != 0);
         let backend = image.backends.get(&row.backend).map_or(A::UNSPECIFIED, |row| row.addr);
-        if sticky && backend == key.backend {
+        if has && backend == key.backend {
             image.members.insert(key, row);
         }
     }
     for (key, row) in rows.source_ranges()? {
-        if image.services.contains_key(&key.service) && row.prefix == key.prefix {
+        let known = key.service == NODES || image.services.contains_key(&key.service);
+        if known && row.prefix == key.prefix {
             image.source_ranges.insert(key, row);
         }
     }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use causeway_schema::{
     Frontend, FrontendKey, Member, MemberKey, Port, PortRange, PortRanges, Service, Target,
+    source_range::NODES,
 };
 
 use super::{Family, Fault, Repair, Step};
@@ -17,7 +18,8 @@ pub fn describe<A: Family>(step: &Step<A>) -> String {
         Step::PutTable { cells, .. } => format!("a table of {} cells", cells.len()),
         Step::PutService { row, .. } => {
             let affinity = if row.flags & Service::AFFINITY != 0 { ", affinity" } else { "" };
-            format!("{}, generation {}{affinity}", target(row.target), row.generation)
+            let dsr = if row.flags & Service::DSR != 0 { ", direct return" } else { "" };
+            format!("{}, generation {}{affinity}{dsr}", target(row.target), row.generation)
         }
         Step::PutEndpoint { row, .. } => {
             format!("interface {}, {}, generation {}", row.ifindex, mac(row.mac), row.generation)
@@ -34,6 +36,7 @@ pub fn describe<A: Family>(step: &Step<A>) -> String {
             format!("clients remembered for {timeout} s")
         }
         Step::PutMember { row, .. } => format!("backend {}", row.backend),
+        Step::PutSourceRange { key, .. } if key.service == NODES => "a node".to_owned(),
         Step::PutSourceRange { .. } => "allowed".to_owned(),
         Step::PutPortRanges { row, .. } => ranges(row),
         Step::DeleteFrontend { .. }
@@ -83,6 +86,9 @@ fn place<A: Family>(step: &Step<A>) -> String {
         }
         Step::PutMember { key, .. } | Step::DeleteMember { key } => {
             format!("{} of service {}", key.backend.to_ip(), key.service)
+        }
+        Step::PutSourceRange { key, .. } | Step::DeleteSourceRange { key } if key.service == NODES => {
+            key.addr.to_ip().to_string()
         }
         Step::PutSourceRange { key, .. } | Step::DeleteSourceRange { key } => {
             format!(

@@ -49,6 +49,7 @@ pub struct Planner<A: Family> {
     backends: Backends<A>,
     endpoints: Endpoints<A>,
     problems: BTreeMap<ServiceId, Vec<Problem>>,
+    node_problem: Option<Problem>,
     /// Services that did not fit, wholly or in part.
     waiting: BTreeSet<ServiceId>,
     /// How many of them have not been tried since something came free, and
@@ -104,6 +105,7 @@ impl<A: Family> Planner<A> {
             names: ById::default(),
             rivals: Rivals::default(),
             problems: BTreeMap::new(),
+            node_problem: None,
             waiting: BTreeSet::new(),
             untried: 0,
             retry_from: None,
@@ -196,7 +198,7 @@ impl<A: Family> Planner<A> {
 
     /// Everything that could not be planned as wanted, now.
     pub fn problems(&self) -> impl Iterator<Item = &Problem> {
-        self.problems.values().flatten().chain(self.endpoints.problems())
+        self.problems.values().flatten().chain(&self.node_problem).chain(self.endpoints.problems())
     }
 
     /// What keeps services waiting for room in the maps.

@@ -27,6 +27,7 @@ pub struct Options<A> {
     /// In seconds.
     pub affinity: Option<u32>,
     pub idle_timeout: Option<u32>,
+    pub dsr: bool,
     /// Frontends' addresses that are not for all.
     pub restricted: Box<[A]>,
     /// Networks of those who may come there, with the length of their prefixes.
@@ -136,12 +137,13 @@ fn options<A: Family>(
     let wanted = Options {
         affinity: options.affinity,
         idle_timeout: options.idle_timeout,
+        dsr: options.dsr,
         restricted: restricted.filter_map(|&address| A::from_ip(address)).collect(),
         clients: clients.filter_map(|net| Some((A::from_ip(net.network())?, net.prefix_len()))).collect(),
         ranges,
         misfits,
     };
-    let any = wanted.affinity.is_some() || wanted.idle_timeout.is_some();
+    let any = wanted.affinity.is_some() || wanted.idle_timeout.is_some() || wanted.dsr;
     let any = any || !wanted.restricted.is_empty() || !wanted.ranges.is_empty();
     any.then(|| Box::new(wanted))
 }

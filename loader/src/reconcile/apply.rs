@@ -41,6 +41,12 @@ impl Agent {
         if touched.nodes {
             self.keep_routes().await;
         }
+        if touched.nodes || !self.pruned && self.model.synced() {
+            let (nodes, all) = (self.model.nodes(), self.model.synced());
+            let addresses = || nodes.values().flat_map(|node| node.addresses.iter().copied());
+            let written = (self.v4.set_nodes(addresses(), all), self.v6.set_nodes(addresses(), all));
+            self.note_written(written);
+        }
         self.tell_policies(&touched);
         self.commit_policies();
         if !self.pruned && self.model.synced() {

@@ -215,7 +215,12 @@ fn view<A: Family>(
         destination: socket(key.dst, key.dst_port),
         rewrite: if is_reply { socket(flow.src, flow.src_port) } else { socket(flow.dst, flow.dst_port) },
         direction: if is_reply { "reply" } else { "request" }.into(),
-        state: if flow.flags & flags::EXPIRED != 0 { "expired" } else { state }.into(),
+        state: match flow.flags {
+            bits if bits & flags::EXPIRED != 0 => "expired",
+            bits if bits & flags::TUNNELLED != 0 => "tunnelled",
+            _ => state,
+        }
+        .into(),
         service,
         idle_seconds,
     }

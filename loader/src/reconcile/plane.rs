@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -94,6 +94,15 @@ impl<A: Family> Plane<A> {
         changes: impl Iterator<Item = (&'a ServiceId, Option<Service>)>,
     ) -> Result<(), String> {
         let steps = self.planner.update(changes);
+        self.write(&steps)
+    }
+
+    /// Makes these the addresses of nodes, or adds them while they are not all.
+    ///
+    /// # Errors
+    /// As [`Self::update`].
+    pub fn set_nodes(&mut self, addresses: impl Iterator<Item = IpAddr>, all: bool) -> Result<(), String> {
+        let steps = self.planner.set_nodes(addresses, all);
         self.write(&steps)
     }
 

@@ -71,7 +71,9 @@ impl PolicyTables {
         match write {
             PolicyWrite::Steps(base, steps) => self.steps.store_run(*base, steps),
             PolicyWrite::Policy(row, sets) => self.policies.store(*row, sets),
-            PolicyWrite::Stand(standing) => self.standing.store(0, &StandingRow { standing: *standing, pad: 0 }),
+            PolicyWrite::Stand(standing) => {
+                self.standing.store(0, &StandingRow { standing: *standing, pad: 0 })
+            }
             PolicyWrite::Set(key, row) => match row {
                 Some(row) => sys::map_update(&self.sets, key, row),
                 None => sys::map_delete(&self.sets, key),

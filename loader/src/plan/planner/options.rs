@@ -1,14 +1,18 @@
 //! What does a service get beyond frontends and a table? The memory of its
-//! clients, and the ranges that they may come from, if it wants them.
+//! clients, the ranges that they may come from, the direct return of its
+//! answers, if it wants them; and, for the last, which hosts are nodes.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
-use causeway_schema::{Frontend, Group, Member, MemberKey, Service, SourceRange, SourceRangeKey};
+use causeway_schema::{
+    Frontend, Group, Member, MemberKey, Service, SourceRange, SourceRangeKey, source_range::NODES,
+};
 
-use super::{Entry, Place, Planner};
+use super::{Entry, Place, Planner, full_message};
 use crate::event::Problem;
 use crate::model::desired::ServiceId;
-use crate::plan::{Family, Map};
+use crate::plan::{Family, Map, Step};
 
 impl<A: Family> Planner<A> {
     /// Brings both in line with what a service that has a place wants.
@@ -17,10 +21,13 @@ impl<A: Family> Planner<A> {
         let options = entry.wanted.options.as_deref();
 
         let timeout = options.and_then(|options| options.affinity);
-        let members = timeout.map(|timeout| self.members(name, place, timeout)).unwrap_or_default();
-        let mut flags = if members.is_empty() { 0 } else { Service::AFFINITY };
+        let mut flags = if timeout.is_some() { Service::AFFINITY } else { 0 };
+        if options.is_some_and(|options| options.dsr) {
+            flags |= Service::DSR;
+        }
+        let members = if flags == 0 { BTreeMap::new() } else { self.members(name, place, timeout) };
         if !self.ledger.set_members(place.id, &members, self.capacity.members) {
-            // Served without a memory rather than not at all.
+            // Served the plain way rather than not at all.
             problems.push(self.full(name, &entry.wanted, Map::Members));
             self.ledger.set_members(place.id, &BTreeMap::new(), 0);
             flags = 0;
@@ -42,8 +49,14 @@ impl<A: Family> Planner<A> {
         }
     }
 
-    /// The rows that tell where a service's clients may go back to.
-    fn members(&self, name: &ServiceId, place: &Place<A>, timeout: u32) -> BTreeMap<MemberKey<A>, Member> {
+    /// The rows that tell where a service's clients may go back to, and where
+    /// other nodes may have sent them.
+    fn members(
+        &self,
+        name: &ServiceId,
+        place: &Place<A>,
+        timeout: Option<u32>,
+    ) -> BTreeMap<MemberKey<A>, Member> {
         let image = self.ledger.image();
         let lots = place.table.map_or(&[][..], |base| self.tables.lots(base));
         let rows = lots.iter().filter_map(|lot| Some((image.backends.get(&lot.backend)?, lot.backend)));
@@ -53,8 +66,32 @@ impl<A: Family> Planner<A> {
         let backends = backends.into_iter();
         let mut rows: BTreeMap<_, _> =
             backends.map(|(addr, _, id)| (MemberKey::new(place.id, addr), Member::backend(id))).collect();
-        let group = Group::of(&name.namespace, &name.name);
-        rows.insert(MemberKey::settings(place.id), Member::settings(group, timeout));
+        if let Some(timeout) = timeout {
+            let group = Group::of(&name.namespace, &name.name);
+            rows.insert(MemberKey::settings(place.id), Member::settings(group, timeout));
+        }
         rows
+    }
+
+    /// Makes these the addresses of nodes, beside what an earlier agent knew
+    /// unless they are `all`.
+    pub fn set_nodes(&mut self, addresses: impl Iterator<Item = IpAddr>, all: bool) -> Vec<Step<A>> {
+        let row = |key: SourceRangeKey<A>| (key, SourceRange { prefix: key.prefix });
+        let keys = addresses.filter_map(A::from_ip).map(|addr| SourceRangeKey::client(NODES, addr));
+        let mut rows: BTreeMap<_, _> = keys.map(row).collect();
+        if !all {
+            let from =
+                self.ledger.image().source_ranges.range(SourceRangeKey::new(NODES, A::UNSPECIFIED, 0)..);
+            rows.extend(from.map(|(key, row)| (*key, *row)));
+        }
+        let room = self.capacity.source_ranges;
+        let fits = self.ledger.set_source_ranges(NODES, &rows, room);
+        self.node_problem = (!fits).then(|| Problem {
+            origin: None,
+            object: "Nodes".into(),
+            field: "status.addresses".into(),
+            message: full_message(Map::SourceRanges, room),
+        });
+        self.ledger.steps()
     }
 }

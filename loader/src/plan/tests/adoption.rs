@@ -124,7 +124,7 @@ fn a_damaged_service_is_left_out_with_all_that_leads_to_it() {
         |rows| rows.backends[0].addr.0[3] = 99,
         |rows| rows.backends[1] = bytemuck::Zeroable::zeroed(),
         |rows| rows.arena[0].0[1] ^= 1,
-        |rows| rows.services[0].flags = 2,
+        |rows| rows.services[0].flags = 1 << 7,
         |rows| rows.services[0].target.0 |= 0xffff << 38,
         |rows| rows.services[0].target.0 &= !0xffff,
     ];

@@ -1,10 +1,13 @@
-//! Affinity and source ranges: what stands in the maps, at every step.
+//! Affinity, direct return and source ranges: what stands in the maps, at every step.
 
 use std::collections::BTreeSet;
 
-use causeway_schema::{Frontend, FrontendKey, Group, Member, MemberKey, Service as Row, SourceRangeKey, V4};
+use causeway_schema::{
+    Frontend, FrontendKey, Group, Member, MemberKey, Service as Row, SourceRangeKey, V4, source_range::NODES,
+};
 
 use super::world::*;
+use crate::event::ServiceOptions;
 use crate::kernel::memory::Contents;
 use crate::model::desired::Service;
 use crate::plan::{Capacity, Digest, Family, Planner};
@@ -15,15 +18,17 @@ pub fn check(node: &Node, key: &FrontendKey<V4>, wanted: &Service) {
     let frontend = lead(rows, key).unwrap();
     let service = rows.services[frontend.service as usize];
     let members: Vec<_> = rows.members.keys().filter(|key| key.service == frontend.service).collect();
-    let Some(timeout) = wanted.options.affinity else {
-        assert_eq!((service.flags, members.len()), (0, 0));
-        return check_ranges(rows, key, wanted);
-    };
-    assert_eq!(service.flags, Row::AFFINITY);
+    let affinity = if wanted.options.affinity.is_some() { Row::AFFINITY } else { 0 };
+    let dsr = if wanted.options.dsr { Row::DSR } else { 0 };
+    assert_eq!(service.flags, affinity | dsr);
     let name = node.planner.service_of(frontend.service).unwrap();
-    let settings = Member::settings(Group::of(&name.namespace, &name.name), timeout);
-    assert_eq!(rows.members[&MemberKey::settings(frontend.service)], settings);
-    let addresses: BTreeSet<_> = fitting(wanted).map(|backend| backend.address).collect();
+    let settings = |timeout| Member::settings(Group::of(&name.namespace, &name.name), timeout);
+    let there = rows.members.get(&MemberKey::settings(frontend.service)).copied();
+    assert_eq!(there, wanted.options.affinity.map(settings));
+    let addresses: BTreeSet<_> = match service.flags {
+        0 => BTreeSet::new(),
+        _ => fitting(wanted).map(|backend| backend.address).collect(),
+    };
     let there = members.iter().filter(|key| key.backend != V4([0; 4]));
     assert_eq!(there.map(|key| key.backend.to_ip()).collect::<BTreeSet<_>>(), addresses);
     check_ranges(rows, key, wanted);
@@ -100,7 +105,11 @@ fn every_difference_shows_in_the_digest() {
         assert_eq!(Digest::of_image(node.planner.image()), Digest::of_rows(&node.tables).unwrap());
         Digest::of_image(node.planner.image()).0
     };
+    let mut node = Node::new(small());
+    let direct = ServiceOptions { dsr: true, ..options(0, &[]) };
+    node.change(&[(id("web"), Some(Service { options: direct, ..with(0, &[], &[(1, 80, 1)]) }))]);
     let digests = [
+        Digest::of_image(node.planner.image()).0,
         digest(0, &[]),
         digest(5, &[]),
         digest(6, &[]),
@@ -110,6 +119,37 @@ fn every_difference_shows_in_the_digest() {
         digest(0, &["fd00::/8"]),
     ];
     assert_eq!(BTreeSet::from(digests).len(), digests.len());
+}
+
+#[test]
+fn nodes_are_known_by_their_addresses() {
+    let mut node = Node::new(Capacity { source_ranges: 2, ..small() });
+    let addresses = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>();
+    let known = |node: &Node| -> Vec<_> {
+        let keys = node.tables.contents().source_ranges.keys().copied().collect::<Vec<_>>();
+        assert!(keys.iter().all(|key| key.service == NODES && key.prefix == 64));
+        keys.iter().map(|key| key.addr.to_ip().to_string()).collect()
+    };
+    let steps = node.planner.set_nodes(addresses(&["10.0.0.1", "fd00::1"]).into_iter(), true);
+    node.apply(&steps);
+    assert_eq!(known(&node), ["10.0.0.1"]);
+    // A new agent keeps them until it has heard of all.
+    node.planner = Planner::adopt(Capacity { source_ranges: 2, ..small() }, &node.tables).unwrap();
+    let steps = node.planner.set_nodes(addresses(&["10.0.0.2"]).into_iter(), false);
+    node.apply(&steps);
+    let steps = node.planner.prune();
+    node.apply(&steps);
+    assert_eq!(known(&node), ["10.0.0.1", "10.0.0.2"]);
+    let steps = node.planner.set_nodes(addresses(&["10.0.0.2", "10.0.0.3", "10.0.0.4"]).into_iter(), true);
+    assert_eq!((steps.len(), node.planner.problems().count()), (0, 1));
+    let message = node.planner.problems().next().unwrap().to_string();
+    assert!(
+        message.ends_with("map source_ranges is full (2 rows): raise capacity.source_ranges"),
+        "{message}"
+    );
+    let steps = node.planner.set_nodes(addresses(&["10.0.0.2"]).into_iter(), true);
+    node.apply(&steps);
+    assert_eq!((known(&node), node.planner.problems().count()), (vec!["10.0.0.2".to_owned()], 0));
 }
 
 #[test]

@@ -64,6 +64,7 @@ pub fn options(affinity: u32, clients: &[&str]) -> ServiceOptions {
     let clients: Vec<_> = clients.iter().map(|net| net.parse().unwrap()).collect();
     ServiceOptions {
         idle_timeout: None,
+        dsr: false,
         affinity: Some(affinity).filter(|&seconds| seconds > 0),
         source_ranges: (!clients.is_empty()).then_some(SourceRanges { addresses, clients }),
     }
@@ -108,8 +109,9 @@ pub fn change() -> impl Strategy<Value = Change> {
     let many = (0..3u16).prop_map(|more| (0..40 + more).map(|number| (number, 8080, 1)).collect());
     let backends = prop_oneof![20 => few, 1 => many];
     let networks = proptest::sample::subsequence(vec!["10.0.0.0/8", "10.0.0.0/16", "fd00::/8"], 0..3);
-    let options = (prop_oneof![2 => Just(0), 1 => 1..3u32], networks);
-    let options = options.prop_map(|(affinity, clients)| self::options(affinity, &clients));
+    let options = (prop_oneof![2 => Just(0), 1 => 1..3u32], networks, proptest::bool::weighted(0.3));
+    let options = options
+        .prop_map(|(affinity, clients, dsr)| ServiceOptions { dsr, ..self::options(affinity, &clients) });
     let spans = vec![(70, 90), (80, 81), (81, 99), (91, 99), (1, 65_535)];
     let vips = proptest::sample::subsequence(vec![1, 2, 3, 4], 1..3);
     let ranges = prop_oneof![1 => Just(None), 1 => (vips, proptest::sample::select(spans)).prop_map(Some)];

@@ -1,5 +1,6 @@
 //! Which of a service's fields do few services have? Affinity, the ranges of
-//! clients of its load-balancer addresses, and how long flows may be silent.
+//! clients of its load-balancer addresses, how long flows may be silent, and
+//! whether backends answer past the node that chose them.
 
 use std::net::IpAddr;
 
@@ -21,6 +22,10 @@ const IDLE_TIMEOUT: &str = "causeway.io/idle-timeout";
 /// A week, in seconds.
 const LONGEST: u32 = 604_800;
 
+/// How packets from outside come to backends that answer their clients
+/// themselves (direct server return).
+const DSR: &str = "causeway.io/dsr";
+
 /// `balanced`: the addresses that a load balancer has given.
 pub fn options(
     metadata: &ObjectMeta,
@@ -31,7 +36,8 @@ pub fn options(
     let affinity = affinity(spec, refusals);
     let idle_timeout = idle_timeout(metadata, refusals);
     let source_ranges = source_ranges(spec, balanced, refusals);
-    let options = ServiceOptions { affinity, idle_timeout, source_ranges };
+    let dsr = dsr(metadata, refusals);
+    let options = ServiceOptions { affinity, idle_timeout, dsr, source_ranges };
     (options != ServiceOptions::default()).then(|| Box::new(options))
 }
 
@@ -76,6 +82,19 @@ fn idle_timeout(metadata: &ObjectMeta, refusals: &mut Vec<Refusal>) -> Option<u3
         refusals.push(Refusal::new(format!("metadata.annotations[{IDLE_TIMEOUT}]"), message));
     }
     timeout
+}
+
+/// What cannot be leaves the usual way, by which everything is served.
+fn dsr(metadata: &ObjectMeta, refusals: &mut Vec<Refusal>) -> bool {
+    match metadata.annotations.as_ref().and_then(|notes| notes.get(DSR)).map(String::as_str) {
+        None => false,
+        Some("ipip") => true,
+        Some(other) => {
+            let message = format!("{} is no way to a backend: use ipip, or leave it out", quoted(other));
+            refusals.push(Refusal::new(format!("metadata.annotations[{DSR}]"), message));
+            false
+        }
+    }
 }
 
 /// A range that cannot be lets nobody in; the others stand.
@@ -153,6 +172,21 @@ mod tests {
             let fields: Vec<_> = refusals.iter().map(|refusal| refusal.field.as_str()).collect();
             let refused = ["metadata.annotations[causeway.io/idle-timeout]"];
             assert_eq!(fields, &refused[..usize::from(expected.is_none())], "{text}");
+        }
+    }
+
+    #[test]
+    fn one_way_past_the_node_is_known() {
+        for (text, expected, refused) in
+            [("ipip", true, 0), ("l2", false, 1), ("true", false, 1), ("", false, 1)]
+        {
+            let annotations = [(DSR.to_owned(), text.to_owned())].into();
+            let metadata = ObjectMeta { annotations: Some(annotations), ..ObjectMeta::default() };
+            let mut refusals = Vec::new();
+            let found = options(&metadata, &ServiceSpec::default(), Vec::new(), &mut refusals);
+            assert_eq!(found.is_some_and(|options| options.dsr), expected, "{text}");
+            let fields: Vec<_> = refusals.iter().map(|refusal| refusal.field.as_str()).collect();
+            assert_eq!(fields, &["metadata.annotations[causeway.io/dsr]"][..refused], "{text}");
         }
     }
 

@@ -1,0 +1,118 @@
+//! How does a packet reach a backend elsewhere that answers its client itself?
+//! As it is, in an outer IP header from this node to the backend (RFC 2003,
+//! RFC 2473).
+//!
+//! Such a flow has one entry here, among those that no answer has been seen of:
+//! no answer ever will be. What is in use there outlives a flood, and what is
+//! lost is chosen anew, alike while the service has the backends it had.
+
+use aya_ebpf::{
+    bindings::{BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC},
+    helpers::bpf_skb_adjust_room,
+    programs::TcContext,
+};
+use causeway_schema::{Event, Flow, Verdict, flow::flags};
+use network_types::eth::EthHdr;
+
+use crate::{
+    act::{self, Decision, Exit},
+    count,
+    deliver::{self, Way},
+    family::Family,
+    flow, fragment,
+    loose::Loose,
+    packet,
+    pipeline::Side,
+    refuse::Refuse,
+    rewrite::{self, L4},
+    slow, trace,
+};
+
+/// What stays as it is: the lengths of segments, and what is known of checksums,
+/// which cover nothing of an outer header.
+pub const SAME: u32 = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET;
+
+/// Goes on for a slow program with a packet of such a flow: a known one stands
+/// where flows are made, a new one in `Loose::begins`.
+#[inline(always)]
+pub fn run<A: Refuse>(ctx: &TcContext) -> i32 {
+    let (Some(loose), Some(pair)) = (A::loose(), A::pair()) else {
+        return act::act(ctx, Decision::end(Verdict::DropInconsistent));
+    };
+    // SAFETY: as in `flow::pair`.
+    let (loose, flow) = unsafe { (&mut *loose, &mut (*pair).request) };
+    if !loose.translated {
+        *flow = begun(loose);
+    }
+    (loose.service, loose.backend) = (flow.service, flow.backend);
+    let decision = send(ctx, loose, flow);
+    slow::finish(ctx, Side::Uplink, loose, decision)
+}
+
+#[inline(always)]
+fn begun<A: Family>(loose: &Loose<A>) -> Flow<A> {
+    let begins = &loose.begins;
+    Flow {
+        service: begins.serving.service,
+        generation: begins.serving.generation,
+        backend: begins.serving.backend,
+        last_seen: flow::now(),
+        flags: flags::TUNNELLED,
+        ..Flow::translating(&loose.packet.key, &begins.after)
+    }
+}
+
+#[inline(always)]
+fn send<A: Refuse>(ctx: &TcContext, loose: &mut Loose<A>, flow: &Flow<A>) -> Decision {
+    let packet = &loose.packet;
+    if packet.ttl <= 1 {
+        return Decision::end(Verdict::DropTtl);
+    }
+    let header = A::HEADER as u16;
+    let ifindex = match deliver::way_within(ctx, packet, flow.src, flow.dst, header) {
+        Way::Out(ifindex) => ifindex,
+        Way::TooBig(mtu) => {
+            loose.mtu = mtu.saturating_sub(header);
+            return Decision::end(Verdict::DropTooBig);
+        }
+        Way::Host | Way::NoRoute => return Decision::end(Verdict::DropNoRoute),
+    };
+    let dry = trace::is_dry(ctx);
+    if !dry {
+        if !loose.translated {
+            if !A::put_embryonic(&packet.key, flow) {
+                return Decision::end(Verdict::DropFlowTable);
+            }
+            count::event(Event::FlowCreated);
+        }
+        fragment::remember(loose, flow);
+    }
+    let hop = rewrite::forward::<A, _>(ctx, None, None, packet.key.protocol, L4::Absent);
+    if hop.and_then(|()| wrap(ctx, loose, flow.src, flow.dst)).is_none() {
+        return Decision::end(Verdict::DropRewrite);
+    }
+    if !dry {
+        count::event(Event::Encapsulated);
+    }
+    Decision::new(Verdict::Forwarded, Exit::Neighbour, ifindex)
+}
+
+/// Puts an outer header around a packet.
+#[inline(always)]
+fn wrap<A: Refuse>(ctx: &TcContext, loose: &Loose<A>, src: A, dst: A) -> Option<()> {
+    // SAFETY: the context is valid for the whole run of the program.
+    let grown = unsafe {
+        let flags = u64::from(SAME | A::ENCAP_FLAG);
+        bpf_skb_adjust_room(ctx.skb.skb, A::HEADER as i32, BPF_ADJ_ROOM_MAC, flags)
+    };
+    if grown != 0 {
+        return None;
+    }
+    let ip = packet::bytes(ctx, EthHdr::LEN, A::HEADER)?;
+    // Of a packet that will be cut into segments, each gets a length of its own.
+    let length = loose.end.wrapping_sub(EthHdr::LEN as u32);
+    let length = u16::try_from(length).unwrap_or(0);
+    // SAFETY: `bytes` has checked the length.
+    unsafe { A::write_header(ip, src, dst, A::WITHIN, length) };
+    Some(())
+}
