@@ -70,7 +70,9 @@ impl Stage {
     /// Writes a case's manifests, in place of those before, and waits.
     pub fn set(&self, case: &Case) {
         self.cluster.manifests().write("stage.yaml", &self.yaml(case));
-        self.cluster.manifests().write("case.yaml", &case.manifests);
+        // A file without anything in it might be half written: it says nothing.
+        let manifests = format!("# {}\n{}", case.name, case.manifests);
+        self.cluster.manifests().write("case.yaml", &manifests);
         self.cluster.wait_converged();
     }
 
