@@ -22,6 +22,9 @@ pub struct Classes {
     idle: BTreeSet<u32>,
 }
 
+/// A class that was, and its terms.
+pub type Gone = (u32, Arc<[TermId]>);
+
 #[derive(Debug)]
 struct Class {
     /// Sorted.
@@ -96,7 +99,7 @@ impl Classes {
 
     /// Which classes are new since the last time, and which are gone, with their
     /// terms.
-    pub fn settle(&mut self, revision: u64) -> (BTreeSet<u32>, Vec<(u32, Arc<[TermId]>)>) {
+    pub fn settle(&mut self, revision: u64) -> (BTreeSet<u32>, Vec<Gone>) {
         let mut fresh = std::mem::take(&mut self.fresh);
         let mut gone = Vec::new();
         for number in std::mem::take(&mut self.idle) {

@@ -77,6 +77,9 @@ pub fn rules(policy: &PolicyObject, direction: Direction) -> Option<&[Rule]> {
     }
 }
 
+/// Peers and places.
+type Part = (Option<Box<[TermId]>>, Box<[Places]>);
+
 /// What the clauses are made with.
 pub struct Builder<'a> {
     pub world: &'a World,
@@ -180,7 +183,7 @@ impl Builder<'_> {
 
     /// The peers and places of a rule; more than one pair where it names ports
     /// of its peers.
-    fn parts(&mut self, rule: &Rule) -> Vec<(Option<Box<[TermId]>>, Box<[Places]>)> {
+    fn parts(&mut self, rule: &Rule) -> Vec<Part> {
         let mut parts = Vec::new();
         let Some(ports) = &rule.ports else {
             parts.extend(self.peers(rule, None).map(|peers| (peers, [EVERYWHERE].into())));

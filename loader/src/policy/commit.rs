@@ -15,13 +15,12 @@ use super::{
     Compiler, Delta, Direction, RuleName,
     clauses::{self, Applying, Builder},
     compiler::Endpoint,
-    index::TermIndex,
     networks::{address, host, span},
     rules::TOO_LONG,
-    terms::{Term, TermId, Who},
+    terms::{TermId, Who},
     world::{Changed, PortName},
 };
-use crate::event::policy::{NamedPort, Namespaces};
+use crate::event::policy::NamedPort;
 
 impl Compiler {
     /// Brings the image up to date, and says what that changed.
@@ -93,32 +92,42 @@ impl Compiler {
     /// Gives addresses and networks their classes.
     fn classify(&mut self, changed: &Changed, new: &BTreeSet<TermId>, gone: &BTreeSet<TermId>) {
         let mut touched = BTreeSet::new();
-        let mut asked = TermIndex::default();
-        let mut pods: Vec<Arc<Term>> = Vec::new();
-        let mut addresses: BTreeSet<IpAddr> = BTreeSet::new();
+        // Addresses of others that are concerned by terms that come or go: with
+        // the former, or none.
+        let mut concerned: Vec<(IpAddr, Option<TermId>)> = Vec::new();
         for service in &changed.services {
             self.index.follow(service, &self.world);
         }
         for &id in gone.iter().chain(new) {
             let Some(term) = self.terms.get(id).cloned() else { continue };
+            let comes = new.contains(&id);
             if let Some((network, except)) = term.network() {
-                match new.contains(&id) {
+                match comes {
                     true => self.networks.add(id, network, except),
                     false => self.networks.remove(id, network, except),
                 }
                 touched.extend(except.iter().chain([network]));
-                touched.extend(self.image.classes.rows().range(span(*network)).map(|(key, _)| *key));
+                let within = self.image.classes.rows().range(span(*network)).map(|(key, _)| *key);
+                touched.extend(within.filter(|key| !except.iter().any(|part| part.contains(key))));
                 continue;
             }
-            match new.contains(&id) {
+            match comes {
                 true => self.index.add(id, &term, &self.world),
                 false => self.index.remove(id, &term),
             }
-            asked.add(id, &term, &self.world);
-            match (&term.who, &term.port) {
-                (Who::Service(service), None) => addresses.extend(self.world.serving(service).iter()),
-                _ => pods.push(term),
+            let mut concerns = |address: IpAddr| {
+                if !changed.addresses.contains(&address) {
+                    concerned.push((address, comes.then_some(id)));
+                }
+            };
+            if let (Who::Service(service), None) = (&term.who, &term.port) {
+                self.world.serving(service).iter().copied().for_each(concerns);
+                continue;
             }
+            self.world.candidates(&term, |pod| {
+                let here = |address: &&IpAddr| self.world.holds(&term, pod, **address);
+                pod.1.addresses.iter().filter(here).copied().for_each(&mut concerns);
+            });
         }
         if !gone.is_empty() {
             self.index.prune();
@@ -128,54 +137,19 @@ impl Compiler {
             let own = self.index.of_address(address, &self.world);
             self.place(host(address), own);
         }
-        // Others are concerned only by terms that come or go.
-        for namespace in self.inhabited_by(&pods) {
-            let mut concerned = Vec::new();
-            let mut found = Vec::new();
-            for pod in self.world.pods_of(&namespace) {
-                for &address in &pod.1.addresses {
-                    found.clear();
-                    asked.of_pod(pod, address, &self.world, &mut found);
-                    if !found.is_empty() {
-                        concerned.push(address);
-                    }
-                }
-            }
-            addresses.extend(concerned);
-        }
-        for address in addresses.difference(&changed.addresses) {
-            let mut own = self.own(&host(*address), gone);
-            let found = asked.of_address(*address, &self.world);
-            own.extend(found.into_iter().filter(|id| new.contains(id)));
+        concerned.sort_unstable();
+        for ids in concerned.chunk_by(|one, other| one.0 == other.0) {
+            let key = host(ids[0].0);
+            let mut own = self.own(&key, gone);
+            own.extend(ids.iter().filter_map(|(_, id)| *id));
             own.sort_unstable();
             own.dedup();
-            self.place(host(*address), own);
+            self.place(key, own);
         }
         for key in touched {
             let own = self.own(&key, gone);
             self.place(key, own);
         }
-    }
-
-    /// The namespaces with pods for which some of these terms may hold.
-    fn inhabited_by(&self, terms: &[Arc<Term>]) -> Vec<Arc<str>> {
-        let named = terms.iter().map(|term| match &term.who {
-            Who::Pods(selector) => match &selector.namespaces {
-                Namespaces::Named(name) => Some(name.clone()),
-                Namespaces::Matching(_) => None,
-            },
-            _ => None,
-        });
-        if let Some(named) = named.collect::<Option<BTreeSet<Arc<str>>>>() {
-            return named.into_iter().collect();
-        }
-        let may = |name: &&Arc<str>| {
-            terms.iter().any(|term| match &term.who {
-                Who::Pods(selector) => selector.namespaces.matches(self.world.namespace(name)),
-                _ => true,
-            })
-        };
-        self.world.inhabited().filter(may).cloned().collect()
     }
 
     /// The terms that hold for a row's address because of who has it.

@@ -19,6 +19,7 @@ mod clauses;
 mod commit;
 mod compiler;
 mod explain;
+mod finder;
 mod image;
 mod index;
 mod names;

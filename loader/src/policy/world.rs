@@ -9,10 +9,11 @@ use std::{
 
 use super::{
     Name, Pod,
+    finder::Finder,
     selector::Namespace,
     terms::{Term, Who},
 };
-use crate::event::policy::{Labels, NamedPort, Transport};
+use crate::event::policy::{Labels, NamedPort, Namespaces, Transport};
 
 /// A port's name, with its protocol.
 pub type PortName = (Arc<str>, Transport);
@@ -20,9 +21,13 @@ pub type PortName = (Arc<str>, Transport);
 #[derive(Debug, Default)]
 pub struct World {
     namespaces: HashMap<Arc<str>, Labels>,
-    pods: BTreeMap<Name, Pod>,
+    /// By number; `None` is free.
+    pods: Vec<Option<(Name, Pod)>>,
+    free: Vec<u32>,
+    numbers_of: BTreeMap<Name, u32>,
     /// Who has an address. One flat set: nearly every address has one pod.
-    at: BTreeSet<(IpAddr, Name)>,
+    at: BTreeSet<(IpAddr, u32)>,
+    finder: Finder,
     /// The addresses of backends, sorted.
     services: HashMap<Name, Arc<[IpAddr]>>,
     /// The numbers that pods have given a port name, and how many did.
@@ -60,23 +65,35 @@ impl World {
     }
 
     pub fn set_pod(&mut self, name: Name, pod: Option<Pod>) {
-        if self.pods.get(&name) == pod.as_ref() {
+        let known = self.numbers_of.get(&name).copied();
+        if known.and_then(|number| self.pod(number)).map(|(_, pod)| pod) == pod.as_ref() {
             return;
         }
-        if let Some(old) = self.pods.remove(&name) {
+        if let Some(number) = known
+            && let Some((name, old)) = self.pods[number as usize].take()
+        {
+            self.numbers_of.remove(&name);
+            self.free.push(number);
+            self.finder.remove(number, &old);
             for address in &old.addresses {
-                self.at.remove(&(*address, name.clone()));
+                self.at.remove(&(*address, number));
             }
             self.changed.addresses.extend(&old.addresses);
             old.ports.iter().for_each(|port| self.count(port, false));
         }
         let Some(pod) = pod else { return };
+        let number = self.free.pop().unwrap_or_else(|| {
+            self.pods.push(None);
+            self.pods.len() as u32 - 1
+        });
+        self.finder.add(number, &pod);
         for address in &pod.addresses {
-            self.at.insert((*address, name.clone()));
+            self.at.insert((*address, number));
         }
         self.changed.addresses.extend(&pod.addresses);
         pod.ports.iter().for_each(|port| self.count(port, true));
-        self.pods.insert(name, pod);
+        self.numbers_of.insert(name.clone(), number);
+        self.pods[number as usize] = Some((name, pod));
     }
 
     pub fn set_service(&mut self, name: Name, mut addresses: Vec<IpAddr>) {
@@ -118,28 +135,62 @@ impl World {
         Namespace { name, labels: self.namespaces.get(name) }
     }
 
+    fn pod(&self, number: u32) -> Option<(&Name, &Pod)> {
+        self.pods.get(number as usize)?.as_ref().map(|(name, pod)| (name, pod))
+    }
+
     /// Namespaces with pods.
-    pub fn inhabited(&self) -> impl Iterator<Item = &Arc<str>> {
-        let mut next = self.pods.keys().next().map(|(namespace, _)| namespace);
+    fn inhabited(&self) -> impl Iterator<Item = &Arc<str>> {
+        let mut next = self.numbers_of.keys().next().map(|(namespace, _)| namespace);
         std::iter::from_fn(move || {
             let here = next?;
             // The least string that is greater.
             let after: Arc<str> = format!("{here}\0").into();
-            next = self.pods.range((after, Arc::from(""))..).next().map(|((namespace, _), _)| namespace);
+            let mut later = self.numbers_of.range((after, Arc::from(""))..);
+            next = later.next().map(|((namespace, _), _)| namespace);
             Some(here)
         })
     }
 
-    pub fn pods_of(&self, namespace: &Arc<str>) -> impl Iterator<Item = (&Name, &Pod)> {
+    fn pods_of(&self, namespace: &Arc<str>) -> impl Iterator<Item = (&Name, &Pod)> {
         let first: Name = (namespace.clone(), "".into());
         let same = namespace.clone();
-        self.pods.range(first..).take_while(move |((namespace, _), _)| *namespace == same)
+        let here = self.numbers_of.range(first..).take_while(move |((namespace, _), _)| *namespace == same);
+        here.filter_map(|(_, number)| self.pod(*number))
     }
 
     pub fn pods_at(&self, address: IpAddr) -> impl Iterator<Item = (&Name, &Pod)> {
-        let first = (address, ("".into(), "".into()));
-        let here = self.at.range(first..).take_while(move |(other, _)| *other == address);
-        here.filter_map(|(_, name)| self.pods.get_key_value(name))
+        let here = self.at.range((address, 0)..=(address, u32::MAX));
+        here.filter_map(|(_, number)| self.pod(*number))
+    }
+
+    /// Calls back with every pod for which a term that asks for pods may hold.
+    pub fn candidates(&self, term: &Term, mut found: impl FnMut((&Name, &Pod))) {
+        if let Some(port) = &term.port {
+            return self.finder.with_port(port).filter_map(|number| self.pod(number)).for_each(found);
+        }
+        let Who::Pods(selector) = &term.who else { return };
+        let labelled = self.finder.matching(&selector.pods);
+        match (&selector.namespaces, labelled) {
+            (Namespaces::Named(name), Some(labelled)) => {
+                match self.pods_of(name).nth(labelled.len()) {
+                    // More live there than have the labels.
+                    Some(_) => labelled.into_iter().filter_map(|number| self.pod(number)).for_each(found),
+                    None => self.pods_of(name).for_each(found),
+                }
+            }
+            (Namespaces::Named(name), None) => self.pods_of(name).for_each(found),
+            (Namespaces::Matching(_), Some(labelled)) => {
+                labelled.into_iter().filter_map(|number| self.pod(number)).for_each(found);
+            }
+            (Namespaces::Matching(of_namespace), None) => {
+                for name in self.inhabited() {
+                    if of_namespace.matches(|key| self.namespace(name).get(key)) {
+                        self.pods_of(name).for_each(&mut found);
+                    }
+                }
+            }
+        }
     }
 
     /// The addresses that serve a service, sorted.

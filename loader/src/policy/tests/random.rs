@@ -20,24 +20,39 @@ fn tell(compiler: &mut Compiler, change: Change) {
     }
 }
 
-fn agree(compiler: &Compiler, cluster: &Cluster, chance: &mut Chance, flows: usize, seed: u64) {
+/// Asks compiler and reference about some flows, and counts the outcomes.
+fn agree(
+    (compiler, cluster): (&Compiler, &Cluster),
+    chance: &mut Chance,
+    (flows, seed): (usize, u64),
+    counts: &mut [usize; 4],
+) {
     for _ in 0..flows {
         let (endpoint, flow) = (chance.of(&ENDPOINTS), chance.flow());
         let (compiled, said) =
             (decision(compiler, endpoint, flow), reference::decide(cluster, endpoint, flow));
         assert_eq!(compiled, said, "seed {seed}: {endpoint}, {flow:?}\n{cluster:#?}");
+        counts[compiled.0 as usize] += 1;
     }
+}
+
+/// So many flows were asked about, and no outcome is rare.
+fn enough(counts: [usize; 4]) {
+    let flows: usize = counts.iter().sum();
+    assert!(flows >= 100_000 && counts.iter().all(|count| count * 25 > flows), "{counts:?}");
 }
 
 #[test]
 fn rows_decide_as_the_reference_does() {
+    let mut counts = [0; 4];
     for seed in 0..4000 {
         let mut chance = Chance(seed);
         let mut cluster = Cluster::default();
         let changes = 5 + chance.below(40);
         (0..changes).for_each(|_| cluster.change(chance.change()));
-        agree(&cluster.compile(), &cluster, &mut chance, 30, seed);
+        agree((&cluster.compile(), &cluster), &mut chance, (30, seed), &mut counts);
     }
+    enough(counts);
 }
 
 /// What the caller has written, as the deltas told it.
@@ -101,6 +116,7 @@ fn replay<K: Ord + Clone + std::fmt::Debug, V: PartialEq + Clone + std::fmt::Deb
 
 #[test]
 fn changes_in_any_order_lead_to_the_same() {
+    let mut counts = [0; 4];
     for seed in 0..500 {
         let mut chance = Chance(1 << 32 | seed);
         let mut cluster = Cluster::default();
@@ -114,7 +130,7 @@ fn changes_in_any_order_lead_to_the_same() {
             }
             let delta = compiler.commit();
             written.take(delta, compiler.image());
-            agree(&compiler, &cluster, &mut chance, 10, seed);
+            agree((&compiler, &cluster), &mut chance, (10, seed), &mut counts);
             if chance.once_in(5) && !written.resting.is_empty() {
                 let (revision, ..) = written.resting.remove(0);
                 compiler.release(revision);
@@ -128,6 +144,7 @@ fn changes_in_any_order_lead_to_the_same() {
         assert!(one.rules.rows().values().collect::<BTreeSet<_>>() == other.rules.rows().values().collect());
         assert_eq!(compiler.sizes(), fresh.sizes(), "seed {seed}");
     }
+    enough(counts);
 }
 
 #[test]
