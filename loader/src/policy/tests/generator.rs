@@ -118,6 +118,15 @@ impl Chance {
         PodSelector { namespaces, pods: self.selector(&KEYS[..2]) }
     }
 
+    /// Of many endpoints, mostly.
+    fn subject(&mut self) -> PodSelector {
+        match self.below(3) {
+            0 => PodSelector { namespaces: Namespaces::Matching(Selector::default()), ..self.pods() },
+            1 => PodSelector { pods: Selector::default(), ..self.pods() },
+            _ => self.pods(),
+        }
+    }
+
     fn network(&mut self) -> IpNet {
         self.of(&NETWORKS).parse().unwrap()
     }
@@ -168,7 +177,7 @@ impl Chance {
         };
         PolicyObject {
             tier,
-            subject: self.pods(),
+            subject: self.subject(),
             ingress: (!self.once_in(3)).then(|| self.some(3, Self::rule)),
             egress: (!self.once_in(3)).then(|| self.some(3, Self::rule)),
             audit: self.once_in(4),

@@ -48,7 +48,7 @@ fn rows_decide_as_the_reference_does() {
     for seed in 0..4000 {
         let mut chance = Chance(seed);
         let mut cluster = Cluster::default();
-        let changes = 5 + chance.below(40);
+        let changes = 20 + chance.below(60);
         (0..changes).for_each(|_| cluster.change(chance.change()));
         agree((&cluster.compile(), &cluster), &mut chance, (30, seed), &mut counts);
     }
