@@ -1,5 +1,5 @@
 //! Which class is an address in? A class stands for the terms that hold for it,
-//! and exists while a row has it.
+//! and exists while a row has it, or had it not long ago.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -9,7 +9,11 @@ use std::{
 use causeway_schema::policy::OTHERS;
 use ipnet::IpNet;
 
-use super::{image::Table, numbers::Numbers, terms::TermId};
+use super::{
+    image::Table,
+    numbers::{Leaving, Numbers},
+    terms::TermId,
+};
 
 #[derive(Debug)]
 pub struct Classes {
@@ -20,6 +24,7 @@ pub struct Classes {
     with: HashMap<TermId, BTreeSet<u32>>,
     fresh: BTreeSet<u32>,
     idle: BTreeSet<u32>,
+    leaving: Leaving,
 }
 
 /// A class that was, and its terms.
@@ -30,6 +35,8 @@ struct Class {
     /// Sorted.
     terms: Arc<[TermId]>,
     rows: usize,
+    /// When the last row left it.
+    left: u64,
 }
 
 impl Default for Classes {
@@ -41,6 +48,7 @@ impl Default for Classes {
             with: HashMap::new(),
             fresh: BTreeSet::new(),
             idle: BTreeSet::new(),
+            leaving: Leaving::default(),
         }
     }
 }
@@ -83,7 +91,7 @@ impl Classes {
             self.with.entry(term).or_default().insert(number);
         }
         self.known.insert(terms.clone(), number);
-        self.entries.insert(number, Class { terms, rows: 1 });
+        self.entries.insert(number, Class { terms, rows: 1, left: 0 });
         self.fresh.insert(number);
         number
     }
@@ -99,31 +107,45 @@ impl Classes {
 
     /// Which classes are new since the last time, and which are gone, with their
     /// terms.
-    pub fn settle(&mut self, revision: u64) -> (BTreeSet<u32>, Vec<Gone>) {
+    pub fn settle(&mut self, revision: u64, released: u64) -> (BTreeSet<u32>, Vec<Gone>) {
         let mut fresh = std::mem::take(&mut self.fresh);
         let mut gone = Vec::new();
+        for (left, number) in self.leaving.due(released) {
+            if self.entries.get(&number).is_some_and(|class| class.rows == 0 && class.left == left) {
+                gone.extend(self.remove(number));
+                self.numbers.rest(number, revision);
+            }
+        }
         for number in std::mem::take(&mut self.idle) {
-            if self.entries.get(&number).is_none_or(|class| class.rows > 0) {
-                continue;
-            }
-            let Some(Class { terms, .. }) = self.entries.remove(&number) else { continue };
-            self.known.remove(&terms);
-            for term in terms.iter() {
-                if let Some(classes) = self.with.get_mut(term) {
-                    classes.remove(&number);
-                    if classes.is_empty() {
-                        self.with.remove(term);
-                    }
-                }
-            }
+            let Some(class) = self.entries.get_mut(&number).filter(|class| class.rows == 0) else { continue };
+            class.left = revision;
             if fresh.remove(&number) {
+                self.remove(number);
                 self.numbers.untake(number);
             } else {
-                self.numbers.rest(number, revision);
-                gone.push((number, terms));
+                self.leaving.put(number, revision);
             }
         }
         (fresh, gone)
+    }
+
+    fn remove(&mut self, number: u32) -> Option<Gone> {
+        let Class { terms, .. } = self.entries.remove(&number)?;
+        self.known.remove(&terms);
+        for term in terms.iter() {
+            if let Some(classes) = self.with.get_mut(term) {
+                classes.remove(&number);
+                if classes.is_empty() {
+                    self.with.remove(term);
+                }
+            }
+        }
+        Some((number, terms))
+    }
+
+    /// Would [`Classes::settle`] drop any?
+    pub fn is_due(&self, released: u64) -> bool {
+        self.leaving.is_due(released)
     }
 
     pub fn release(&mut self, revision: u64) {

@@ -24,12 +24,19 @@ use crate::event::policy::NamedPort;
 
 impl Compiler {
     /// Brings the image up to date, and says what that changed.
+    ///
+    /// After every prefix of these writes each endpoint is treated by either its
+    /// old or its new rules: sets that are put, classes that are put, classes
+    /// that are gone; then the endpoints, all at once if need be; then sets and
+    /// rules that are gone. What endpoints and addresses have just left stays
+    /// until it has been [released](Compiler::release).
     pub fn commit(&mut self) -> Delta {
         self.revision += 1;
         let changed = self.world.changed();
         self.follow(&changed);
         self.select();
-        let sets = self.sets.settle(self.revision, &mut self.image.sets, &mut self.terms, &mut self.rules);
+        let now = (self.revision, self.released);
+        let sets = self.sets.settle(now, &mut self.image.sets, &mut self.terms, &mut self.rules);
         let (new, gone) = self.terms.settle();
         self.classify(&changed, &new, &gone);
         self.terms.forget(&gone);
@@ -175,7 +182,7 @@ impl Compiler {
     /// The rows of sets for classes, where either is new.
     fn write(&mut self, new_sets: &BTreeSet<u32>) {
         let rows = &mut self.image.sets;
-        let (new_classes, gone) = self.classes.settle(self.revision);
+        let (new_classes, gone) = self.classes.settle(self.revision, self.released);
         for (class, terms) in gone {
             let sets: BTreeSet<u32> = terms.iter().flat_map(|term| self.terms.sets(*term)).collect();
             for set in sets {

@@ -42,6 +42,8 @@ pub struct Compiler {
     pub(super) rules: Rules,
     pub(super) image: PolicyImage,
     pub(super) revision: u64,
+    /// The last revision of which all is known to stand.
+    pub(super) released: u64,
 }
 
 #[derive(Debug)]
@@ -130,12 +132,15 @@ impl Compiler {
         }
     }
 
-    /// Numbers that went out of use in commits up to this revision may be given
-    /// to others: no row with them can be read any more.
-    pub fn release(&mut self, revision: u64) {
-        self.classes.release(revision);
-        self.sets.release(revision);
-        self.rules.release(revision);
+    /// All that commits up to this revision changed stands in the maps, and no
+    /// program that began before is still under way. What these put out of use
+    /// goes with the next commit; true if there is any, so that one is worth it.
+    pub fn release(&mut self, revision: u64) -> bool {
+        self.released = self.released.max(revision.min(self.revision));
+        self.classes.release(self.released);
+        self.sets.release(self.released);
+        self.rules.release(self.released);
+        self.sets.is_due(self.released) || self.classes.is_due(self.released)
     }
 
     /// As of the last commit.

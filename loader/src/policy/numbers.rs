@@ -3,6 +3,27 @@
 
 use std::collections::VecDeque;
 
+/// Things that went out of use, by the commit that made them, oldest first: what
+/// the rows say of them stays until no program can still be about to read it.
+#[derive(Debug, Default)]
+pub struct Leaving(VecDeque<(u64, u32)>);
+
+impl Leaving {
+    pub fn put(&mut self, number: u32, revision: u64) {
+        self.0.push_back((revision, number));
+    }
+
+    /// With the revision, those that commits up to `released` made.
+    pub fn due(&mut self, released: u64) -> Vec<(u64, u32)> {
+        let due = self.0.partition_point(|(left, _)| *left <= released);
+        self.0.drain(..due).collect()
+    }
+
+    pub fn is_due(&self, released: u64) -> bool {
+        self.0.front().is_some_and(|(left, _)| *left <= released)
+    }
+}
+
 #[derive(Debug)]
 pub struct Numbers {
     /// The lowest that was never given.

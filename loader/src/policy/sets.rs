@@ -1,5 +1,6 @@
 //! Which set of rules does an endpoint have, and what does it decide about each
-//! class? A set stands for its clauses, and exists while an endpoint has it.
+//! class? A set stands for its clauses, and exists while an endpoint has it, or
+//! had it not long ago: until all rows stand, programs go by the old ones.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -11,7 +12,7 @@ use causeway_schema::policy::{MAX_STEPS, OTHERS, Outcome, PolicyStep, SetKey};
 use super::{
     clauses::Clauses,
     image::Table,
-    numbers::Numbers,
+    numbers::{Leaving, Numbers},
     paint::Canvas,
     rules::{Rules, TOO_LONG},
     terms::{TermId, Terms},
@@ -35,6 +36,7 @@ pub struct Sets {
     cut: BTreeSet<SetKey>,
     fresh: BTreeSet<u32>,
     idle: BTreeSet<u32>,
+    leaving: Leaving,
 }
 
 #[derive(Debug)]
@@ -46,6 +48,8 @@ struct Set {
     always: Box<[u32]>,
     others: Steps,
     endpoints: usize,
+    /// When the last endpoint left it.
+    left: u64,
 }
 
 impl Default for Sets {
@@ -59,6 +63,7 @@ impl Default for Sets {
             cut: BTreeSet::new(),
             fresh: BTreeSet::new(),
             idle: BTreeSet::new(),
+            leaving: Leaving::default(),
         }
     }
 }
@@ -104,33 +109,47 @@ impl Sets {
     }
 
     /// Which sets are new since the last time, and have yet to get their rows.
-    /// The rows of those that nobody has any more go.
+    /// The rows of those that have left for good go.
     pub fn settle(
         &mut self,
-        revision: u64,
+        (revision, released): (u64, u64),
         rows: &mut Table<SetKey, Steps>,
         terms: &mut Terms,
         rules: &mut Rules,
     ) -> BTreeSet<u32> {
         let mut fresh = std::mem::take(&mut self.fresh);
+        for (left, number) in self.leaving.due(released) {
+            if self.entries.get(&number).is_some_and(|set| set.endpoints == 0 && set.left == left) {
+                self.remove(number, terms, rules);
+                self.numbers.rest(number, revision);
+                let all = SetKey { set: number, class: 0 }..=SetKey { set: number, class: u32::MAX };
+                let keys: Vec<SetKey> = rows.rows().range(all).map(|(key, _)| *key).collect();
+                keys.into_iter().for_each(|key| self.clear(rows, key));
+            }
+        }
         for number in std::mem::take(&mut self.idle) {
-            if self.entries.get(&number).is_none_or(|set| set.endpoints > 0) {
-                continue;
-            }
-            let Some(set) = self.entries.remove(&number) else { continue };
-            self.known.remove(&set.clauses);
-            set.clauses.terms().into_iter().for_each(|term| terms.leave(term, number));
-            set.clauses.names.iter().for_each(|name| rules.leave(name));
+            let Some(set) = self.entries.get_mut(&number).filter(|set| set.endpoints == 0) else { continue };
+            set.left = revision;
             if fresh.remove(&number) {
+                self.remove(number, terms, rules);
                 self.numbers.untake(number);
-                continue;
+            } else {
+                self.leaving.put(number, revision);
             }
-            self.numbers.rest(number, revision);
-            let all = SetKey { set: number, class: 0 }..=SetKey { set: number, class: u32::MAX };
-            let keys: Vec<SetKey> = rows.rows().range(all).map(|(key, _)| *key).collect();
-            keys.into_iter().for_each(|key| self.clear(rows, key));
         }
         fresh
+    }
+
+    fn remove(&mut self, number: u32, terms: &mut Terms, rules: &mut Rules) {
+        let Some(set) = self.entries.remove(&number) else { return };
+        self.known.remove(&set.clauses);
+        set.clauses.terms().into_iter().for_each(|term| terms.leave(term, number));
+        set.clauses.names.iter().for_each(|name| rules.leave(name));
+    }
+
+    /// Would [`Sets::settle`] drop any?
+    pub fn is_due(&self, released: u64) -> bool {
+        self.leaving.is_due(released)
     }
 
     /// The row for everybody else; to be written before those of classes.
@@ -212,7 +231,7 @@ impl Set {
         }
         by_term.sort_unstable();
         let (by_term, always) = (by_term.into(), always.into());
-        Self { clauses, by_term, always, others: Arc::default(), endpoints: 0 }
+        Self { clauses, by_term, always, others: Arc::default(), endpoints: 0, left: 0 }
     }
 
     /// For whom these terms hold; and whether something had to be cut off.

@@ -172,7 +172,7 @@ impl Chance {
     fn policy(&mut self) -> PolicyObject {
         let tier = match self.below(5) {
             0 | 1 => Tier::Admin { priority: self.below(3) as u16 },
-            2 => Tier::Baseline { priority: 0 },
+            2 => Tier::Baseline { priority: self.below(2) as u16 },
             _ => Tier::Namespaced,
         };
         PolicyObject {
@@ -182,6 +182,7 @@ impl Chance {
             egress: (!self.once_in(3)).then(|| self.some(3, Self::rule)),
             audit: self.once_in(4),
             reject: self.once_in(4),
+            faulty: false,
         }
     }
 

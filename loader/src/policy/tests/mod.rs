@@ -8,6 +8,7 @@ mod random;
 mod reference;
 mod rows;
 mod scale;
+mod transitions;
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
@@ -92,6 +93,13 @@ impl Cluster {
     }
 }
 
+/// Commits until nothing is left of what was: what was committed stands.
+fn settle(compiler: &mut Compiler) {
+    while compiler.release(u64::MAX) {
+        compiler.commit();
+    }
+}
+
 fn decision(compiler: &Compiler, endpoint: &str, flow: Flow) -> (Outcome, Option<RuleName>) {
     let step = compiler.decide(endpoint, flow);
     let rule = step.and_then(|step| compiler.image().rules.rows().get(&step.rule()));
@@ -144,7 +152,7 @@ fn block(network: &str, except: &[&str]) -> Peer {
 
 /// A policy without rules, which says nothing about either direction.
 fn policy(tier: Tier, subject: PodSelector) -> PolicyObject {
-    PolicyObject { tier, subject, ingress: None, egress: None, audit: false, reject: false }
+    PolicyObject { tier, subject, ingress: None, egress: None, audit: false, reject: false, faulty: false }
 }
 
 fn rule(action: Action) -> Rule {

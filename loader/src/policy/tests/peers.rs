@@ -218,5 +218,6 @@ fn a_number_that_is_new_for_a_port_name_counts_at_once() {
     }
     compiler.set_pod(name, None);
     compiler.commit();
+    settle(&mut compiler);
     assert_eq!(compiler.sizes().classes, 0);
 }

@@ -1,16 +1,19 @@
 //! Do compiled rows say what the policies say, however they came about?
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use causeway_schema::policy::OTHERS;
+use causeway_schema::policy::{EndpointPolicy, OTHERS, PolicyStep, SetKey};
 
 use super::super::{Changes, Compiler, Delta, PolicyImage, image::Table};
 use super::generator::{Chance, Change};
-use super::{Cluster, decision, reference};
+use super::{Cluster, decision, reference, settle};
 
 const ENDPOINTS: [&str; 3] = ["e1", "e2", "e3"];
 
-fn tell(compiler: &mut Compiler, change: Change) {
+pub fn tell(compiler: &mut Compiler, change: Change) {
     match change {
         Change::Namespace(name, labels) => compiler.set_namespace(name, labels),
         Change::Pod(name, pod) => compiler.set_pod(name, pod),
@@ -59,39 +62,33 @@ fn rows_decide_as_the_reference_does() {
 #[derive(Default)]
 struct Written {
     classes: BTreeMap<ipnet::IpNet, u32>,
-    sets: BTreeMap<causeway_schema::policy::SetKey, std::sync::Arc<[causeway_schema::policy::PolicyStep]>>,
-    endpoints: BTreeMap<std::sync::Arc<str>, causeway_schema::policy::EndpointPolicy>,
-    rules: BTreeMap<u32, std::sync::Arc<super::RuleName>>,
-    /// Numbers of classes and sets that have gone, with their revision.
-    resting: Vec<(u64, BTreeSet<u32>, BTreeSet<u32>)>,
+    sets: BTreeMap<SetKey, Arc<[PolicyStep]>>,
+    endpoints: BTreeMap<Arc<str>, EndpointPolicy>,
+    rules: BTreeMap<u32, Arc<super::RuleName>>,
+    /// What went, and when: until that is released, it may only come again as it was.
+    gone: BTreeMap<SetKey, (u64, Arc<[PolicyStep]>)>,
 }
 
 impl Written {
-    fn numbers(&self) -> (BTreeSet<u32>, BTreeSet<u32>) {
-        let classes = self.classes.values().copied().filter(|class| *class != OTHERS).collect();
-        (classes, self.sets.keys().map(|key| key.set).collect())
-    }
-
     fn take(&mut self, delta: Delta, image: &PolicyImage) {
-        let (classes, sets) = self.numbers();
-        for key in delta.sets.put.keys() {
+        for (key, steps) in &delta.sets.put {
             assert!(!self.sets.contains_key(key), "the row {key:?} was written again");
+            let before = self.gone.get(key);
+            assert!(before.is_none_or(|(_, before)| before == steps), "the numbers of {key:?} did not rest");
+        }
+        for key in &delta.sets.gone {
+            self.gone.insert(*key, (delta.revision, self.sets[key].clone()));
         }
         replay(&mut self.classes, delta.classes, &image.classes);
         replay(&mut self.sets, delta.sets, &image.sets);
         replay(&mut self.endpoints, delta.endpoints, &image.endpoints);
         replay(&mut self.rules, delta.rules, &image.rules);
-        let now = self.numbers();
-        for (_, classes, sets) in &self.resting {
-            assert!(now.0.is_disjoint(classes) && now.1.is_disjoint(sets), "a number did not rest");
-        }
-        self.resting.push((delta.revision, &classes - &now.0, &sets - &now.1));
-        for key in self.sets.keys() {
-            assert!(key.class == OTHERS || now.0.contains(&key.class), "{key:?} is for nobody");
-        }
         for (name, policy) in &self.endpoints {
             for set in [policy.ingress, policy.egress].into_iter().filter(|set| *set != 0) {
-                assert!(now.1.contains(&set), "{name} has set {set}, which has no rows");
+                assert!(
+                    self.sets.contains_key(&SetKey { set, class: OTHERS }),
+                    "{name} has set {set}, which has no rows"
+                );
             }
         }
         for step in self.sets.values().flat_map(|steps| steps.iter()).filter(|step| step.rule() != 0) {
@@ -131,15 +128,19 @@ fn changes_in_any_order_lead_to_the_same() {
             let delta = compiler.commit();
             written.take(delta, compiler.image());
             agree((&compiler, &cluster), &mut chance, (10, seed), &mut counts);
-            if chance.once_in(5) && !written.resting.is_empty() {
-                let (revision, ..) = written.resting.remove(0);
-                compiler.release(revision);
+            if chance.once_in(5) {
+                let released = compiler.revision - chance.below(3).min(compiler.revision as usize) as u64;
+                compiler.release(released);
+                written.gone.retain(|_, (revision, _)| *revision > released);
             }
         }
+        settle(&mut compiler);
         let fresh = cluster.compile();
         let (one, other) = (compiler.image(), fresh.image());
         assert_eq!(one.classes.rows().len(), other.classes.rows().len(), "seed {seed}");
         assert!(one.classes.rows().keys().eq(other.classes.rows().keys()), "seed {seed}");
+        let classes: BTreeSet<u32> = one.classes.rows().values().copied().chain([OTHERS]).collect();
+        assert!(one.sets.rows().keys().all(|key| classes.contains(&key.class)), "a row is for nobody");
         assert_eq!(one.sets.rows().len(), other.sets.rows().len(), "seed {seed}");
         assert!(one.rules.rows().values().collect::<BTreeSet<_>>() == other.rules.rows().values().collect());
         assert_eq!(compiler.sizes(), fresh.sizes(), "seed {seed}");
@@ -163,6 +164,7 @@ fn after_everything_has_gone_nothing_is_left() {
             tell(&mut compiler, last.swap_remove(chance.below(last.len())));
             compiler.commit();
         }
+        settle(&mut compiler);
         let image = compiler.image();
         assert!(image.classes.rows().is_empty() && image.sets.rows().is_empty(), "seed {seed}: {image:?}");
         assert!(image.endpoints.rows().is_empty() && image.rules.rows().is_empty(), "seed {seed}: {image:?}");

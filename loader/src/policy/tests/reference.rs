@@ -73,7 +73,10 @@ pub fn decide(cluster: &Cluster, endpoint: &str, flow: Flow) -> (Outcome, Option
 
     let mut baseline: Vec<_> =
         policies.iter().filter(|(_, policy)| matches!(policy.tier, Tier::Baseline { .. })).collect();
-    baseline.sort_by_key(|(id, _)| id.name.clone());
+    baseline.sort_by_key(|(id, policy)| match policy.tier {
+        Tier::Baseline { priority } => (priority, id.name.clone()),
+        _ => unreachable!(),
+    });
     for (id, policy) in baseline {
         for (index, rule) in said(policy, flow).unwrap().iter().enumerate() {
             if !holds(cluster, subject, flow, rule) {

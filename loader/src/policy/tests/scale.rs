@@ -62,6 +62,7 @@ fn two_hundred_thousand_pods_come_and_go_and_nothing_grows() {
         }
         compiler.commit();
     }
+    settle(&mut compiler);
     assert_eq!(sizes(&compiler), before);
     assert!(highest(&compiler).unwrap() < numbers + 500);
 }
