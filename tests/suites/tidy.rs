@@ -123,11 +123,11 @@ fn no_path_of_one_machine_is_in_the_tree() {
 
 #[test]
 fn a_planted_fault_is_found() {
-    let planted = "use crate::{\n    event::Event,\n    kernel::bpf,\n};\nfn f() { x.unwrap() }\n#[cfg(test)]\nmod tests { y.unwrap() }\n";
+    let planted = "use crate::event::{\n    kernel::Not,\n};\nuse crate::{\n    event::Event,\n    kernel::bpf,\n};\nfn f() { x.unwrap() }\n#[cfg(test)]\nmod tests { y.unwrap() }\n";
     let file = Path::new("loader/src/providers/x.rs");
     assert_eq!(imports("providers", planted).count(), 1);
     assert_eq!(imports("kernel", planted).count(), 0);
-    assert_eq!(find(production(file, planted), ".unwrap()").collect::<Vec<_>>(), [5]);
+    assert_eq!(find(production(file, planted), ".unwrap()").collect::<Vec<_>>(), [8]);
 }
 
 /// Lines of `use` statements that import what the module must not.
@@ -137,8 +137,9 @@ fn imports<'a>(module: &'a str, text: &'a str) -> impl Iterator<Item = (usize, S
     text.lines().enumerate().filter_map(move |(index, line)| {
         let trimmed = line.trim_start().trim_start_matches("pub ");
         let starts = trimmed.starts_with("use crate::");
-        inside |= starts;
-        let names = inside.then(|| trimmed.trim_start_matches("use crate::").trim_start_matches('{'));
+        inside |= trimmed.starts_with("use crate::{");
+        let names =
+            (starts || inside).then(|| trimmed.trim_start_matches("use crate::").trim_start_matches('{'));
         if line.contains(';') {
             inside = false;
         }
