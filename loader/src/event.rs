@@ -267,8 +267,8 @@ pub struct PodObject {
     pub addresses: Vec<IpAddr>,
     /// Equal ones are shared.
     pub labels: Labels,
-    /// Those with a name; sorted.
-    pub ports: Vec<NamedPort>,
+    /// Those with a name; sorted. Shared likewise.
+    pub ports: Arc<[NamedPort]>,
 }
 
 /// One object as it is now, or gone.

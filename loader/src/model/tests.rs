@@ -206,6 +206,7 @@ fn any_event() -> impl Strategy<Value = Event> {
     ]
 }
 
+#[path = "tests/workloads.rs"]
 mod workloads;
 
 proptest! {

@@ -1,16 +1,17 @@
 //! How do ten thousand objects share the words they have in common? Each name,
-//! and each set of labels, is stored once, and everything that uses it holds a
+//! each set of labels and each list of ports is stored once, and everything that uses it holds a
 //! reference.
 
 use std::{collections::HashSet, sync::Arc};
 
-use crate::event::policy::Labels;
+use crate::event::policy::{Labels, NamedPort};
 
 /// Forgetting a name is harmless: a later use of it is stored anew.
 #[derive(Debug, Default)]
 pub struct Names {
     names: HashSet<Arc<str>>,
     labels: HashSet<Labels>,
+    ports: HashSet<Arc<[NamedPort]>>,
 }
 
 impl Names {
@@ -30,6 +31,18 @@ impl Names {
         }
         self.labels.insert(labels.clone());
         labels
+    }
+
+    pub fn ports(&mut self, ports: Vec<NamedPort>) -> Arc<[NamedPort]> {
+        if ports.is_empty() {
+            return Arc::default();
+        }
+        if let Some(known) = self.ports.get(&*ports) {
+            return known.clone();
+        }
+        let ports: Arc<[NamedPort]> = ports.into();
+        self.ports.insert(ports.clone());
+        ports
     }
 }
 

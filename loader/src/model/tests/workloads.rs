@@ -1,9 +1,7 @@
 //! Namespaces, pods and policies: what a batch touches, and who is believed.
 
 use super::*;
-use crate::event::policy::{
-    Labels, NamespaceObject, Namespaces, PodSelector, PolicyObject, Selector, Tier,
-};
+use crate::event::policy::{Labels, NamespaceObject, Namespaces, PodSelector, PolicyObject, Selector, Tier};
 
 fn labels(pairs: &[(&str, &str)]) -> Labels {
     Arc::new(pairs.iter().map(|&(key, value)| (key.into(), value.into())).collect())
@@ -35,7 +33,10 @@ pub fn policy(name: &str, audit: Option<bool>) -> Event {
 }
 
 fn web(app: &str) -> Event {
-    pod_object("web", PodObject { labels: labels(&[("app", app), ("tier", "front")]), ..PodObject::default() })
+    pod_object(
+        "web",
+        PodObject { labels: labels(&[("app", app), ("tier", "front")]), ..PodObject::default() },
+    )
 }
 
 /// What was touched, by name.
@@ -51,7 +52,8 @@ fn check(touched: &Touched, namespaces: &[&str], pods: &[&str], policies: &[&str
 #[test]
 fn a_batch_touches_what_it_changes() {
     let mut model = Model::new(&["a".into()]);
-    let touched = model.apply(batch("a", vec![namespace("n", Some(1)), web("web"), policy("p", Some(false))]));
+    let touched =
+        model.apply(batch("a", vec![namespace("n", Some(1)), web("web"), policy("p", Some(false))]));
     check(&touched, &["n"], &["web"], &["p"]);
     assert_eq!((model.revision(), model.policy_count()), (1, 1));
 
@@ -60,12 +62,18 @@ fn a_batch_touches_what_it_changes() {
     assert_eq!(model.revision(), 1);
 
     check(&model.apply(batch("a", vec![web("db"), namespace("n", Some(2))])), &["n"], &["web"], &[]);
-    check(&model.apply(batch("a", vec![policy("p", Some(true)), policy("q", Some(true))])), &[], &[], &["p", "q"]);
+    check(
+        &model.apply(batch("a", vec![policy("p", Some(true)), policy("q", Some(true))])),
+        &[],
+        &[],
+        &["p", "q"],
+    );
     // There and back within a batch is no change.
     check(&model.apply(batch("a", vec![policy("p", None), policy("p", Some(true))])), &[], &[], &[]);
     assert_eq!((model.revision(), model.policy_count()), (3, 2));
 
-    let gone = vec![policy("p", None), namespace("n", None), event(Kind::Pod, "web", None), policy("q", None)];
+    let gone =
+        vec![policy("p", None), namespace("n", None), event(Kind::Pod, "web", None), policy("q", None)];
     check(&model.apply(batch("a", gone)), &["n"], &["web"], &["p", "q"]);
     let desired = model.desired();
     assert!(desired.namespaces.is_empty() && desired.pods.is_empty() && desired.policies.is_empty());
@@ -87,7 +95,12 @@ fn of_two_sources_the_first_is_believed() {
     let mut model = Model::new(&["a".into(), "b".into()]);
     let second = vec![policy("p", Some(true)), policy("q", Some(true)), namespace("n", Some(2))];
     model.apply(batch("b", second));
-    check(&model.apply(batch("a", vec![policy("p", Some(false)), namespace("n", Some(1))])), &["n"], &[], &["p"]);
+    check(
+        &model.apply(batch("a", vec![policy("p", Some(false)), namespace("n", Some(1))])),
+        &["n"],
+        &[],
+        &["p"],
+    );
     // What the second says of it then is nobody's business.
     check(&model.apply(batch("b", vec![policy("p", None), namespace("n", Some(3))])), &[], &[], &[]);
     let audits: Vec<_> = model.policies().map(|(id, policy)| (&*id.name, policy.object.audit)).collect();

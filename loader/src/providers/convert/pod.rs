@@ -52,7 +52,7 @@ pub fn pod(pod: Pod, names: &mut Names) -> Converted {
 
 /// Of containers that run as long as the pod does: an init container does so
 /// when it is always restarted.
-fn ports(spec: &PodSpec, names: &mut Names, refusals: &mut Vec<Refusal>) -> Vec<NamedPort> {
+fn ports(spec: &PodSpec, names: &mut Names, refusals: &mut Vec<Refusal>) -> Arc<[NamedPort]> {
     let mut ports = Vec::new();
     let running = spec.containers.iter().flatten().enumerate().map(|item| ("containers", item));
     let init = spec.init_containers.iter().flatten().enumerate().map(|item| ("initContainers", item));
@@ -67,8 +67,7 @@ fn ports(spec: &PodSpec, names: &mut Names, refusals: &mut Vec<Refusal>) -> Vec<
     }
     ports.sort_unstable();
     ports.dedup();
-    ports.shrink_to_fit();
-    ports
+    names.ports(ports)
 }
 
 /// A port without a name is of no use to policies.
