@@ -12,7 +12,10 @@ use aya::{
 use bytemuck::{Pod, bytes_of};
 use causeway::plan::{Family, Image};
 use causeway_schema::{
-    Client, Event, Flow, JUMPS, NodeConfig, TraceRecord, V4, V6, Verdict, nat::Ports, verdict::COUNTERS,
+    Client, Event, Flow, JUMPS, NodeConfig, TraceRecord, V4, V6, Verdict,
+    nat::Ports,
+    policy::{self, EndpointPolicy, OTHERS, PolicyStep, SetKey, Standing, Steps},
+    verdict::COUNTERS,
 };
 
 use crate::{oracle::Side, table::Table};
@@ -268,6 +271,18 @@ impl Programs {
         let moved =
             names().zip(self.last.iter().zip(before)).map(|(name, (now, before))| (name, now - before));
         moved.filter(|&(_, moved)| moved != 0).collect()
+    }
+
+    /// Gives endpoints with this policy a set for all they send and get, with one
+    /// outcome for everybody.
+    pub fn judge(&mut self, index: u16, outcome: policy::Outcome) {
+        let sets = EndpointPolicy { ingress: 1, egress: 1 };
+        for bank in [0, 1] {
+            self.set("POLICIES", Standing::new(0, bank).row(index), &sets);
+        }
+        self.set("STEPS", 0, &PolicyStep::new(0, outcome, 1));
+        let (key, row) = (SetKey { set: 1, class: OTHERS }, Steps { base: 0, len: 1 });
+        self.replace("SETS", [(bytes(&key), bytes(&row))].into());
     }
 
     fn set<T: Pod>(&mut self, map: &str, index: u32, row: &T) {

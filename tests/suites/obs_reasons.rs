@@ -4,7 +4,9 @@
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
-use causeway_schema::{Frontend, Service, V4, Verdict, flow::flags, nat::Ports, protocol};
+use causeway_schema::{
+    Endpoint, Frontend, Service, V4, Verdict, flow::flags, nat::Ports, policy::Outcome, protocol,
+};
 use causeway_testkit::{
     bed::{self, Bed, FORBIDDEN, OWN},
     frame::{Body, Datagram, Extension, Frame, Message},
@@ -37,6 +39,16 @@ impl Rig<'_> {
 
     fn uplink(&self) -> Side {
         self.bed.from_uplink()
+    }
+
+    /// Gives every container a policy, with one outcome for all.
+    fn judge(&mut self, outcome: Outcome) {
+        let mut image = self.world.image::<V4>();
+        let guarded = |(slot, row): (u32, &Endpoint)| (slot, Endpoint { policy: 2, ..*row });
+        let rows: Vec<(u32, Endpoint)> = image.endpoints.iter().map(guarded).collect();
+        rows.into_iter().for_each(|(slot, row)| drop(image.endpoints.insert(slot, row)));
+        self.programs.fill(&image);
+        self.programs.judge(2, outcome);
     }
 
     /// Sends a packet that only prepares the one that counts.
@@ -152,7 +164,7 @@ fn rows() -> Vec<Row> {
             (rig.client(), by(rig.client(), client))
         }),
         (Verdict::DropTunnelSource, |rig| {
-            let mut image = rig.world.image();
+            let mut image = rig.world.image::<V4>();
             let row = *image.services.get(&2).unwrap();
             image.services.insert(2, Service { flags: Service::DSR, ..row });
             rig.programs.fill(&image);
@@ -160,6 +172,14 @@ fn rows() -> Vec<Row> {
             let body = Body::Raw { protocol: protocol::IPV4, bytes: inner.bytes() };
             let outer = Datagram::new([203, 0, 113, 1].into(), bed::address(2).into(), body);
             (rig.uplink(), by(rig.uplink(), outer))
+        }),
+        (Verdict::DropPolicy, |rig| {
+            rig.judge(Outcome::Deny);
+            (rig.client(), by(rig.client(), Datagram::udp("10.244.0.1:4000", "203.0.113.1:53", b"question")))
+        }),
+        (Verdict::DropPolicyReject, |rig| {
+            rig.judge(Outcome::Reject);
+            (rig.uplink(), by(rig.uplink(), Datagram::tcp("203.0.113.1:4000", "10.244.0.2:80")))
         }),
     ]
 }

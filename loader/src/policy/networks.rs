@@ -46,11 +46,6 @@ impl Networks {
         self.prefixes.contains_key(prefix)
     }
 
-    /// The prefixes that lie in a network.
-    pub fn within(&self, network: IpNet) -> impl Iterator<Item = IpNet> {
-        self.prefixes.range(span(network)).map(|(prefix, _)| *prefix)
-    }
-
     /// The terms that hold for a prefix, apart from longer prefixes that are
     /// networks or exceptions themselves.
     pub fn holding<'a>(&'a self, prefix: &'a IpNet, terms: &'a Terms) -> impl Iterator<Item = TermId> + 'a {

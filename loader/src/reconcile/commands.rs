@@ -137,7 +137,14 @@ impl Agent {
         let names = names.chain(Event::ALL.into_iter().map(|event| (event.name(), false)));
         let counter =
             |((name, drop), packets): ((&str, bool), u64)| Counter { name: name.into(), drop, packets };
-        Ok(names.zip(counts).map(counter).collect())
+        let mut counters: Vec<Counter> = names.zip(counts).map(counter).collect();
+        let rules = self.policies.counts().map_err(|error| format!("read the rules' counters: {error}"))?;
+        counters.extend(rules.into_iter().map(|(rule, flows)| Counter {
+            name: format!("rule {rule}"),
+            drop: false,
+            packets: flows,
+        }));
+        Ok(counters)
     }
 
     async fn uninstall(&mut self) -> Result<(), String> {

@@ -25,7 +25,7 @@ impl Maps {
                     classes.insert((*generation, *peer), *class);
                 }
                 PolicyWrite::Class { generation, peer, class: None } => {
-                    drop(classes.remove(&(*generation, *peer)))
+                    classes.remove(&(*generation, *peer));
                 }
                 PolicyWrite::Policy(row, row_sets) => drop(policies.insert(*row, *row_sets)),
                 PolicyWrite::Stand(now) => *standing = *now,

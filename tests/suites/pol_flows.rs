@@ -1,0 +1,305 @@
+//! POL-06, POL-08, POL-09: what policies mean for flows under way, for restarts
+//! of the agent, and for containers that are just starting.
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use causeway_testkit::{
+    client::{request, requests},
+    manifest::{Port, Service},
+    netns::Netns,
+    server::Server,
+    streams::Streams,
+    topology::{Cluster, Container, outside_address, outside_address6, vip, vip6},
+    wire::Protocol,
+};
+
+/// From the policy's rows to the reset, on either side.
+const SOON: Duration = Duration::from_millis(100);
+
+/// Denies everything that comes to `app: LABEL` but from `from`.
+fn guard(label: &str, from: &str) -> String {
+    format!(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: guard-{label}}}\n\
+         spec:\n  podSelector: {{matchLabels: {{app: {label}}}}}\n  policyTypes: [Ingress]\n  ingress: [{from}]\n"
+    )
+}
+
+/// The manifest of an attached container.
+fn pod(container: &Container, label: &str) -> String {
+    let Container { name, address, address6, .. } = container;
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {label}}}}}\n\
+         status: {{podIPs: [{{ip: {address}}}, {{ip: \"{}\"}}]}}\n",
+        address6.unwrap()
+    )
+}
+
+fn addresses(container: &Container) -> [IpAddr; 2] {
+    [container.address.into(), container.address6.unwrap().into()]
+}
+
+/// A connection, and what its two sides hear of its end.
+struct Talk {
+    sides: [(&'static str, TcpStream); 2],
+}
+
+impl Talk {
+    fn open(client: &Netns, server: &Netns, to: SocketAddr, backend: SocketAddr) -> Self {
+        let listener = server.run(|| TcpListener::bind(backend).unwrap());
+        let mut near = client.run(|| TcpStream::connect_timeout(&to, Duration::from_secs(3)).unwrap());
+        let (mut far, _) = listener.accept().unwrap();
+        for (from, at) in [(&mut near, &mut far)] {
+            from.write_all(b"hello").unwrap();
+            at.read_exact(&mut [0; 5]).unwrap();
+            at.write_all(b"hello").unwrap();
+            from.read_exact(&mut [0; 5]).unwrap();
+        }
+        Self { sides: [("client", near), ("server", far)] }
+    }
+
+    /// Lets the client go on talking, and waits until both sides have been
+    /// reset; how long each took from `start` on.
+    fn resets(mut self, start: Instant) -> [(&'static str, Option<Duration>); 2] {
+        let mut heard = self.sides.each_ref().map(|(side, _)| (*side, None));
+        for (_, stream) in &self.sides {
+            stream.set_nonblocking(true).unwrap();
+        }
+        while start.elapsed() < Duration::from_secs(2) && heard.iter().any(|(_, when)| when.is_none()) {
+            let _ = self.sides[0].1.write(b"x");
+            for ((_, stream), (_, when)) in self.sides.iter_mut().zip(&mut heard) {
+                let reset =
+                    stream.read(&mut [0; 64]).is_err_and(|error| error.kind() == ErrorKind::ConnectionReset);
+                if reset && when.is_none() {
+                    *when = Some(start.elapsed());
+                }
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+        heard
+    }
+}
+
+/// Of connections to a container's own address and to a service, from a
+/// container and from outside, one that began under a policy that allowed it
+/// and one from before any.
+#[test]
+fn revoked_connections_are_reset_on_both_sides() {
+    for (state, policy) in [("under a policy", Some(guard("web", "{}"))), ("without a policy", None)] {
+        let cluster = Cluster::dual(2);
+        let manifests = cluster.manifests();
+        let web = cluster.nodes[0].container("web", 2);
+        let (near, far) = (cluster.nodes[0].container("near", 3), cluster.nodes[1].container("far", 4));
+        manifests.write("pods.yaml", &pod(&web, "web"));
+        let service = Service::new("web", vip(1), &[Port::tcp(80, 7000)]).dual(vip6(1));
+        manifests.service(&service, &service.slice(&addresses(&web)));
+        manifests.write("policy.yaml", policy.as_deref().unwrap_or("# none\n"));
+        cluster.wait_converged();
+        let mut talks = Vec::new();
+        for (who, netns) in [("near", &near.netns), ("far", &far.netns), ("outside", &cluster.outside)] {
+            for (index, address) in addresses(&web).into_iter().enumerate() {
+                let port = 7001 + talks.len() as u16;
+                let backend = SocketAddr::new(address, port);
+                talks.push((
+                    format!("{who} {index} directly"),
+                    Talk::open(netns, &web.netns, backend, backend),
+                ));
+                if who != "outside" {
+                    let to = [IpAddr::from(vip(1)), vip6(1).into()][index];
+                    let (to, backend) = (SocketAddr::new(to, 80), SocketAddr::new(address, 7000));
+                    talks
+                        .push((format!("{who} {index} service"), Talk::open(netns, &web.netns, to, backend)));
+                }
+            }
+        }
+        manifests.write("policy.yaml", &guard("web", ""));
+        cluster.wait_converged();
+        let start = Instant::now();
+        let heard = thread::scope(|scope| {
+            let waits: Vec<_> = talks
+                .into_iter()
+                .map(|(name, talk)| (name, scope.spawn(move || talk.resets(start))))
+                .collect();
+            waits.into_iter().map(|(name, wait)| (name, wait.join().unwrap())).collect::<Vec<_>>()
+        });
+        for (name, sides) in &heard {
+            for (side, when) in sides {
+                assert!(
+                    when.is_some_and(|when| when < SOON),
+                    "{state}, {name}: {side} heard {when:?} of {heard:?}"
+                );
+            }
+        }
+    }
+}
+
+/// While agents are killed and start again, what is denied stays so and what is
+/// allowed goes on.
+#[test]
+fn restarts_open_and_close_nothing() {
+    let mut cluster = Cluster::dual(1);
+    let node = &cluster.nodes[0];
+    let (web, friend, foe) =
+        (node.container("web", 2), node.container("friend", 3), node.container("foe", 4));
+    let _server = Server::start(&web.netns, "web", 80);
+    let pods = [pod(&web, "web"), pod(&friend, "friend"), pod(&foe, "foe")].join("---\n");
+    cluster.manifests().write("pods.yaml", &pods);
+    let from = "{from: [{podSelector: {matchLabels: {app: friend}}}]}";
+    cluster.manifests().write("policy.yaml", &guard("web", from));
+    cluster.wait_converged();
+    let stop = Arc::<AtomicBool>::default();
+    let passed = Arc::<AtomicU64>::default();
+    let tries = addresses(&web).map(|address| {
+        let (stop, passed) = (stop.clone(), passed.clone());
+        foe.netns.spawn_thread(move || {
+            while !stop.load(Ordering::Relaxed) {
+                let tried =
+                    TcpStream::connect_timeout(&SocketAddr::new(address, 80), Duration::from_millis(20));
+                passed.fetch_add(u64::from(tried.is_ok()), Ordering::Relaxed);
+            }
+        })
+    });
+    let streams = Streams::open(&friend.netns, (web.address, 80), 20, Duration::from_millis(5));
+    for _ in 0..5 {
+        cluster.nodes[0].agent_mut().kill9();
+        for address in addresses(&web) {
+            let to = SocketAddr::new(address, 80);
+            requests(&friend.netns, to, 50, Protocol::Tcp).assert_clean(50, to);
+        }
+        // Whoever is attached before the agent knows the rules gets none through.
+        cluster.nodes[0].agent_mut().restart();
+        for address in addresses(&web) {
+            let to = SocketAddr::new(address, 80);
+            requests(&friend.netns, to, 50, Protocol::Tcp).assert_clean(50, to);
+        }
+        cluster.wait_converged();
+    }
+    stop.store(true, Ordering::Relaxed);
+    tries.into_iter().for_each(|thread| thread.join().unwrap());
+    assert_eq!(passed.load(Ordering::Relaxed), 0, "connections that a policy denies");
+    streams.close().assert_clean(20);
+    let drift = cluster.nodes[0].agent().status().drift;
+    assert_eq!(drift.repaired, 0, "{drift:?}");
+}
+
+/// A container that talks from the moment its interface is there: nothing that
+/// is denied ever passes, either way.
+#[test]
+fn containers_start_closed() {
+    let starts: u8 = std::env::var("CAUSEWAY_STARTS").map_or(20, |starts| starts.parse().unwrap());
+    let cluster = Cluster::dual(1);
+    let node = &cluster.nodes[0];
+    let open = node.container("open", 2);
+    let _open = Server::start(&open.netns, "open", 80);
+    let shut = node.container("shut", 3);
+    let _shut = Server::start(&shut.netns, "shut", 80);
+    let _outside = Server::start(&cluster.outside, "outside", 80);
+    cluster.manifests().write("pods.yaml", &[pod(&open, "open"), pod(&shut, "shut")].join("---\n"));
+    cluster.manifests().write(
+        "policy.yaml",
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: starting}\n\
+         spec:\n  podSelector: {matchExpressions: [{key: app, operator: DoesNotExist}]}\n  policyTypes: [Ingress, Egress]\n\
+         \x20 egress: [{to: [{podSelector: {matchLabels: {app: open}}}]}]\n",
+    );
+    cluster.wait_converged();
+    for start in 0..starts {
+        let netns = Netns::new();
+        let done = Arc::<AtomicBool>::default();
+        let server = Server::start(&netns, "new", 80);
+        let address = node.pod_address(10 + start % 200);
+        let ask = |to: IpAddr| {
+            let done = done.clone();
+            move || {
+                let (mut reached, mut tries) = (0_u32, 0_u32);
+                while !done.load(Ordering::Relaxed) {
+                    let tried =
+                        TcpStream::connect_timeout(&SocketAddr::new(to, 80), Duration::from_millis(10));
+                    reached += u32::from(tried.is_ok());
+                    tries += 1;
+                    thread::sleep(Duration::from_micros(200));
+                }
+                (reached, tries)
+            }
+        };
+        let allowed = netns.spawn_thread(ask(open.address.into()));
+        let denied: Vec<_> =
+            [IpAddr::from(shut.address), outside_address().into(), outside_address6().into()]
+                .into_iter()
+                .map(|to| netns.spawn_thread(ask(to)))
+                .collect();
+        let inward = open.netns.spawn_thread(ask(address.into()));
+        node.attach(&format!("new-{start}"), netns.path(), address);
+        thread::sleep(Duration::from_millis(30));
+        done.store(true, Ordering::Relaxed);
+        let (reached, tries) = allowed.join().unwrap();
+        assert!(reached > 0, "start {start}: {tries} tries at what is allowed, and none came through");
+        for thread in denied.into_iter().chain([inward]) {
+            let (reached, tries) = thread.join().unwrap();
+            assert_eq!(reached, 0, "start {start}: {reached} of {tries} tries at what is denied");
+        }
+        drop(server);
+        node.detach(&format!("new-{start}"));
+    }
+}
+
+/// Egress to a service by its name, whoever serves it; what is denied to a
+/// backend is denied through the service; the rule is named.
+#[test]
+fn services_are_peers_by_name() {
+    let cluster = Cluster::dual(2);
+    let servers = cluster.servers(4, 8080);
+    let client = cluster.nodes[0].container("client", 100);
+    let service = Service::new("web", vip(1), &[Port::tcp(80, 8080)]).dual(vip6(1));
+    let manifests = cluster.manifests();
+    manifests.write("pods.yaml", &pod(&client, "client"));
+    let backends = |range: std::ops::Range<usize>| {
+        let all = servers[range].iter().flat_map(|(at, _)| addresses(at));
+        service.slice(&all.collect::<Vec<IpAddr>>())
+    };
+    manifests.service(&service, &backends(0..2));
+    manifests.write(
+        "policy.yaml",
+        "apiVersion: causeway.io/v1alpha1\nkind: Policy\nmetadata: {name: web-alone}\nspec:\n  tier: Admin\n  priority: 1\n\
+         \x20 subject: {pods: {namespaceSelector: {}, podSelector: {matchLabels: {app: client}}}}\n  egress:\n\
+         \x20 - {name: web, action: Allow, to: [{service: {namespace: default, name: web}}]}\n\
+         \x20 - {name: rest, action: Reject, to: [{networks: [0.0.0.0/0, \"::/0\"]}]}\n",
+    );
+    cluster.wait_converged();
+    for backing in [0..2, 2..4] {
+        manifests.slice(&backends(backing.clone()));
+        cluster.wait_converged();
+        for (index, address) in [IpAddr::from(vip(1)), vip6(1).into()].into_iter().enumerate() {
+            let to = SocketAddr::new(address, 80);
+            requests(&client.netns, to, 50, Protocol::Tcp).assert_clean(50, to);
+            for (number, (server, _)) in servers.iter().enumerate() {
+                let to = SocketAddr::new(addresses(server)[index], 8080);
+                let asked = client.netns.run(|| request(to, Protocol::Tcp));
+                if backing.contains(&number) {
+                    assert!(asked.is_ok(), "{to} serves: {asked:?}");
+                } else {
+                    assert_eq!(
+                        asked.unwrap_err().kind(),
+                        ErrorKind::ConnectionRefused,
+                        "{to} does not serve"
+                    );
+                }
+            }
+        }
+    }
+    let agent = cluster.nodes[0].agent();
+    let tuple = format!("{}:4000-{}:8080", client.address, servers[0].0.address);
+    let told = agent.ask(&["trace", "--interface", "client", "--tcp", &tuple]);
+    assert_eq!((&told["verdict"], &told["reason"]), (&"drop".into(), &"drop_policy_reject".into()), "{told}");
+    assert_eq!(told["rule"], "Policy web-alone egress[1] \"rest\"", "{told}");
+    let counters = agent.counters();
+    assert!(counters["rule Policy web-alone egress[1] \"rest\""] >= 8, "{counters:?}");
+    assert!(counters["rule Policy web-alone egress[0] \"web\""] >= 100, "{counters:?}");
+}
