@@ -46,7 +46,9 @@ impl Rig<'_> {
         let mut image = self.world.image::<V4>();
         let guarded = |(slot, row): (u32, &Endpoint)| (slot, Endpoint { policy: 2, ..*row });
         let rows: Vec<(u32, Endpoint)> = image.endpoints.iter().map(guarded).collect();
-        rows.into_iter().for_each(|(slot, row)| drop(image.endpoints.insert(slot, row)));
+        for (slot, row) in rows {
+            image.endpoints.insert(slot, row);
+        }
         self.programs.fill(&image);
         self.programs.judge(2, outcome);
     }

@@ -74,7 +74,11 @@ impl Talk {
             stream.set_nonblocking(true).unwrap();
         }
         while start.elapsed() < Duration::from_secs(2) && heard.iter().any(|(_, when)| when.is_none()) {
-            let _ = self.sides[0].1.write(b"x");
+            // Who writes hears of it there.
+            let told = self.sides[0].1.write(b"x").is_err_and(|error| error.kind() != ErrorKind::WouldBlock);
+            if told && heard[0].1.is_none() {
+                heard[0].1 = Some(start.elapsed());
+            }
             for ((_, stream), (_, when)) in self.sides.iter_mut().zip(&mut heard) {
                 let reset =
                     stream.read(&mut [0; 64]).is_err_and(|error| error.kind() == ErrorKind::ConnectionReset);

@@ -80,6 +80,8 @@ pub struct PolicyPlanner {
     unasked: BTreeSet<Arc<str>>,
     free: BTreeSet<u16>,
     resting: Quarantine<u16>,
+    /// Commits of which some rows may still be read.
+    revisions: Quarantine<u64>,
     /// An earlier agent's rows, until this one's stand.
     old: Option<Old>,
 }
@@ -144,6 +146,7 @@ impl PolicyPlanner {
             leaving: Vec::new(),
             free: (SEALED + 1..=last).filter(|index| !held.contains(index)).collect(),
             resting: Quarantine::default(),
+            revisions: Quarantine::default(),
             old: Some(Old {
                 sets: left.sets.iter().map(|(key, _)| *key).collect(),
                 classes: left.classes,
@@ -207,11 +210,13 @@ impl PolicyPlanner {
             self.image.classes.set(peer, Some(class));
             plan.before.push(PolicyWrite::Class { generation, peer, class: Some(class) });
         }
-        self.turn(delta, &mut plan)?;
+        // Before the change: a prefix that lingers would hide a shorter one. The
+        // sets that go know what takes its place.
         for &peer in &delta.classes.gone {
             self.image.classes.set(peer, None);
-            plan.after.push(PolicyWrite::Class { generation, peer, class: None });
+            plan.before.push(PolicyWrite::Class { generation, peer, class: None });
         }
+        self.turn(delta, &mut plan)?;
         for &key in &delta.sets.gone {
             let key = self.tagged(key);
             if let Some(at) = self.image.sets.remove(&key) {
@@ -221,6 +226,7 @@ impl PolicyPlanner {
         }
         plan.decides_anew = !plan.flip.is_empty() || !delta.sets.is_empty() || !delta.classes.is_empty();
         self.forget_old(&mut plan.after);
+        self.revisions.put(delta.revision);
         Ok(plan)
     }
 
@@ -286,8 +292,9 @@ impl PolicyPlanner {
         !leaving.is_empty()
     }
 
-    /// Lets what was freed be used again, once it is read back. See [`Quarantine::release`].
-    pub fn release(&mut self, now: Duration) {
+    /// Lets what was freed be used again, once it is read back: see
+    /// [`Quarantine::release`]. The last commit of which no row is read any more.
+    pub fn release(&mut self, now: Duration) -> Option<u64> {
         self.ranges.release(now);
         for index in self.resting.release(now) {
             for bank in [0, 1] {
@@ -295,6 +302,7 @@ impl PolicyPlanner {
             }
             self.free.insert(index);
         }
+        self.revisions.release(now).into_iter().max()
     }
 
     fn put(&mut self, row: u32, sets: EndpointPolicy, writes: &mut Vec<PolicyWrite>, always: bool) {

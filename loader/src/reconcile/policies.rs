@@ -38,8 +38,8 @@ pub struct Policies {
     tables: PolicyTables,
     /// What is not planned yet, because there was no room.
     pending: Delta,
-    /// Written, not read back yet.
-    written: u64,
+    /// The compiler has rows left that nothing needs any more.
+    pub leftovers: bool,
     /// When flows under way are to be judged by what holds now.
     judge_due: Option<Instant>,
     /// The rows were as they should be when last looked at.
@@ -68,7 +68,7 @@ impl Policies {
             planner: PolicyPlanner::adopt(left, capacity.policy_steps, capacity.endpoints),
             tables,
             pending: Delta::default(),
-            written: 0,
+            leftovers: false,
             judge_due: None,
             stand: false,
         })
@@ -86,13 +86,13 @@ impl Policies {
     /// What does not fit, or what a map refused; all goes on as it was, and the
     /// next commit tries again.
     pub fn commit(&mut self) -> Result<Option<PolicyPlan>, String> {
+        self.leftovers = false;
         let delta = self.compiler.commit();
         if delta.is_empty() && self.pending.is_empty() && self.planner.stands() {
             return Ok(None);
         }
         self.pending.follow(delta);
         let plan = self.planner.plan(&self.pending).map_err(|error: NoRoom| error.to_string())?;
-        self.written = self.pending.revision;
         self.pending = Delta::default();
         self.stand = false;
         self.tables.apply(&plan.before)?;
@@ -136,8 +136,9 @@ impl Policies {
             }
         }
         self.stand = self.pending.is_empty();
-        self.compiler.release(self.written);
-        self.planner.release(now);
+        if let Some(revision) = self.planner.release(now) {
+            self.leftovers |= self.compiler.release(revision);
+        }
         Ok(repairs.iter().map(|repair| format!("policy: {repair:?}")).collect())
     }
 
@@ -300,6 +301,9 @@ impl Agent {
         let audited = self.policies.audit(self.started.elapsed());
         let repairs = self.note(POLICIES, audited).unwrap_or_default();
         repairs.into_iter().for_each(|repair| self.remember_repair(repair));
+        if self.policies.leftovers {
+            self.commit_policies();
+        }
         self.judge_flows();
     }
 
