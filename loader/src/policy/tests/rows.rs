@@ -179,3 +179,43 @@ fn a_list_that_is_too_long_denies_its_end_and_says_so() {
     settle(&mut compiler);
     assert!(compiler.problems().is_empty() && compiler.image().rules.rows().is_empty());
 }
+
+#[test]
+fn what_comes_back_and_leaves_again_stays_as_long_as_before() {
+    let mut compiler = some().compile();
+    let subject = compiler.endpoints["a/0"].subject.clone();
+    let mut all = |stay: bool| {
+        for number in 0..4 {
+            compiler.set_endpoint(format!("a/{number}").into(), stay.then(|| subject.clone()));
+        }
+        let revision = compiler.commit().revision;
+        (revision, compiler.release(0))
+    };
+    let (first, _) = all(false);
+    all(true);
+    let (second, _) = all(false);
+    compiler.release(first);
+    assert!(compiler.commit().is_empty());
+    assert!(compiler.release(second));
+    assert_eq!(compiler.commit().sets.gone.len(), 3);
+    // The same of a class: pods are peers of endpoints that stay.
+    let mut compiler = some().compile();
+    let (name, labelled): (Name, Pod) = (("c".into(), "p".into()), pod("", "10.9.0.1"));
+    let both = [Peer::Pods(of("c", "")), block("10.9.0.0/16", &[])].map(|peer| from(Action::Allow, [peer]));
+    let object = PolicyObject { ingress: Some(both.into()), ..policy(Tier::Namespaced, of("a", "")) };
+    compiler.set_policy(id("a/p", &object), Some(Arc::new(object)));
+    compiler.commit();
+    settle(&mut compiler);
+    let mut turn = |stay: bool| {
+        compiler.set_pod(name.clone(), stay.then(|| labelled.clone()));
+        compiler.commit().revision
+    };
+    turn(true);
+    let first = turn(false);
+    turn(true);
+    let second = turn(false);
+    compiler.release(first);
+    assert!(compiler.commit().is_empty());
+    assert!(compiler.release(second));
+    assert_eq!(compiler.commit().sets.gone.len(), 1);
+}
