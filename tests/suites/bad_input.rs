@@ -128,13 +128,7 @@ fn policies(bads: &mut Vec<Bad>) {
     variants(bads, &network, "podSelector", "{matchLabels: {app: web}}", &selectors);
     variants(bads, &network, "policyTypes", "[Ingress]", &["[ingress]", "Ingress", "[5]"]);
     variants(bads, &network, "spec", "policyTypes", &["policyType", "types"]);
-    variants(
-        bads,
-        &network,
-        "ingress",
-        "- from",
-        &["- to", "- form", "- 5\n  - from", "from", "- []\n  - from"],
-    );
+    variants(bads, &network, "ingress", "- from", &["- to", "- form", "- 5\n  - from", "- []\n  - from"]);
     variants(bads, &network, "cidr", "10.0.0.0/8", &["10.0.0.0", "10.0.0.0/33", "x", "[]"]);
     variants(bads, &network, "except", "10.1.0.0/16", &["11.0.0.0/16", "10.0.0.0/8", "fd00::/16", "x", "{}"]);
     variants(
