@@ -154,6 +154,7 @@ fn endpoints_have_labels_of_their_own_and_of_their_pods() {
     let agent = cluster.nodes[0].agent_mut();
     agent.kill9();
     agent.restart();
+    agent.wait_up(Duration::from_secs(5));
     wait(agent);
     assert_eq!(labels(agent, "default/web"), json!({"app": "db", "tier": "front", "example.com/x": ""}));
     // Attaching again replaces what was given.
