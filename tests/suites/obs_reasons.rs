@@ -177,7 +177,7 @@ fn rows() -> Vec<Row> {
         }),
         (Verdict::DropPolicy, |rig| {
             rig.judge(Outcome::Deny);
-            (rig.client(), by(rig.client(), Datagram::udp("10.244.0.1:4000", "203.0.113.1:53", b"question")))
+            (rig.client(), by(rig.client(), Datagram::udp("10.244.0.1:4000", "10.244.0.2:53", b"question")))
         }),
         (Verdict::DropPolicyReject, |rig| {
             rig.judge(Outcome::Reject);

@@ -105,7 +105,7 @@ fn revoked_connections_are_reset_on_both_sides() {
         manifests.write("pods.yaml", &pod(&web, "web"));
         let service = Service::new("web", vip(1), &[Port::tcp(80, 7000)]).dual(vip6(1));
         manifests.service(&service, &service.slice(&addresses(&web)));
-        manifests.write("policy.yaml", policy.as_deref().unwrap_or("# none\n"));
+        policy.iter().for_each(|policy| manifests.write("policy.yaml", policy));
         cluster.wait_converged();
         let mut talks = Vec::new();
         for (who, netns) in [("near", &near.netns), ("far", &far.netns), ("outside", &cluster.outside)] {
@@ -221,33 +221,40 @@ fn containers_start_closed() {
         let address = node.pod_address(10 + start % 200);
         let ask = |to: IpAddr| {
             let done = done.clone();
-            move || {
-                let (mut reached, mut tries) = (0_u32, 0_u32);
+            let reached = Arc::<AtomicU64>::default();
+            let count = reached.clone();
+            let tries = move || {
                 while !done.load(Ordering::Relaxed) {
                     let tried =
                         TcpStream::connect_timeout(&SocketAddr::new(to, 80), Duration::from_millis(10));
-                    reached += u32::from(tried.is_ok());
-                    tries += 1;
+                    count.fetch_add(u64::from(tried.is_ok()), Ordering::Relaxed);
                     thread::sleep(Duration::from_micros(200));
                 }
-                (reached, tries)
-            }
+            };
+            (reached, tries)
         };
-        let allowed = netns.spawn_thread(ask(open.address.into()));
-        let denied: Vec<_> =
-            [IpAddr::from(shut.address), outside_address().into(), outside_address6().into()]
-                .into_iter()
-                .map(|to| netns.spawn_thread(ask(to)))
-                .collect();
-        let inward = open.netns.spawn_thread(ask(address.into()));
+        let (allowed, tries) = ask(open.address.into());
+        let mut threads = vec![netns.spawn_thread(tries)];
+        let mut denied = Vec::new();
+        for to in [IpAddr::from(shut.address), outside_address().into(), outside_address6().into()] {
+            let (reached, tries) = ask(to);
+            threads.push(netns.spawn_thread(tries));
+            denied.push(reached);
+        }
+        let (inward, tries) = ask(address.into());
+        threads.push(open.netns.spawn_thread(tries));
+        denied.push(inward);
         node.attach(&format!("new-{start}"), netns.path(), address);
-        thread::sleep(Duration::from_millis(30));
+        let attached = Instant::now();
+        while allowed.load(Ordering::Relaxed) == 0 && attached.elapsed() < Duration::from_secs(3) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        thread::sleep(Duration::from_millis(20));
         done.store(true, Ordering::Relaxed);
-        let (reached, tries) = allowed.join().unwrap();
-        assert!(reached > 0, "start {start}: {tries} tries at what is allowed, and none came through");
-        for thread in denied.into_iter().chain([inward]) {
-            let (reached, tries) = thread.join().unwrap();
-            assert_eq!(reached, 0, "start {start}: {reached} of {tries} tries at what is denied");
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        assert!(allowed.load(Ordering::Relaxed) > 0, "start {start}: what is allowed does not come through");
+        for reached in denied {
+            assert_eq!(reached.load(Ordering::Relaxed), 0, "start {start}: what is denied came through");
         }
         drop(server);
         node.detach(&format!("new-{start}"));

@@ -43,8 +43,7 @@ impl Played {
     fn new(mut obey: impl FnMut(Command) + Send + 'static) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("agent.sock");
-        let (commands, mut asked) = mpsc::channel(8);
-        let (changed, seen) = watch::channel(0);
+        let ((commands, mut asked), (changed, seen)) = (mpsc::channel(8), watch::channel(0));
         let snapshot = Arc::<ArcSwap<Snapshot>>::default();
         let handle = Handle { snapshot: snapshot.clone(), changed: seen, commands };
         let server = tokio::spawn(server::serve(server::bind(&socket).unwrap(), handle));
@@ -185,10 +184,9 @@ async fn endpoints_come_and_go_by_names_with_slashes() {
     let (told, mut heard) = mpsc::unbounded_channel();
     let agent = Played::new(move |command| match command {
         Command::Attach(AttachRequest { addresses, labels, .. }, reply) => {
-            let interface = "cw1".to_owned();
-            let endpoint =
-                Endpoint { addresses, interface, ifindex: 7, mac: [2, 0, 0, 0, 0, 0xab], policy: None };
-            let labels = Arc::new(labels.into_iter().map(|(k, v)| (k.into(), v.into())).collect());
+            let (interface, mac) = ("cw1".into(), [2, 0, 0, 0, 0, 0xab]);
+            let endpoint = Endpoint { addresses, interface, ifindex: 7, mac, policy: None };
+            let labels = Arc::new(labels.iter().map(|(k, v)| (k[..].into(), v[..].into())).collect());
             let _ = reply.send(Ok(Attached { endpoint, labels }));
         }
         Command::Detach(name, reply) => {

@@ -255,7 +255,7 @@ impl Agent {
         let mut pod = object.map(|object| Pod {
             labels: object.labels.clone(),
             addresses: object.addresses.clone(),
-            ports: object.ports.clone().into(),
+            ports: object.ports.clone(),
         });
         if let Some((endpoint, stored)) = self.endpoint_of(name) {
             let (namespace, labels) = self.model.endpoint_labels(endpoint, &stored.request.labels);

@@ -70,9 +70,13 @@ impl Stage {
     /// Writes a case's manifests, in place of those before, and waits.
     pub fn set(&self, case: &Case) {
         self.cluster.manifests().write("stage.yaml", &self.yaml(case));
-        // A file without anything in it might be half written: it says nothing.
-        let manifests = format!("# {}\n{}", case.name, case.manifests);
-        self.cluster.manifests().write("case.yaml", &manifests);
+        // An agent takes nothing away for a file without a document.
+        let file = self.cluster.manifests().file("case.yaml");
+        match case.manifests.trim() {
+            "" if file.exists() => self.cluster.manifests().remove("case.yaml"),
+            "" => {}
+            manifests => self.cluster.manifests().write("case.yaml", manifests),
+        }
         self.cluster.wait_converged();
     }
 
