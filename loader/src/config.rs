@@ -46,6 +46,8 @@ pub struct AgentConfig {
     pub masquerade: bool,
     /// Networks where containers' own addresses are known.
     pub native: Vec<IpNet>,
+    /// Ask hosts next to this node whether they are still where we send to.
+    pub watch_neighbours: bool,
     pub recreate_maps: bool,
     pub force_clsact: bool,
 }
@@ -81,6 +83,7 @@ pub struct Settings {
     pub host_services: Option<bool>,
     pub masquerade: Option<bool>,
     pub native: Option<Vec<IpNet>>,
+    pub watch_neighbours: Option<bool>,
 }
 
 impl Settings {
@@ -152,6 +155,7 @@ impl Settings {
             host_services: self.host_services.or(file.host_services).unwrap_or(true),
             masquerade: self.masquerade.or(file.masquerade).unwrap_or_default(),
             native,
+            watch_neighbours: self.watch_neighbours.or(file.watch_neighbours).unwrap_or(true),
             recreate_maps: false,
             force_clsact: false,
         })

@@ -1,7 +1,8 @@
 //! What does a packet look like that we make ourselves, to ask the loaded
-//! program about? Ethernet, IPv4 or IPv6, TCP or UDP, with right checksums.
+//! program about, or a neighbour? Ethernet, IPv4 or IPv6, TCP or UDP, ARP and
+//! neighbour solicitations, with right checksums.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use causeway_schema::{GATEWAY_MAC, checksum::fold};
 
@@ -16,6 +17,7 @@ const SOURCE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const ETHERNET: usize = 14;
 const IPV4: usize = 20;
 const IPV6: usize = 40;
+const ICMPV6: u8 = 58;
 const ETHER_IPV4: [u8; 2] = 0x0800_u16.to_be_bytes();
 const ETHER_IPV6: [u8; 2] = 0x86dd_u16.to_be_bytes();
 
@@ -107,15 +109,55 @@ pub const GATEWAY: &str = "169.254.1.1";
 
 /// An ARP request for an address, from one who has none yet (RFC 5227).
 pub fn who_has(address: Ipv4Addr) -> Vec<u8> {
+    arp_request((SOURCE_MAC, Ipv4Addr::UNSPECIFIED), address, None)
+}
+
+/// Asks a neighbour for its hardware address: at the one that is known, or
+/// everybody. `None` when asker and neighbour are of different families.
+pub fn solicitation(own: ([u8; 6], IpAddr), neighbour: IpAddr, known: Option<[u8; 6]>) -> Option<Vec<u8>> {
+    match (own.1, neighbour) {
+        (IpAddr::V4(address), IpAddr::V4(neighbour)) => Some(arp_request((own.0, address), neighbour, known)),
+        (IpAddr::V6(address), IpAddr::V6(neighbour)) => Some(nd_request((own.0, address), neighbour, known)),
+        _ => None,
+    }
+}
+
+/// RFC 826.
+fn arp_request(own: ([u8; 6], Ipv4Addr), neighbour: Ipv4Addr, known: Option<[u8; 6]>) -> Vec<u8> {
     let mut frame = Vec::with_capacity(ETHERNET + 28);
-    frame.extend([0xff; 6]);
-    frame.extend(SOURCE_MAC);
+    frame.extend(known.unwrap_or([0xff; 6]));
+    frame.extend(own.0);
     frame.extend(0x0806_u16.to_be_bytes());
-    // Ethernet, IPv4, their lengths, request (RFC 826).
+    // Ethernet, IPv4, their lengths, request.
     frame.extend([0, 1, 8, 0, 6, 4, 0, 1]);
-    frame.extend(SOURCE_MAC);
-    frame.extend([0; 4 + 6]);
-    frame.extend(address.octets());
+    frame.extend(own.0);
+    frame.extend(own.1.octets());
+    frame.extend([0; 6]);
+    frame.extend(neighbour.octets());
+    frame
+}
+
+/// A neighbour solicitation (RFC 4861, section 4.3).
+fn nd_request(own: ([u8; 6], Ipv6Addr), neighbour: Ipv6Addr, known: Option<[u8; 6]>) -> Vec<u8> {
+    let [.., a, b, c] = neighbour.octets();
+    let everybody = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), u16::from_be_bytes([b, c]));
+    let mut frame = Vec::with_capacity(ETHERNET + IPV6 + 32);
+    frame.extend(known.unwrap_or([0x33, 0x33, 0xff, a, b, c]));
+    frame.extend(own.0);
+    frame.extend(ETHER_IPV6);
+    // Payload length, ICMPv6, and the hop limit that shows it was not forwarded.
+    frame.extend([0x60, 0, 0, 0, 0, 32, ICMPV6, 255]);
+    frame.extend(own.1.octets());
+    frame.extend(if known.is_some() { neighbour } else { everybody }.octets());
+    let mut message = vec![135, 0, 0, 0, 0, 0, 0, 0];
+    message.extend(neighbour.octets());
+    // The asker's hardware address, in units of eight bytes.
+    message.extend([1, 1]);
+    message.extend(own.0);
+    let pseudo = sum(&frame[ETHERNET + 8..]) + 32 + u32::from(ICMPV6);
+    let check = !fold(pseudo + sum(&message));
+    message[2..4].copy_from_slice(&check.to_be_bytes());
+    frame.extend(message);
     frame
 }
 

@@ -11,6 +11,7 @@ pub mod heap;
 pub mod kernel;
 pub mod metrics;
 pub mod model;
+pub mod neighbours;
 pub mod netlink;
 pub mod plan;
 pub mod policy;

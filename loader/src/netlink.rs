@@ -1,9 +1,10 @@
-//! How do we talk to rtnetlink? Links, addresses and routes by a few verbs;
-//! adding what is there and deleting what is not are no errors.
+//! How do we talk to rtnetlink? Links, addresses, routes and neighbours by a
+//! few verbs; adding what is there and deleting what is not are no errors.
 
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
 };
 
 use futures_util::TryStreamExt;
@@ -12,6 +13,7 @@ use netlink_packet_route::{
     AddressFamily,
     address::{AddressAttribute, AddressFlags},
     link::{LinkAttribute, LinkMessage},
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
@@ -23,6 +25,16 @@ pub struct Link {
     pub name: String,
     pub mtu: u32,
     pub mac: Vec<u8>,
+    /// Index of the link that it leads to, perhaps in another namespace: the
+    /// other end of a pair.
+    pub peer: Option<u32>,
+}
+
+impl Link {
+    /// Whether each leads to the other; they may be of different namespaces.
+    pub fn is_pair_of(&self, other: &Self) -> bool {
+        self.peer == Some(other.index) && other.peer == Some(self.index)
+    }
 }
 
 /// A route of the main table, as far as we write it.
@@ -32,6 +44,22 @@ pub struct Route {
     /// `None`: the destination is on the link itself.
     pub via: Option<IpAddr>,
     pub ifindex: u32,
+}
+
+/// An entry of the neighbour tables that names a hardware address, and that
+/// the kernel keeps itself: neither permanent nor of a routing daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    pub address: IpAddr,
+    pub mac: [u8; 6],
+    /// Nothing was sent there since it was confirmed (RFC 4861, section 7.3.2).
+    pub stale: bool,
+    /// Since something was last sent there while it was not confirmed.
+    pub used: Duration,
+    /// Since it last answered, or was known to be heard by.
+    pub confirmed: Duration,
+    /// As the kernel has them, to be given back.
+    pub flags: NeighbourFlags,
 }
 
 /// The requests, in the network namespace that the handle was opened in.
@@ -130,6 +158,34 @@ impl Netlink {
         Ok(())
     }
 
+    /// Of both families.
+    pub async fn neighbours(&self, ifindex: u32) -> io::Result<Vec<Neighbour>> {
+        let mut request = self.0.neighbours().get();
+        request.message_mut().attributes.push(NeighbourAttribute::IfIndex(ifindex));
+        let messages: Vec<NeighbourMessage> = request.execute().try_collect().await.map_err(to_io)?;
+        let here = messages.iter().filter(|message| message.header.ifindex == ifindex);
+        Ok(here.filter_map(neighbour).collect())
+    }
+
+    /// Gives a neighbour this hardware address, as if it had just told it.
+    pub async fn set_neighbour(&self, ifindex: u32, known: &Neighbour, mac: [u8; 6]) -> io::Result<()> {
+        let request = self.0.neighbours().add(ifindex, known.address).flags(known.flags);
+        let request = request.state(NeighbourState::Reachable).link_layer_address(&mac);
+        request.replace().execute().await.map_err(to_io)
+    }
+
+    /// Makes the kernel take note of when something is next sent there. Its
+    /// hardware address stays whatever it is.
+    pub async fn rest_neighbour(&self, ifindex: u32, known: &Neighbour) -> io::Result<()> {
+        let request = self.0.neighbours().add(ifindex, known.address).flags(known.flags);
+        let request = request.state(NeighbourState::Stale).replace();
+        match request.execute().await.map_err(to_io) {
+            // It has gone meanwhile.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+            other => other,
+        }
+    }
+
     /// # Errors
     /// `AlreadyExists` when there is a route to the destination.
     pub async fn add_route(&self, route: &Route, protocol: u8) -> io::Result<()> {
@@ -166,16 +222,52 @@ impl Netlink {
 }
 
 fn link(message: LinkMessage) -> Link {
-    let mut link = Link { index: message.header.index, name: String::new(), mtu: 0, mac: Vec::new() };
+    let mut link =
+        Link { index: message.header.index, name: String::new(), mtu: 0, mac: Vec::new(), peer: None };
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Address(mac) => link.mac = mac,
+            LinkAttribute::Link(peer) => link.peer = Some(peer),
             _ => {}
         }
     }
     link
+}
+
+fn neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
+    use NeighbourState::{Delay, Probe, Reachable, Stale};
+    if !matches!(message.header.state, Reachable | Stale | Delay | Probe)
+        || message.header.flags.contains(NeighbourFlags::ExtLearned)
+    {
+        return None;
+    }
+    let (mut address, mut mac, mut times) = (None, None, (0, 0));
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => address = Some((*v4).into()),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => address = Some((*v6).into()),
+            NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.as_slice().try_into().ok(),
+            NeighbourAttribute::CacheInfo(info) => times = (info.used, info.confirmed),
+            // Such as those that the kernel refreshes for somebody.
+            NeighbourAttribute::ExtFlags(flags) if !flags.is_empty() => return None,
+            _ => {}
+        }
+    }
+    Some(Neighbour {
+        address: address?,
+        mac: mac?,
+        stale: message.header.state == Stale,
+        used: ticks(times.0),
+        confirmed: ticks(times.1),
+        flags: message.header.flags,
+    })
+}
+
+/// Of the clock that the kernel shows to everybody: 100 a second.
+fn ticks(count: u32) -> Duration {
+    Duration::from_millis(u64::from(count) * 10)
 }
 
 fn route_message(route: &Route, protocol: u8) -> io::Result<RouteMessage> {

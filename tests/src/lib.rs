@@ -39,6 +39,8 @@ pub mod server;
 pub mod snapshot;
 pub mod streams;
 pub mod table;
+pub mod talk;
+pub mod ticks;
 pub mod topology;
 pub mod traffic;
 pub mod tunnel_end;

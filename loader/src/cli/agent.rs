@@ -65,6 +65,10 @@ pub struct Arguments {
     /// (RFC 1918, 6598, 3927, 4193) unless given. At most 16 a family.
     #[arg(long, env = "CAUSEWAY_NATIVE", value_name = "CIDR", value_delimiter = ',')]
     native: Option<Vec<IpNet>>,
+    /// Ask the hosts next to this node a few times a second whether they still have the hardware
+    /// address that we send to; on unless false is given.
+    #[arg(long, env = "CAUSEWAY_WATCH_NEIGHBOURS", value_name = "BOOL")]
+    watch_neighbours: Option<bool>,
     /// Replace pinned maps of another size or version; open connections are lost.
     #[arg(long)]
     recreate_maps: bool,
@@ -134,6 +138,7 @@ fn resolve(arguments: Arguments, socket: Option<PathBuf>) -> anyhow::Result<Agen
         host_services: arguments.host_services,
         masquerade: arguments.masquerade,
         native: arguments.native,
+        watch_neighbours: arguments.watch_neighbours,
     };
     let config = given.resolve(file, &arguments.capacity)?;
     Ok(AgentConfig { recreate_maps: arguments.recreate_maps, force_clsact: arguments.force_clsact, ..config })

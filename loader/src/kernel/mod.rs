@@ -9,6 +9,7 @@ pub mod bpf;
 pub mod knock;
 pub mod memory;
 pub mod routes;
+pub mod solicit;
 
 use causeway_schema::Addr;
 

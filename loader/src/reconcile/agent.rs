@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use causeway_schema::{V4, V6};
 use tokio::sync::{mpsc, watch};
 
-use super::{plane::Plane, policies::Policies};
+use super::{neighbours::Neighbours, plane::Plane, policies::Policies};
 use crate::{
     attach::{self, EndpointStore, Uplink},
     config::AgentConfig,
@@ -129,6 +129,9 @@ impl Agent {
         if agent.config.xdp {
             agent.attach_xdp();
         }
+        if agent.config.watch_neighbours {
+            agent.watch_neighbours();
+        }
         agent.publish();
         Ok(agent)
     }
@@ -236,6 +239,16 @@ impl Agent {
             let warning = format!("processes of the node itself cannot call services: {error}");
             tracing::warn!("{warning}");
             self.warnings.push(warning);
+        }
+    }
+
+    /// Without it the kernel notices a neighbour that has moved, later.
+    fn watch_neighbours(&mut self) {
+        // XDP sends to neighbours that the kernel thinks idle.
+        let unseen = self.config.xdp && self.dataplane.as_ref().is_some_and(Dataplane::has_xdp);
+        match Neighbours::open(self.uplink.clone(), unseen) {
+            Ok(neighbours) => drop(tokio::spawn(neighbours.run())),
+            Err(error) => self.warnings.push(format!("cannot watch the neighbours: {error}")),
         }
     }
 }

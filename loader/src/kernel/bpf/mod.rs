@@ -118,6 +118,10 @@ impl Dataplane {
         names
     }
 
+    pub fn has_xdp(&self) -> bool {
+        self.attached().any(|held| held.program == UPLINK_XDP)
+    }
+
     pub fn attached(&self) -> impl Iterator<Item = &Attachment> {
         self.links.held()
     }
