@@ -25,8 +25,9 @@ pub fn answer(ctx: &TcContext) -> Decision {
         return Decision::end(Verdict::DropArp);
     }
     let own = deliver::is_own_source(ctx, V4(arp.spa));
-    if arp.oper == REPLY && own {
-        // The container answers the host, which asked for it.
+    if own && (arp.oper == REPLY || arp.oper == REQUEST && arp.tpa == arp.spa) {
+        // The container answers the host, which asked for it, or announces
+        // another hardware address of its own.
         return Decision::end(Verdict::StackHost);
     }
     // One without an address yet asks without one (RFC 5227).

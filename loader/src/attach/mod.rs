@@ -226,12 +226,15 @@ async fn make(
     let wanted = inside.clone();
     let found = netns.run(async move |netlink| netlink.link(&wanted).await).await;
     let found = found.map_err(step("look into the namespace"))?;
-    let ours = found.as_ref().is_some_and(|link| link.mac == mac);
+    let outside = netlink.link(host).await.map_err(step("look for the host side"))?;
+    // Whoever is inside may have changed the address.
+    let ours = found.as_ref().is_some_and(|inside| {
+        inside.mac == mac || outside.as_ref().is_some_and(|outside| outside.is_pair_of(inside))
+    });
     if found.is_some() && !ours {
         let message = format!("{inside} exists in the namespace and is not ours: remove or rename it");
         return Err(AttachError::Invalid { endpoint: request.name.clone(), field: "interface", message });
     }
-    let outside = netlink.link(host).await.map_err(step("look for the host side"))?;
     if !(ours && outside.is_some()) {
         // Half a pair, or one that leads into another namespace.
         netlink.delete_link(host).await.map_err(step("remove an older interface"))?;
@@ -294,11 +297,17 @@ fn own_sysctls(interface: &str, ipv6: bool) -> io::Result<()> {
     set("ipv6", "forwarding", "1")
 }
 
-/// The same for the side inside: it takes its address from us alone.
-fn inside_sysctls(interface: &str) -> io::Result<()> {
-    let base = Path::new("/proc/sys/net/ipv6/conf").join(interface);
-    for (key, value) in [("accept_ra", "0"), ("accept_dad", "0"), ("disable_ipv6", "0")] {
-        fs::write(base.join(key), value)?;
+/// The same for the side inside: it takes its address from us alone, and tells
+/// the host when it gets another hardware address.
+fn inside_sysctls(interface: &str, ipv6: bool) -> io::Result<()> {
+    let base = |family: &str| Path::new("/proc/sys/net").join(family).join("conf").join(interface);
+    fs::write(base("ipv4").join("arp_notify"), "1")?;
+    if ipv6 {
+        let switches =
+            [("accept_ra", "0"), ("accept_dad", "0"), ("disable_ipv6", "0"), ("ndisc_notify", "1")];
+        for (key, value) in switches {
+            fs::write(base("ipv6").join(key), value)?;
+        }
     }
     Ok(())
 }
@@ -311,9 +320,7 @@ async fn configure(netlink: &Netlink, inside: &str, addresses: &[IpAddr]) -> io:
             netlink.delete_address(link.index, there.addr()).await?;
         }
     }
-    if addresses.iter().any(IpAddr::is_ipv6) {
-        inside_sysctls(inside)?;
-    }
+    inside_sysctls(inside, addresses.iter().any(IpAddr::is_ipv6))?;
     for address in addresses {
         netlink.add_address(link.index, *address).await?;
     }

@@ -22,8 +22,9 @@ pub(super) fn arp(scene: &Scene) -> Outcome {
     let sender = Ipv4Addr::new(body[14], body[15], body[16], body[17]);
     let own = ifindex_of(scene.world, sender.into()) == Some(ifindex);
     match [body[6], body[7]] {
-        // The container answers the host, which asked for it.
+        // The container answers the host, which asked for it, or announces itself.
         [0, 2] if own => return Err(Verdict::StackHost.into()),
+        [0, 1] if own && body[14..18] == body[24..28] => return Err(Verdict::StackHost.into()),
         [0, 1] if body[24..28] == GATEWAY_V4.0 && (own || sender.is_unspecified()) => {}
         _ => return Err(Verdict::DropArp.into()),
     }
