@@ -28,7 +28,7 @@ pub fn run<A: Refuse>(ctx: &TcContext) -> i32 {
         Some(row) => {
             let choice = service::choose_for(&row, &loose.packet.key);
             let choice = choose(loose.service, &row, &loose.packet.key, choice, dry);
-            match decide::begin_with(side, loose, &row, choice) {
+            match decide::begin_with(ctx, side, loose, &row, choice) {
                 Step::End(verdict) => verdict,
                 Step::Tunnel => {
                     jump::to(ctx, side, A::TO_ENCAP);

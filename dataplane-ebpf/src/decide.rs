@@ -80,7 +80,7 @@ pub fn decide<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> S
     let key = &loose.packet.key;
     if let Some(frontend) = service::frontend(key) {
         loose.service = frontend.service;
-        return first(side, loose, &frontend);
+        return first(ctx, side, loose, &frontend);
     }
     if is_service_address(key.dst) {
         return Step::PortRange;
@@ -147,7 +147,7 @@ fn early<A: Refuse>(ctx: &TcContext, awaits: bool, loose: &Loose<A>, ifindex: u3
 
 /// The first packet of a flow to a service.
 #[inline(always)]
-pub fn first<A: Refuse>(side: Side, loose: &mut Loose<A>, frontend: &Frontend) -> Step<A> {
+pub fn first<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>, frontend: &Frontend) -> Step<A> {
     let key = &loose.packet.key;
     if !source_range::is_open_to(frontend, key.src) {
         return Step::End(Verdict::DropSourceRange);
@@ -158,12 +158,18 @@ pub fn first<A: Refuse>(side: Side, loose: &mut Loose<A>, frontend: &Frontend) -
     if row.flags & Service::AFFINITY != 0 {
         return Step::Affinity;
     }
-    begin_with(side, loose, &row, service::choose_for(&row, key))
+    begin_with(ctx, side, loose, &row, service::choose_for(&row, key))
 }
 
 /// The flow to begin with a backend.
 #[inline(always)]
-pub fn begin_with<A: Refuse>(side: Side, loose: &mut Loose<A>, row: &Service, choice: Choice<A>) -> Step<A> {
+pub fn begin_with<A: Refuse>(
+    ctx: &TcContext,
+    side: Side,
+    loose: &mut Loose<A>,
+    row: &Service,
+    choice: Choice<A>,
+) -> Step<A> {
     let backend = match choice {
         Choice::Backend(backend) => backend,
         Choice::None => return Step::End(Verdict::DropNoBackend),
@@ -171,7 +177,9 @@ pub fn begin_with<A: Refuse>(side: Side, loose: &mut Loose<A>, row: &Service, ch
     };
     let key = &loose.packet.key;
     loose.backend = backend.id;
-    let hop = hop_of(backend.addr);
+    let endpoint = deliver::endpoint(backend.addr);
+    let hop = endpoint.as_ref().map_or(Hop::NONE, |(hop, _)| *hop);
+    let own = endpoint.is_some_and(|(_, row)| row.ifindex == ctx.ifindex());
     let mut after = *key;
     let mut ports = Ports::ALL;
     after.dst = backend.addr;
@@ -190,9 +198,10 @@ pub fn begin_with<A: Refuse>(side: Side, loose: &mut Loose<A>, row: &Service, ch
         ports = egress::ports();
         after.src_port = egress::first_port(key, ports);
     }
-    if after.dst == after.src {
-        // A container that is its own server: to itself it must look like
-        // somebody whose answers come out through the gateway.
+    if own || after.dst == after.src {
+        // A container that is its own server, at whichever of its addresses: to
+        // itself it must look like somebody whose answers come out through the
+        // gateway.
         after.src = A::HAIRPIN;
     }
     loose.begins = Begins { after, serving: serving(loose, row), hop, ports, attempt: 0 };

@@ -136,10 +136,12 @@ fn first<A: Family>(
     let key = &packet.key;
     let Choice::Backend(backend) = service::choose_for(&service, key) else { return Decision::slow() };
     let destination = deliver::endpoint(backend.addr);
-    if destination.as_ref().is_some_and(|(_, endpoint)| policy::has(endpoint)) {
-        return Decision::slow();
-    }
-    if backend.addr == key.src || packet.ttl <= 1 || destination.is_none() && side == Side::Uplink {
+    let unusual = match &destination {
+        // The second is a container that is its own server, at whichever of its addresses.
+        Some((_, endpoint)) => policy::has(endpoint) || endpoint.ifindex == ctx.ifindex(),
+        None => side == Side::Uplink,
+    };
+    if unusual || packet.ttl <= 1 || side == Side::Uplink && backend.addr == key.src {
         return Decision::slow();
     }
     // The flow is to begin only when its way is known.

@@ -24,7 +24,7 @@ pub fn run<A: Refuse>(ctx: &TcContext) -> i32 {
     // SAFETY: as in `flow::pair`.
     let loose = unsafe { &mut *loose };
     let side = loose.side;
-    let verdict = match first(side, loose) {
+    let verdict = match first(ctx, side, loose) {
         Step::End(verdict) => verdict,
         Step::Affinity => {
             jump::to(ctx, side, A::TO_AFFINITY);
@@ -45,7 +45,7 @@ pub fn run<A: Refuse>(ctx: &TcContext) -> i32 {
 
 /// The first packet of a flow to a range.
 #[inline(always)]
-fn first<A: Refuse>(side: Side, loose: &mut Loose<A>) -> Step<A> {
+fn first<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> Step<A> {
     let key = &loose.packet.key;
     let ranges = A::port_ranges(key.dst);
     let Some(range) = ranges.and_then(|ranges| ranges.find(key.dst_port, key.protocol)).copied() else {
@@ -53,5 +53,5 @@ fn first<A: Refuse>(side: Side, loose: &mut Loose<A>) -> Step<A> {
     };
     loose.service = range.service;
     loose.offset = range.offset(key.dst_port);
-    decide::first(side, loose, &Frontend { service: range.service, flags: u32::from(range.flags) })
+    decide::first(ctx, side, loose, &Frontend { service: range.service, flags: u32::from(range.flags) })
 }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use causeway_schema::{HAIRPIN_V4, HAIRPIN_V6, Hop, Port, TraceRecord, V4, V6, Verdict, nat::Ports};
 
-use super::{Flow, Oracle, Scene, hash_of, hop_of, with_ip};
+use super::{Flow, Oracle, Scene, hash_of, hop_of, ifindex_of, with_ip};
 use crate::{
     parse::Parsed,
     world::{Door, ServiceState},
@@ -27,7 +27,8 @@ impl Oracle {
             ports = world.node.ports;
             source = own_end(packet, node, ports);
         }
-        if source.ip() == backend.ip() {
+        let own = ifindex_of(world, backend.ip()) == Some(scene.side.ifindex());
+        if own || source.ip() == backend.ip() {
             let hairpin: IpAddr = if packet.is_v6() {
                 std::net::Ipv6Addr::from(HAIRPIN_V6).into()
             } else {
