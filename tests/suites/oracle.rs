@@ -28,7 +28,7 @@ const PER_WORLD: usize = 2000;
 
 /// What no packet here brings about: a full table, a helper that fails, a row
 /// that is missing, a socket of the host, a policy.
-const UNSEEN: [&str; 8] = [
+const UNSEEN: [&str; 11] = [
     "drop_flow_table",
     "flow_promotion_failed",
     "drop_rewrite",
@@ -37,6 +37,9 @@ const UNSEEN: [&str; 8] = [
     "socket_refused",
     "drop_policy",
     "drop_policy_reject",
+    "drop_tunnel_source",
+    "encapsulated",
+    "decapsulated",
 ];
 
 /// What `TC_ACT_*` and `XDP_*` call them.
