@@ -152,23 +152,32 @@ fn restarts_open_and_close_nothing() {
     let (web, friend, foe) =
         (node.container("web", 2), node.container("friend", 3), node.container("foe", 4));
     let _server = Server::start(&web.netns, "web", 80);
+    // Without an object of its own.
+    let bare = node.container("bare", 5);
+    let _bare = Server::start(&bare.netns, "bare", 80);
     let pods = [pod(&web, "web"), pod(&friend, "friend"), pod(&foe, "foe")].join("---\n");
     cluster.manifests().write("pods.yaml", &pods);
     let from = "{from: [{podSelector: {matchLabels: {app: friend}}}]}";
-    cluster.manifests().write("policy.yaml", &guard("web", from));
+    let all = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: all}\n\
+        spec: {podSelector: {matchExpressions: [{key: app, operator: DoesNotExist}]}}\n";
+    cluster.manifests().write("policy.yaml", &format!("{}---\n{all}", guard("web", from)));
     cluster.wait_converged();
     let stop = Arc::<AtomicBool>::default();
     let passed = Arc::<AtomicU64>::default();
-    let tries = addresses(&web).map(|address| {
-        let (stop, passed) = (stop.clone(), passed.clone());
-        foe.netns.spawn_thread(move || {
-            while !stop.load(Ordering::Relaxed) {
-                let tried =
-                    TcpStream::connect_timeout(&SocketAddr::new(address, 80), Duration::from_millis(20));
-                passed.fetch_add(u64::from(tried.is_ok()), Ordering::Relaxed);
-            }
+    let targets: Vec<IpAddr> = [addresses(&web), addresses(&bare)].concat();
+    let tries: Vec<_> = targets
+        .into_iter()
+        .map(|address| {
+            let (stop, passed) = (stop.clone(), passed.clone());
+            foe.netns.spawn_thread(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let tried =
+                        TcpStream::connect_timeout(&SocketAddr::new(address, 80), Duration::from_millis(20));
+                    passed.fetch_add(u64::from(tried.is_ok()), Ordering::Relaxed);
+                }
+            })
         })
-    });
+        .collect();
     let streams = Streams::open(&friend.netns, (web.address, 80), 20, Duration::from_millis(5));
     for _ in 0..5 {
         cluster.nodes[0].agent_mut().kill9();

@@ -125,6 +125,8 @@ impl Agent {
         if let Some(links) = self.note("list interfaces", links) {
             self.forget_dead_endpoints(&links);
         }
+        let names: Vec<String> = self.store.iter().map(|(name, _)| name.clone()).collect();
+        names.iter().for_each(|name| self.tell_endpoint(name));
         self.plan_endpoints();
     }
 

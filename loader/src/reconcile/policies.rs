@@ -300,6 +300,9 @@ impl Agent {
     pub fn audit_policies(&mut self) {
         let audited = self.policies.audit(self.started.elapsed());
         let repairs = self.note(POLICIES, audited).unwrap_or_default();
+        if !repairs.is_empty() {
+            self.plan_endpoints();
+        }
         repairs.into_iter().for_each(|repair| self.remember_repair(repair));
         if self.policies.leftovers {
             self.commit_policies();
