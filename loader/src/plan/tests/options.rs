@@ -128,7 +128,9 @@ fn nodes_are_known_by_their_addresses() {
     let known = |node: &Node| -> Vec<_> {
         let keys = node.tables.contents().source_ranges.keys().copied().collect::<Vec<_>>();
         assert!(keys.iter().all(|key| key.service == NODES && key.prefix == 64));
-        keys.iter().map(|key| key.addr.to_ip().to_string()).collect()
+        // A hash table has no order of its own.
+        let names: BTreeSet<String> = keys.iter().map(|key| key.addr.to_ip().to_string()).collect();
+        names.into_iter().collect()
     };
     let steps = node.planner.set_nodes(addresses(&["10.0.0.1", "fd00::1"]).into_iter(), true);
     node.apply(&steps);
