@@ -131,8 +131,12 @@ fn denied<A: Refuse>(loose: &mut Loose<A>, verdict: Verdict) -> (Option<jump::Ta
     // It was allowed once, or began before anybody asked: both sides are told.
     loose.cuts = loose.packet.is_tcp() && !loose.packet.opens_connection() && is_plain(loose);
     let goes_on = match loose.packet.key.protocol {
-        // In the middle: it opens nothing.
-        protocol::TCP => !loose.packet.opens_connection(),
+        // In the middle, and from the port that looks like the one that was
+        // called: clients have the higher ones.
+        protocol::TCP => {
+            let key = &loose.packet.key;
+            !loose.packet.opens_connection() && key.src_port.get() < key.dst_port.get()
+        }
         protocol::SCTP => true,
         _ => false,
     };
