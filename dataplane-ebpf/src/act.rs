@@ -90,6 +90,12 @@ impl Decision {
     }
 }
 
+/// A row that must be there is not.
+#[inline(always)]
+pub fn broken(ctx: &TcContext) -> i32 {
+    act(ctx, Decision::end(Verdict::DropInconsistent))
+}
+
 /// Counts (or, for a trace, records) and acts.
 #[inline(always)]
 pub fn act(ctx: &TcContext, decision: Decision) -> i32 {

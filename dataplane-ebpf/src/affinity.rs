@@ -3,13 +3,12 @@
 //! test of a flag for it.
 
 use aya_ebpf::{helpers::bpf_jiffies64, programs::TcContext};
-use causeway_schema::{Client, ClientKey, FlowKey, Member, MemberKey, Service, Verdict};
+use causeway_schema::{Client, ClientKey, FlowKey, Member, MemberKey, Service};
 
 use crate::{
-    act::{self, Decision},
-    decide::{self, Step},
+    act, decide,
     family::Family,
-    jump, maps, policy,
+    loose, maps,
     refuse::Refuse,
     service::{self, Choice, Chosen},
     slow, trace,
@@ -18,32 +17,13 @@ use crate::{
 /// Goes on for the slow program with a new flow to such a service.
 #[inline(always)]
 pub fn run<A: Refuse>(ctx: &TcContext) -> i32 {
-    let Some(loose) = A::loose() else {
-        return act::act(ctx, Decision::end(Verdict::DropInconsistent));
-    };
-    // SAFETY: as in `flow::pair`.
-    let loose = unsafe { &mut *loose };
+    let Some(loose) = loose::held::<A>() else { return act::broken(ctx) };
     let (side, dry) = (loose.side, trace::is_dry(ctx));
-    let verdict = match service::row::<A>(loose.service) {
-        Some(row) => {
-            let choice = service::choose_for(&row, &loose.packet.key);
-            let choice = choose(loose.service, &row, &loose.packet.key, choice, dry);
-            match decide::begin_with(ctx, side, loose, &row, choice) {
-                Step::End(verdict) => verdict,
-                Step::Tunnel => {
-                    jump::to(ctx, side, A::TO_ENCAP);
-                    Verdict::DropInconsistent
-                }
-                _ => {
-                    let target = policy::next(side, loose);
-                    jump::to(ctx, side, target);
-                    Verdict::DropInconsistent
-                }
-            }
-        }
-        None => Verdict::DropInconsistent,
-    };
-    slow::finish(ctx, side, loose, Decision::end(verdict))
+    let Some(row) = service::row::<A>(loose.service) else { return act::broken(ctx) };
+    let choice = service::choose_for(&row, &loose.packet.key);
+    let choice = choose(loose.service, &row, &loose.packet.key, choice, dry);
+    let step = decide::begin_with(ctx, side, loose, &row, choice);
+    slow::go_on(ctx, side, loose, step)
 }
 
 /// The backend for a new flow to service `id`, by its first packet: the one that

@@ -19,7 +19,7 @@ use crate::{
     family::Family,
     flow::{self, Serving},
     jump,
-    loose::{Loose, Part},
+    loose::{self, Loose, Part},
     nat::Begins,
     pipeline::Side,
     policy,
@@ -42,30 +42,17 @@ enum Step {
 /// Goes on for the slow program with a packet of such a protocol.
 #[inline(always)]
 pub fn run<A: Refuse>(ctx: &TcContext) -> i32 {
-    let Some(loose) = A::loose() else {
-        return act::act(ctx, Decision::end(Verdict::DropInconsistent));
-    };
-    // SAFETY: as in `flow::pair`.
-    let loose = unsafe { &mut *loose };
+    let Some(loose) = loose::held::<A>() else { return act::broken(ctx) };
     loose.side = Side::Uplink;
-    let verdict = match decide(ctx, loose) {
-        Step::Plain => {
-            let target = if policy::asks(Side::Uplink, loose) { A::TO_POLICY } else { A::TO_CARRY };
-            jump::to(ctx, Side::Uplink, target);
-            Verdict::DropInconsistent
-        }
-        Step::Slow => {
-            jump::to(ctx, Side::Uplink, A::TO_SLOW);
-            Verdict::DropInconsistent
-        }
-        Step::Begin => {
-            let target = policy::next(Side::Uplink, loose);
-            jump::to(ctx, Side::Uplink, target);
-            Verdict::DropInconsistent
-        }
-        Step::End(verdict) => verdict,
+    let target = match decide(ctx, loose) {
+        Step::Plain if policy::asks(Side::Uplink, loose) => A::TO_POLICY,
+        Step::Plain => A::TO_CARRY,
+        Step::Slow => A::TO_SLOW,
+        Step::Begin => policy::next(Side::Uplink, loose),
+        Step::End(verdict) => return slow::finish(ctx, Side::Uplink, loose, Decision::end(verdict)),
     };
-    slow::finish(ctx, Side::Uplink, loose, Decision::end(verdict))
+    jump::to(ctx, Side::Uplink, target);
+    slow::finish(ctx, Side::Uplink, loose, Decision::end(Verdict::DropInconsistent))
 }
 
 #[inline(always)]
@@ -150,7 +137,7 @@ fn returns_directly<A: Family>(key: &FlowKey<A>) -> Option<(u32, u16, Service)> 
     let (id, offset) = match found {
         Some(frontend) => (frontend.service, 0),
         None => {
-            let range = A::port_ranges(key.dst)?.find(key.dst_port, key.protocol)?;
+            let range = service::in_range(key)?;
             (range.service, range.offset(key.dst_port))
         }
     };

@@ -71,7 +71,8 @@ pub fn decide<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> S
     // Asked once, so that the verifier walks it once.
     let leaves = egress::leaves(ctx, side, loose);
     if later {
-        let awaits = leaves || policy::applies(side, loose.packet.key.src, hop_of(loose.packet.key.dst));
+        let awaits =
+            leaves || policy::applies(side, loose.packet.key.src, deliver::hop(loose.packet.key.dst));
         return early(ctx, awaits, loose, ifindex, dry);
     }
     if !loose.has_ports() {
@@ -95,7 +96,7 @@ pub fn decide<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> S
         loose.begins = Begins {
             after: *key,
             serving: Serving::NONE,
-            hop: hop_of(key.dst),
+            hop: deliver::hop(key.dst),
             ports: Ports::ALL,
             attempt: 0,
         };
@@ -220,9 +221,4 @@ fn is_ours<A: Refuse>(ctx: &TcContext, side: Side, loose: &Loose<A>) -> bool {
     deliver::endpoint(key.dst).is_some()
         || side == Side::Container
             && matches!(deliver::way(ctx, &loose.packet, key.src, key.dst), Way::Out(_))
-}
-
-#[inline(always)]
-fn hop_of<A: Family>(address: A) -> Hop {
-    deliver::endpoint(address).map_or(Hop::NONE, |(hop, _)| hop)
 }

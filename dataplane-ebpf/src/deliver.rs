@@ -39,6 +39,12 @@ pub fn endpoint<A: Family>(address: A) -> Option<(Hop, &'static Endpoint)> {
     tenant::<A>(hop).map(|row| (hop, row))
 }
 
+/// Where packets to an address are delivered.
+#[inline(always)]
+pub fn hop<A: Family>(address: A) -> Hop {
+    endpoint(address).map_or(Hop::NONE, |(hop, _)| hop)
+}
+
 /// The endpoint that a packet comes from, if the interface that it came by leads
 /// to its source.
 #[inline(always)]

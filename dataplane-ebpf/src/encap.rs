@@ -20,7 +20,7 @@ use crate::{
     deliver::{self, Way},
     family::Family,
     flow, fragment,
-    loose::Loose,
+    loose::{self, Loose},
     packet,
     pipeline::Side,
     refuse::Refuse,
@@ -36,11 +36,9 @@ pub const SAME: u32 = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET;
 /// where flows are made, a new one in `Loose::begins`.
 #[inline(always)]
 pub fn run<A: Refuse>(ctx: &TcContext) -> i32 {
-    let (Some(loose), Some(pair)) = (A::loose(), A::pair()) else {
-        return act::act(ctx, Decision::end(Verdict::DropInconsistent));
-    };
+    let (Some(loose), Some(pair)) = (loose::held::<A>(), A::pair()) else { return act::broken(ctx) };
     // SAFETY: as in `flow::pair`.
-    let (loose, flow) = unsafe { (&mut *loose, &mut (*pair).request) };
+    let flow = unsafe { &mut (*pair).request };
     if !loose.translated {
         *flow = begun(loose);
     }

@@ -86,6 +86,13 @@ impl<A: Family> Loose<A> {
     }
 }
 
+/// What this CPU has read of the packet at hand, for the next program.
+#[inline(always)]
+pub fn held<A: Family>() -> Option<&'static mut Loose<A>> {
+    // SAFETY: as in `flow::pair`.
+    A::loose().map(|loose| unsafe { &mut *loose })
+}
+
 /// An address family's way through its own headers.
 pub trait Read: Family {
     /// Reads a packet into `loose`.

@@ -15,7 +15,7 @@ use crate::{
     family::Family,
     flow::Serving,
     jump,
-    loose::Loose,
+    loose::{self, Loose, Part},
     maps,
     nat::Begins,
     pipeline::Side,
@@ -48,7 +48,7 @@ pub fn next<A: Refuse>(side: Side, loose: &mut Loose<A>) -> jump::Target {
 #[inline(always)]
 pub fn asks<A: Refuse>(side: Side, loose: &mut Loose<A>) -> bool {
     let key = loose.packet.key;
-    let hop = deliver::endpoint(key.dst).map_or(Hop::NONE, |(hop, _)| hop);
+    let hop = deliver::hop(key.dst);
     if !applies(side, key.src, hop) {
         return false;
     }
@@ -75,11 +75,7 @@ pub enum Question {
 /// Goes on with a flow that the slow programs have decided on.
 #[inline(always)]
 pub fn run<A: Refuse>(ctx: &TcContext) -> i32 {
-    let Some(loose) = A::loose() else {
-        return act::act(ctx, Decision::end(Verdict::DropInconsistent));
-    };
-    // SAFETY: as in `flow::pair`.
-    let loose = unsafe { &mut *loose };
+    let Some(loose) = loose::held::<A>() else { return act::broken(ctx) };
     let side = loose.side;
     let (target, verdict) = match ask(ctx, loose) {
         Some(Outcome::Allow | Outcome::Audit) => allowed(loose),
@@ -172,11 +168,20 @@ fn ask<A: Refuse>(ctx: &TcContext, loose: &mut Loose<A>) -> Option<Outcome> {
     if own == hop || loose.stays {
         return Some(Outcome::Allow);
     }
+    let [from, to] = match before.protocol {
+        protocol::TCP | protocol::UDP => [before.src_port, after.dst_port],
+        // Of a later fragment they are not known.
+        protocol::SCTP if loose.part != Part::Later && loose.l4 + 4 <= loose.end => {
+            ctx.load(loose.l4 as usize).unwrap_or([Port::NONE; 2])
+        }
+        // Echo messages have ports only for us.
+        _ => [Port::NONE; 2],
+    };
     let (whose, egress, peer, port) = match loose.question {
-        Question::Sends => (own, true, after.dst, after.dst_port),
-        Question::Gets => (hop, false, before.src, after.dst_port),
-        Question::AnswerSends => (hop, true, before.src, before.src_port),
-        Question::AnswerGets => (own, false, before.dst, before.src_port),
+        Question::Sends => (own, true, after.dst, to),
+        Question::Gets => (hop, false, before.src, to),
+        Question::AnswerSends => (hop, true, before.src, from),
+        Question::AnswerGets => (own, false, before.dst, from),
     };
     let Some(endpoint) = deliver::tenant::<A>(whose).filter(|endpoint| has(endpoint)) else {
         return Some(Outcome::Allow);
@@ -188,8 +193,6 @@ fn ask<A: Refuse>(ctx: &TcContext, loose: &mut Loose<A>) -> Option<Outcome> {
     if set == 0 {
         return Some(Outcome::Allow);
     }
-    let ported = matches!(before.protocol, protocol::TCP | protocol::UDP | protocol::SCTP);
-    let port = if ported { port } else { Port::NONE };
     let step = find::<A>(set, standing.generation(), peer, before.protocol, port)?;
     note(step.rule(), trace::is_dry(ctx));
     Some(step.outcome())

@@ -5,53 +5,28 @@ use aya_ebpf::programs::TcContext;
 use causeway_schema::{Frontend, Verdict};
 
 use crate::{
-    act::{self, Decision},
+    act,
     decide::{self, Step},
-    jump,
-    loose::Loose,
+    loose::{self, Loose},
     pipeline::Side,
-    policy,
     refuse::Refuse,
-    slow,
+    service, slow,
 };
 
 /// Goes on for the slow program with such a packet.
 #[inline(always)]
 pub fn run<A: Refuse>(ctx: &TcContext) -> i32 {
-    let Some(loose) = A::loose() else {
-        return act::act(ctx, Decision::end(Verdict::DropInconsistent));
-    };
-    // SAFETY: as in `flow::pair`.
-    let loose = unsafe { &mut *loose };
+    let Some(loose) = loose::held::<A>() else { return act::broken(ctx) };
     let side = loose.side;
-    let verdict = match first(ctx, side, loose) {
-        Step::End(verdict) => verdict,
-        Step::Affinity => {
-            jump::to(ctx, side, A::TO_AFFINITY);
-            Verdict::DropInconsistent
-        }
-        Step::Tunnel => {
-            jump::to(ctx, side, A::TO_ENCAP);
-            Verdict::DropInconsistent
-        }
-        _ => {
-            let target = policy::next(side, loose);
-            jump::to(ctx, side, target);
-            Verdict::DropInconsistent
-        }
-    };
-    slow::finish(ctx, side, loose, Decision::end(verdict))
+    let step = first(ctx, side, loose);
+    slow::go_on(ctx, side, loose, step)
 }
 
 /// The first packet of a flow to a range.
 #[inline(always)]
 fn first<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> Step<A> {
     let key = &loose.packet.key;
-    let ranges = A::port_ranges(key.dst);
-    let Some(range) = ranges.and_then(|ranges| ranges.find(key.dst_port, key.protocol)).copied() else {
-        return Step::End(Verdict::DropNoFrontend);
-    };
-    loose.service = range.service;
-    loose.offset = range.offset(key.dst_port);
+    let Some(range) = service::in_range(key) else { return Step::End(Verdict::DropNoFrontend) };
+    (loose.service, loose.offset) = (range.service, range.offset(key.dst_port));
     decide::first(ctx, side, loose, &Frontend { service: range.service, flags: u32::from(range.flags) })
 }

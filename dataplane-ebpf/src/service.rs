@@ -1,7 +1,7 @@
 //! Which backend serves this frontend for this flow?
 
 use causeway_schema::{
-    Algorithm, FlowKey, Frontend, FrontendKey, Port, Service, Target, choice, hash::flow_hash,
+    Algorithm, FlowKey, Frontend, FrontendKey, Port, PortRange, Service, Target, choice, hash::flow_hash,
 };
 
 use crate::family::Family;
@@ -16,6 +16,13 @@ pub fn frontend<A: Family>(key: &FlowKey<A>) -> Option<Frontend> {
         return found;
     }
     A::frontend(&FrontendKey::new(A::UNSPECIFIED, key.dst_port, key.protocol))
+}
+
+/// The range of ports that packets of this tuple knock at, where they find no
+/// frontend.
+#[inline(always)]
+pub fn in_range<A: Family>(key: &FlowKey<A>) -> Option<PortRange> {
+    A::port_ranges(key.dst)?.find(key.dst_port, key.protocol).copied()
 }
 
 /// A service's row, its parts read once each.

@@ -12,7 +12,7 @@ use crate::{
     deliver, egress,
     family::Family,
     fragment, icmp, jump,
-    loose::{Loose, Part},
+    loose::{self, Loose, Part},
     nat::{self, Outcome},
     outer_error,
     pipeline::Side,
@@ -24,76 +24,50 @@ use crate::{
 #[inline(always)]
 pub fn run<A: Refuse>(ctx: &TcContext, side: Side) -> i32 {
     // In memory of the CPU's own: the stack has no room for it.
-    let Some(loose) = A::loose() else {
-        return act::act(ctx, Decision::end(Verdict::DropInconsistent));
-    };
-    // SAFETY: as in `flow::pair`.
-    let loose = unsafe { &mut *loose };
+    let Some(loose) = loose::held::<A>() else { return act::broken(ctx) };
     if let Err(verdict) = A::read(ctx, loose) {
         return act::act(ctx, Decision::end(verdict));
     }
     if loose.packet.key.protocol == A::ICMP && loose.part != Part::Later {
         jump::to(ctx, side, A::TO_ICMP);
     }
-    let verdict = match decide::decide(ctx, side, loose) {
+    let step = decide::decide(ctx, side, loose);
+    go_on(ctx, side, loose, step)
+}
+
+/// Does what has been decided about a packet, or hands it to who does.
+#[inline(always)]
+pub fn go_on<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>, step: Step<A>) -> i32 {
+    loose.side = side;
+    let target = match step {
         Step::Translate(flow) => {
             if let Some(pair) = A::pair() {
                 // SAFETY: as in `flow::pair`.
                 unsafe { (*pair).request = *flow };
                 loose.translated = true;
             }
-            if flow.flags & flags::TUNNELLED != 0 {
-                jump::to(ctx, side, A::TO_ENCAP);
-            }
-            jump::to(ctx, side, A::TO_CARRY);
-            Verdict::DropInconsistent
+            if flow.flags & flags::TUNNELLED != 0 { A::TO_ENCAP } else { A::TO_CARRY }
         }
-        Step::Tunnel => {
-            jump::to(ctx, side, A::TO_ENCAP);
-            Verdict::DropInconsistent
-        }
-        Step::Begin => {
-            let target = policy::next(side, loose);
-            jump::to(ctx, side, target);
-            Verdict::DropInconsistent
-        }
-        Step::Affinity => {
-            loose.side = side;
-            jump::to(ctx, side, A::TO_AFFINITY);
-            Verdict::DropInconsistent
-        }
-        Step::PortRange => {
-            loose.side = side;
-            jump::to(ctx, side, A::TO_PORT_RANGE);
-            Verdict::DropInconsistent
-        }
-        Step::Plain => {
-            if side == Side::Uplink && loose.packet.key.protocol == A::WITHIN {
-                jump::to(ctx, side, A::TO_DECAP);
-            }
-            let target = if policy::asks(side, loose) { A::TO_POLICY } else { A::TO_CARRY };
-            jump::to(ctx, side, target);
-            Verdict::DropInconsistent
-        }
-        Step::Release => {
-            // Counted when it comes in again.
-            jump::to(ctx, side, A::TO_RELEASE);
-            Verdict::DropInconsistent
-        }
-        Step::End(verdict) => verdict,
+        Step::Begin => policy::next(side, loose),
+        Step::Affinity => A::TO_AFFINITY,
+        Step::PortRange => A::TO_PORT_RANGE,
+        Step::Tunnel => A::TO_ENCAP,
+        Step::Plain if side == Side::Uplink && loose.packet.key.protocol == A::WITHIN => A::TO_DECAP,
+        Step::Plain if policy::asks(side, loose) => A::TO_POLICY,
+        Step::Plain => A::TO_CARRY,
+        // Counted when it comes in again.
+        Step::Release => A::TO_RELEASE,
+        Step::End(verdict) => return finish(ctx, side, loose, Decision::end(verdict)),
     };
-    finish(ctx, side, loose, Decision::end(verdict))
+    jump::to(ctx, side, target);
+    finish(ctx, side, loose, Decision::end(Verdict::DropInconsistent))
 }
 
 /// Begins the flow that the slow program has decided on, with another source
 /// if it needs one.
 #[inline(always)]
 pub fn begin<A: Refuse>(ctx: &TcContext) -> i32 {
-    let Some(loose) = A::loose() else {
-        return act::act(ctx, Decision::end(Verdict::DropInconsistent));
-    };
-    // SAFETY: as in `flow::pair`.
-    let loose = unsafe { &mut *loose };
+    let Some(loose) = loose::held::<A>() else { return act::broken(ctx) };
     let verdict = match nat::create(&loose.packet.key, &mut loose.begins, trace::is_dry(ctx)) {
         Outcome::Created => {
             loose.translated = true;
@@ -117,11 +91,9 @@ pub fn begin<A: Refuse>(ctx: &TcContext) -> i32 {
 /// where flows are made, or as the packet is.
 #[inline(always)]
 pub fn carry<A: Refuse>(ctx: &TcContext, side: Side) -> i32 {
-    let (Some(loose), Some(pair)) = (A::loose(), A::pair()) else {
-        return act::act(ctx, Decision::end(Verdict::DropInconsistent));
-    };
+    let (Some(loose), Some(pair)) = (loose::held::<A>(), A::pair()) else { return act::broken(ctx) };
     // SAFETY: as in `flow::pair`.
-    let (loose, flow) = unsafe { (&mut *loose, &(*pair).request) };
+    let flow = unsafe { &(*pair).request };
     let decision = if loose.translated { translated(ctx, loose, flow) } else { plain(ctx, side, loose) };
     finish(ctx, side, loose, decision)
 }
@@ -129,11 +101,7 @@ pub fn carry<A: Refuse>(ctx: &TcContext, side: Side) -> i32 {
 /// ICMP, as the slow program has read it.
 #[inline(always)]
 pub fn icmp<A: Refuse>(ctx: &TcContext, side: Side) -> i32 {
-    let Some(loose) = A::loose() else {
-        return act::act(ctx, Decision::end(Verdict::DropInconsistent));
-    };
-    // SAFETY: as in `flow::pair`.
-    let loose = unsafe { &mut *loose };
+    let Some(loose) = loose::held::<A>() else { return act::broken(ctx) };
     if side == Side::Uplink
         && let Some(verdict) = outer_error::read(ctx, loose)
     {
@@ -171,11 +139,7 @@ pub fn finish<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>, deci
 /// Tells the sender of a drop that the slow program has decided on.
 #[inline(always)]
 pub fn refuse<A: Refuse>(ctx: &TcContext) -> i32 {
-    let Some(loose) = A::loose() else {
-        return act::act(ctx, Decision::end(Verdict::DropInconsistent));
-    };
-    // SAFETY: as in `flow::pair`.
-    let loose = unsafe { &*loose };
+    let Some(loose) = loose::held::<A>() else { return act::broken(ctx) };
     let mut decision = Decision::end(loose.verdict);
     if loose.cuts {
         if let Some(cut) = refuse::cut_off(ctx, loose) {
@@ -255,9 +219,8 @@ fn or_fragmented<A: Refuse>(
 #[inline(always)]
 pub fn release<A: Family>(ctx: &TcContext) -> i32 {
     // What the slow program has read of the packet.
-    if let Some(loose) = A::loose() {
-        // SAFETY: as in `flow::pair`.
-        fragment::release(ctx, unsafe { &*loose });
+    if let Some(loose) = loose::held::<A>() {
+        fragment::release(ctx, loose);
     }
     act::CLONED
 }

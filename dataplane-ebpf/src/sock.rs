@@ -131,7 +131,7 @@ fn knock<A: Family>(key: &FlowKey<A>) -> Option<(u32, u16)> {
     if let Some(frontend) = service::frontend(key) {
         return Some((frontend.service, 0));
     }
-    let range = A::port_ranges(key.dst)?.find(key.dst_port, key.protocol)?;
+    let range = service::in_range(key)?;
     Some((range.service, range.offset(key.dst_port)))
 }
 

@@ -101,53 +101,41 @@ impl TraceRecord {
 /// verifier's budget.
 pub const SWEEP_KEYS: usize = 4;
 
-/// The programs that the fast ones jump to, by slot: first those of
-/// `from_container`, then those of `from_uplink`.
-pub const JUMPS: [&str; 46] = [
-    "container_v6",
-    "slow_container_v4",
-    "slow_container_v6",
-    "release_v4",
-    "release_v6",
-    "icmp_container_v4",
-    "icmp_container_v6",
-    "refuse_v4",
-    "refuse_v6",
-    "carry_container_v4",
-    "carry_container_v6",
-    "begin_v4",
-    "begin_v6",
-    "affinity_v4",
-    "affinity_v6",
-    "port_range_v4",
-    "port_range_v6",
-    "policy_v4",
-    "policy_v6",
-    "encap_v4",
-    "encap_v6",
-    "decap_v4",
-    "decap_v6",
-    "uplink_v6",
-    "slow_uplink_v4",
-    "slow_uplink_v6",
-    "release_v4",
-    "release_v6",
-    "icmp_uplink_v4",
-    "icmp_uplink_v6",
-    "refuse_v4",
-    "refuse_v6",
-    "carry_uplink_v4",
-    "carry_uplink_v6",
-    "begin_v4",
-    "begin_v6",
-    "affinity_v4",
-    "affinity_v6",
-    "port_range_v4",
-    "port_range_v6",
-    "policy_v4",
-    "policy_v6",
-    "encap_v4",
-    "encap_v6",
-    "decap_v4",
-    "decap_v6",
+/// The programs that the fast ones jump to: on the side of `from_container`, and
+/// on that of `from_uplink`.
+const TARGETS: [[&str; 2]; 23] = [
+    ["container_v6", "uplink_v6"],
+    ["slow_container_v4", "slow_uplink_v4"],
+    ["slow_container_v6", "slow_uplink_v6"],
+    ["release_v4", "release_v4"],
+    ["release_v6", "release_v6"],
+    ["icmp_container_v4", "icmp_uplink_v4"],
+    ["icmp_container_v6", "icmp_uplink_v6"],
+    ["refuse_v4", "refuse_v4"],
+    ["refuse_v6", "refuse_v6"],
+    ["carry_container_v4", "carry_uplink_v4"],
+    ["carry_container_v6", "carry_uplink_v6"],
+    ["begin_v4", "begin_v4"],
+    ["begin_v6", "begin_v6"],
+    ["affinity_v4", "affinity_v4"],
+    ["affinity_v6", "affinity_v6"],
+    ["port_range_v4", "port_range_v4"],
+    ["port_range_v6", "port_range_v6"],
+    ["policy_v4", "policy_v4"],
+    ["policy_v6", "policy_v6"],
+    ["encap_v4", "encap_v4"],
+    ["encap_v6", "encap_v6"],
+    ["decap_v4", "decap_v4"],
+    ["decap_v6", "decap_v6"],
 ];
+
+/// The same by slot: first those of `from_container`, then those of `from_uplink`.
+pub const JUMPS: [&str; 2 * TARGETS.len()] = {
+    let mut slots = [""; 2 * TARGETS.len()];
+    let mut target = 0;
+    while target < TARGETS.len() {
+        [slots[target], slots[target + TARGETS.len()]] = TARGETS[target];
+        target += 1;
+    }
+    slots
+};
