@@ -1,24 +1,26 @@
 //! What does a packet cost in the programs alone? `BPF_PROG_TEST_RUN` of a
 //! front program that writes a packet of a flow drawn at random and tail-calls
 //! the program under test; an empty program under the same front is the zero.
+//! Every packet has to be delivered: a drop is no figure.
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf,
     maps::{Array, HashMap, ProgramArray},
     programs::{ProgramFd, SchedClassifier, TestRun, TestRunOptions},
 };
 use bytemuck::{Pod, bytes_of};
 use causeway_schema::{
     Algorithm, Backend, Cell, Endpoint, EndpointKey, Flow, FlowKey, Frontend, FrontendKey, GATEWAY_MAC, Hop,
-    Port, Service, Target, V4,
+    Port, Service, Target, V4, Verdict,
     choice::{Lot, rendezvous},
     flow::flags,
     front::{Front, TEMPLATE_BYTES, flow_address},
     protocol,
 };
+use causeway_testkit::prog::Programs;
 
 use crate::{load, stats::Report};
 
@@ -28,8 +30,10 @@ const CLIENT_PORT: Port = Port::new(40_000);
 const FRONTEND_PORT: Port = Port::new(80);
 const SERVICE: u32 = 3;
 const BACKENDS: u32 = 5;
-/// Every container of the benchmark is this one: delivery is a number here.
-const HOP: Hop = Hop::new(1, 7);
+/// All clients are addresses of one container: the packets come by one interface.
+const CLIENT: Hop = Hop::new(1, 7);
+/// The container that serves; delivery is a number here.
+const SERVER: Hop = Hop::new(2, 7);
 
 const TCP_SYN: u8 = 2;
 const TCP_ACK: u8 = 16;
@@ -114,8 +118,7 @@ const CASES: [Case; 5] = [
 
 struct Bench {
     front: Ebpf,
-    /// Kept: the map and program live with it.
-    dataplane: Ebpf,
+    dataplane: Programs,
     under_test: ProgramFd,
     empty: ProgramFd,
     flows: u32,
@@ -126,26 +129,27 @@ impl Bench {
         let mut front = Ebpf::load(&object("bench-front.bpf.o")?)?;
         load_program(&mut front, "front")?;
         let empty = load_program(&mut front, "empty")?;
-        let mut dataplane = EbpfLoader::new()
-            .map_max_entries("EP_KEYS_V4", 131_072)
-            .map_max_entries("FLOWS_V4", 262_144)
-            .map_max_entries("EMBRYONIC_V4", 262_144)
-            .load(&object("causeway.bpf.o")?)?;
-        let under_test = load_program(&mut dataplane, "from_container")?;
+        let sizes = [("EP_KEYS_V4", 131_072), ("FLOWS_V4", 262_144), ("EMBRYONIC_V4", 262_144)];
+        let mut dataplane = Programs::load_with(&sizes)?;
+        let entry = dataplane.object().program("from_container").context("program from_container")?;
+        let entry: &SchedClassifier = entry.try_into()?;
+        let under_test = entry.fd()?.try_clone()?;
         let mut bench = Self { front, dataplane, under_test, empty, flows };
         bench.fill_tables()?;
         Ok(bench)
     }
 
     fn fill_tables(&mut self) -> Result<()> {
-        let endpoint =
-            Endpoint { ifindex: 1, generation: HOP.generation(), flags: 0, mac: [2; 6], policy: 0 };
-        self.put_row::<_, 16>("ENDPOINTS_V4", HOP.slot(), &endpoint)?;
-        self.put::<_, _, 4, 4>("EP_KEYS_V4", &EndpointKey(BACKEND), &HOP)?;
+        for hop in [CLIENT, SERVER] {
+            let (ifindex, generation) = (hop.slot(), hop.generation());
+            let endpoint = Endpoint { ifindex, generation, flags: 0, mac: [2; 6], policy: 0 };
+            self.put_row::<_, 16>("ENDPOINTS_V4", hop.slot(), &endpoint)?;
+        }
+        self.put::<_, _, 4, 4>("EP_KEYS_V4", &EndpointKey(BACKEND), &SERVER)?;
         // Every client is a container's address, behind the interface that the
         // packets come by.
         for index in 0..self.flows {
-            self.put::<_, _, 4, 4>("EP_KEYS_V4", &EndpointKey(V4(flow_address(index))), &HOP)?;
+            self.put::<_, _, 4, 4>("EP_KEYS_V4", &EndpointKey(V4(flow_address(index))), &CLIENT)?;
         }
         let frontend = Frontend { service: SERVICE, flags: 0 };
         for protocol in [protocol::TCP, protocol::UDP] {
@@ -181,7 +185,7 @@ impl Bench {
                 flags: flags::REPLIED | flags::ESTABLISHED,
                 service: SERVICE,
                 generation: 1,
-                hop: HOP,
+                hop: SERVER,
                 ..Flow::translating(&key, &after)
             };
             self.put::<_, _, 16, 40>("FLOWS_V4", &key, &flow)?;
@@ -201,11 +205,16 @@ impl Bench {
         let mut map: Array<_, [u8; 72]> = Array::try_from(self.front.map_mut("FRONT").context("map FRONT")?)?;
         map.set(0, sized(&front)?, 0)?;
         let program: &SchedClassifier = self.front.program("front").context("program front")?.try_into()?;
+        let before = self.dataplane.counters();
         let mut best = u128::MAX;
         for _ in 0..runs {
             let options = TestRunOptions { data_in: Some(&frame), repeat, ..Default::default() };
             best = best.min(program.test_run(options)?.duration.as_nanos());
         }
+        let delivered = Verdict::Delivered.name();
+        let moved = self.dataplane.counters()[delivered] - before[delivered];
+        let wanted = if under_test { u64::from(runs) * u64::from(repeat) } else { 0 };
+        ensure!(moved == wanted, "{}: {moved} of {wanted} packets were delivered", case.name);
         Ok(best)
     }
 
@@ -215,13 +224,13 @@ impl Bench {
         key: &K,
         value: &V,
     ) -> Result<()> {
-        let map = self.dataplane.map_mut(map).with_context(|| format!("map {map}"))?;
+        let map = self.dataplane.object().map_mut(map).with_context(|| format!("map {map}"))?;
         let mut map: HashMap<_, [u8; KEY], [u8; VALUE]> = HashMap::try_from(map)?;
         Ok(map.insert(sized::<K, KEY>(key)?, sized::<V, VALUE>(value)?, 0)?)
     }
 
     fn put_row<V: Pod, const VALUE: usize>(&mut self, map: &str, index: u32, value: &V) -> Result<()> {
-        let map = self.dataplane.map_mut(map).with_context(|| format!("map {map}"))?;
+        let map = self.dataplane.object().map_mut(map).with_context(|| format!("map {map}"))?;
         let mut map: Array<_, [u8; VALUE]> = Array::try_from(map)?;
         Ok(map.set(index, sized::<V, VALUE>(value)?, 0)?)
     }

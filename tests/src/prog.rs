@@ -94,6 +94,11 @@ impl Programs {
         Ok(programs)
     }
 
+    /// The object itself, for who fills its maps otherwise.
+    pub fn object(&mut self) -> &mut Ebpf {
+        &mut self.bpf
+    }
+
     /// Makes the maps of a family hold `image` and nothing else; flows stay.
     pub fn fill<A: Family>(&mut self, image: &Image<A>) {
         let name = |stem: &str| format!("{stem}{}", A::MAP_SUFFIX);
