@@ -2,10 +2,6 @@
 //! nothing names yet first, then the one word that makes all endpoints change
 //! over, then what nothing names any more.
 
-mod maps;
-
-pub use maps::PolicyMaps;
-
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
@@ -55,6 +51,18 @@ pub struct NoRoom {
     pub what: &'static str,
     pub rows: u32,
     pub key: &'static str,
+}
+
+/// What the maps are to hold.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PolicyMaps {
+    pub standing: Standing,
+    pub sets: BTreeMap<SetKey, Steps>,
+    pub steps: BTreeMap<u32, Arc<[PolicyStep]>>,
+    /// Of the standing generation.
+    pub classes: BTreeMap<IpNet, u32>,
+    /// By index, of both banks.
+    pub policies: BTreeMap<u32, EndpointPolicy>,
 }
 
 /// Endpoints of which nobody has said yet what holds for them have this index:
@@ -187,7 +195,7 @@ impl PolicyPlanner {
     }
 
     /// The sets of an endpoint, as they stand.
-    pub fn sets_of(&self, name: &str) -> EndpointPolicy {
+    fn sets_of(&self, name: &str) -> EndpointPolicy {
         let index = self.indexes.get(name).map(|index| self.image.standing.row(*index));
         index.and_then(|index| self.image.policies.get(&index)).copied().unwrap_or_default()
     }
@@ -207,13 +215,13 @@ impl PolicyPlanner {
             plan.before.push(PolicyWrite::Set(key, Some(at)));
         }
         for (&peer, &class) in &delta.classes.put {
-            self.image.classes.set(peer, Some(class));
+            self.image.classes.insert(peer, class);
             plan.before.push(PolicyWrite::Class { generation, peer, class: Some(class) });
         }
         // Before the change: a prefix that lingers would hide a shorter one. The
         // sets that go know what takes its place.
         for &peer in &delta.classes.gone {
-            self.image.classes.set(peer, None);
+            self.image.classes.remove(&peer);
             plan.before.push(PolicyWrite::Class { generation, peer, class: None });
         }
         self.turn(delta, &mut plan)?;

@@ -5,7 +5,6 @@ use std::{net::IpAddr, sync::Arc};
 
 use causeway_schema::Port;
 use causeway_schema::policy::{OTHERS, Outcome, PolicyStep, SetKey, Steps, find, place};
-use ipnet::IpNet;
 use serde::Serialize;
 
 use super::{
@@ -79,10 +78,8 @@ impl Compiler {
 
     /// Of the longest prefix.
     pub fn class(&self, address: IpAddr) -> u32 {
-        let whole = IpNet::from(address);
-        let prefixes = (0..=whole.max_prefix_len()).rev();
-        let mut prefixes = prefixes.filter_map(|length| Some(IpNet::new(address, length).ok()?.trunc()));
-        prefixes.find_map(|prefix| self.image.classes.rows().get(&prefix)).copied().unwrap_or(OTHERS)
+        let rows = self.image.classes.rows();
+        self.networks.around(address).find_map(|prefix| rows.get(&prefix)).copied().unwrap_or(OTHERS)
     }
 
     /// `None`: there is no such endpoint.

@@ -13,7 +13,7 @@ use super::terms::{TermId, Terms};
 #[derive(Debug, Default)]
 pub struct Networks {
     terms: HashMap<IpNet, Vec<TermId>>,
-    /// How many terms have a network of that length, in bits; IPv4 and IPv6.
+    /// How many of them have that length, in bits; IPv4 and IPv6.
     lengths: [BTreeMap<u8, usize>; 2],
     /// How often each is a network or an exception.
     prefixes: BTreeMap<IpNet, usize>,
@@ -22,8 +22,8 @@ pub struct Networks {
 impl Networks {
     pub fn add(&mut self, id: TermId, network: &IpNet, except: &[IpNet]) {
         self.terms.entry(*network).or_default().push(id);
-        *self.lengths[family(network)].entry(network.prefix_len()).or_default() += 1;
         for prefix in except.iter().chain([network]) {
+            *self.lengths[family(prefix)].entry(prefix.prefix_len()).or_default() += 1;
             *self.prefixes.entry(*prefix).or_default() += 1;
         }
     }
@@ -35,8 +35,8 @@ impl Networks {
                 self.terms.remove(network);
             }
         }
-        less(&mut self.lengths[family(network)], &network.prefix_len());
         for prefix in except.iter().chain([network]) {
+            less(&mut self.lengths[family(prefix)], &prefix.prefix_len());
             less(&mut self.prefixes, prefix);
         }
     }
@@ -44,6 +44,16 @@ impl Networks {
     /// Has it a row of its own, whoever has its addresses?
     pub fn is_prefix(&self, prefix: &IpNet) -> bool {
         self.prefixes.contains_key(prefix)
+    }
+
+    /// The prefixes that an address may lie in, the longest first: itself, and
+    /// one of each length that there is.
+    pub fn around(&self, address: IpAddr) -> impl Iterator<Item = IpNet> {
+        let itself = host(address);
+        let lengths = self.lengths[family(&itself)].keys().rev();
+        [itself]
+            .into_iter()
+            .chain(lengths.filter_map(move |length| Some(IpNet::new(address, *length).ok()?.trunc())))
     }
 
     /// The terms that hold for a prefix, apart from longer prefixes that are

@@ -137,6 +137,7 @@ impl Agent {
         let Some(links) = self.note("list interfaces", links) else { return };
         if self.forget_dead_endpoints(&links) {
             self.plan_endpoints();
+            self.commit_policies();
         }
         self.follow_mtu(&links).await;
     }

@@ -9,11 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use causeway_schema::{
-    Flow, FlowKey, Port, V4, V6,
-    policy::{EndpointPolicy, Outcome, place},
-    protocol,
-};
+use causeway_schema::{Flow, FlowKey, V4, V6, policy::Outcome, protocol};
 
 use super::{agent::Agent, plane::Plane};
 use crate::{
@@ -25,7 +21,7 @@ use crate::{
         Capacity, Family, PolicyPlan, PolicyPlanner,
         policy::{Left, NoRoom},
     },
-    policy::{Compiler, Delta, Name, Pod, PolicyId, RuleName, Subject},
+    policy::{self, Compiler, Delta, Direction, Name, Pod, PolicyId, RuleName, Subject},
 };
 
 /// A program that has read the rows from before a change may remember a flow
@@ -156,16 +152,12 @@ impl Policies {
             return Ok(());
         }
         self.judge_due = None;
-        let sets: HashMap<IpAddr, EndpointPolicy> = endpoints
+        let names: HashMap<IpAddr, &str> = endpoints
             .iter()
-            .flat_map(|(name, addresses)| {
-                let sets = self.planner.sets_of(name);
-                addresses.iter().map(move |address| (*address, sets))
-            })
-            .filter(|(_, sets)| *sets != EndpointPolicy::default())
+            .flat_map(|(name, addresses)| addresses.iter().map(move |address| (*address, *name)))
             .collect();
-        v4.revoke(|key, flow| self.denies(&sets, key, flow))?;
-        v6.revoke(|key, flow| self.denies(&sets, key, flow))
+        v4.revoke(|key, flow| self.denies(&names, key, flow))?;
+        v6.revoke(|key, flow| self.denies(&names, key, flow))
     }
 
     /// How long the loop may sleep before flows are to be judged.
@@ -173,24 +165,23 @@ impl Policies {
         self.judge_due.map_or(Duration::MAX, |due| due.saturating_duration_since(now))
     }
 
-    /// As the programs would decide about a flow that begins now.
-    fn denies<A: Family>(
-        &self,
-        sets: &HashMap<IpAddr, EndpointPolicy>,
-        key: &FlowKey<A>,
-        flow: &Flow<A>,
-    ) -> bool {
-        if key.src == flow.dst {
+    /// As the programs would decide about a flow that begins now. `names`: of
+    /// the endpoints, by address.
+    fn denies<A: Family>(&self, names: &HashMap<IpAddr, &str>, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
+        let (from, to) = (key.src.to_ip(), flow.dst.to_ip());
+        let (client, server) = (names.get(&from), names.get(&to));
+        if client == server {
+            // A container may always talk to itself; others are not ours.
             return false;
         }
         let ported = matches!(key.protocol, protocol::TCP | protocol::UDP);
-        let place = place(key.protocol, if ported { flow.dst_port } else { Port::NONE });
-        let own = |address: A| sets.get(&address.to_ip()).copied().unwrap_or_default();
-        let asked = [(own(key.src).egress, flow.dst), (own(flow.dst).ingress, key.src)];
-        asked.into_iter().filter(|(set, _)| *set != 0).any(|(set, peer)| {
-            let step = self.planner.image().find(set, peer.to_ip(), place);
-            !matches!(step.map(|step| step.outcome()), Some(Outcome::Allow | Outcome::Audit))
-        })
+        let port = if ported { flow.dst_port.get() } else { 0 };
+        let asks = |endpoint: Option<&&str>, direction, peer| {
+            let asked = policy::Flow { direction, peer, protocol: key.protocol, port };
+            let step = endpoint.and_then(|endpoint| self.compiler.decide(endpoint, asked));
+            step.is_some_and(|step| matches!(step.outcome(), Outcome::Deny | Outcome::Reject))
+        };
+        asks(client, Direction::Egress, to) || asks(server, Direction::Ingress, from)
     }
 
     /// How often each rule has decided since the agent's start.

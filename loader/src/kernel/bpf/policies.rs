@@ -148,7 +148,7 @@ impl PolicyTables {
 
     fn audit_classes(&self, image: &PolicyMaps, repairs: &mut Vec<PolicyWrite>) -> io::Result<()> {
         let standing = image.standing.generation();
-        let wanted = image.classes.rows();
+        let wanted = &image.classes;
         let mut found = 0;
         for (generation, peer, class) in self.classes()? {
             let right = if generation == standing { wanted.get(&peer).copied() } else { None };
