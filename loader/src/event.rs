@@ -8,7 +8,7 @@ mod words;
 use std::{fmt, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use policy::{Labels, NamedPort, NamespaceObject, PolicyObject};
 
@@ -110,7 +110,7 @@ impl fmt::Display for Kind {
 }
 
 /// TCP or UDP; others are refused by the converter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Protocol {
     Tcp,

@@ -3,14 +3,21 @@
 //! The reconcile loop publishes a [`Snapshot`] after each round; readers load
 //! it without waiting. Requests go to the loop as [`Command`]s.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
-    event::{Problem, policy::Labels},
+    event::{Problem, Protocol, policy::Labels},
     model::desired::{DesiredState, Endpoint},
 };
 
@@ -174,6 +181,48 @@ pub struct AttachRequest {
     pub labels: BTreeMap<String, String>,
 }
 
+/// Two who may want to talk.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ExplainRequest {
+    /// An endpoint or pod (`namespace/name`), or an address.
+    pub from: String,
+    pub to: String,
+    pub protocol: Protocol,
+    pub port: u16,
+}
+
+/// What `causeway explain -o json` prints.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExplainReply {
+    pub from: IpAddr,
+    /// Who would serve.
+    pub to: SocketAddr,
+    /// No rule is against it, and the program does not drop it for another reason.
+    pub allowed: bool,
+    /// What the rules of the one who begins say, if it is of this node and
+    /// something is asked.
+    pub egress: Option<ExplanationView>,
+    pub ingress: Option<ExplanationView>,
+    /// What the loaded program does with the packet that would begin it; none
+    /// runs over what the node itself sends.
+    pub program: Option<TraceReply>,
+    /// Whether that is what the rules say.
+    pub agrees: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExplanationView {
+    /// `allow`, `deny`, `reject`, or `audit`: would be denied, if the policy
+    /// did more than look.
+    pub outcome: String,
+    /// Which decides; none: no policy says anything.
+    pub rule: Option<String>,
+    /// Of a denial: the rule that would allow it, but for the least.
+    pub nearest: Option<String>,
+    /// All of it in a sentence.
+    pub text: String,
+}
+
 /// A packet to judge, and where it would arrive.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TraceRequest {
@@ -193,7 +242,7 @@ pub struct TraceReply {
     pub reason: String,
     pub service: Option<String>,
     pub backend: Option<String>,
-    /// The policy rule that decided; none before policies exist.
+    /// The policy rule that was asked last, if any was.
     pub rule: Option<String>,
     /// Interface the packet leaves through.
     pub interface: Option<String>,
@@ -215,6 +264,7 @@ pub enum Command {
     /// Detaching what is not there succeeds with `false`.
     Detach(String, Reply<bool>),
     Trace(TraceRequest, Reply<TraceReply>),
+    Explain(ExplainRequest, Reply<ExplainReply>),
     Flows {
         limit: usize,
         reply: Reply<Vec<FlowView>>,

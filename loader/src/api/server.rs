@@ -26,7 +26,8 @@ use crate::{
     metrics,
     model::desired::DesiredState,
     snapshot::{
-        AttachRequest, COMMAND_TIMEOUT, Command, Counter, FlowView, Handle, Reply, TraceReply, TraceRequest,
+        AttachRequest, COMMAND_TIMEOUT, Command, Counter, ExplainReply, ExplainRequest, FlowView, Handle,
+        Reply, TraceReply, TraceRequest,
     },
 };
 
@@ -53,6 +54,7 @@ pub async fn serve(listener: UnixListener, handle: Handle) {
         .route("/v1/wait", get(waited))
         .route("/v1/converged", get(converged))
         .route("/v1/trace", post(trace))
+        .route("/v1/explain", post(explain))
         .route("/v1/uninstall", post(uninstall))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
@@ -164,6 +166,10 @@ async fn flows(State(handle): State<Handle>, Params(query): Params<Limit>) -> An
 
 async fn counters(State(handle): State<Handle>) -> Answer<Vec<Counter>> {
     ask(&handle, Command::Counters).await.map(Json)
+}
+
+async fn explain(State(handle): State<Handle>, Body(request): Body<ExplainRequest>) -> Answer<ExplainReply> {
+    ask(&handle, |reply| Command::Explain(request, reply)).await.map(Json)
 }
 
 async fn trace(State(handle): State<Handle>, Body(request): Body<TraceRequest>) -> Answer<TraceReply> {

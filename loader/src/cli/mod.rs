@@ -1,6 +1,7 @@
 //! The command line. Exit codes: 0 yes or done, 1 no or failed, 2 usage.
 
 mod agent;
+mod explain;
 mod plan;
 mod render;
 mod show;
@@ -78,6 +79,9 @@ enum Command {
         #[command(subcommand)]
         action: Endpoint,
     },
+    /// May these two talk, which rule says so, and does the loaded program agree? Exit 0 if they
+    /// may, 1 if not.
+    Explain(explain::Arguments),
     /// Run the loaded program over a packet, without any effect.
     Trace(trace::Arguments),
     /// Take everything off this node: links, maps, pins, routes, interfaces.
@@ -168,6 +172,7 @@ async fn run(command: Command, socket: &Path, output: Output) -> anyhow::Result<
         }
         Command::Converged => return answer(get(socket, "/v1/converged").await?, output),
         Command::Endpoint { action } => endpoint(action, socket, output).await?,
+        Command::Explain(arguments) => return explain::run(arguments, socket, output).await,
         Command::Trace(arguments) => trace::run(arguments, socket, output).await?,
         Command::Uninstall => {
             let done: UninstallView = ask(socket, Method::POST, "/v1/uninstall", None::<&()>).await?;

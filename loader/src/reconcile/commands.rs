@@ -37,6 +37,9 @@ impl Agent {
             Command::Trace(request, reply) => {
                 let _ = reply.send(self.trace(&request));
             }
+            Command::Explain(request, reply) => {
+                let _ = reply.send(self.explain(&request));
+            }
             Command::Flows { limit, reply } => {
                 let _ = reply.send(self.flows(limit));
             }
@@ -51,7 +54,7 @@ impl Agent {
         ControlFlow::Continue(())
     }
 
-    fn trace(&mut self, request: &TraceRequest) -> Result<TraceReply, String> {
+    pub(super) fn trace(&mut self, request: &TraceRequest) -> Result<TraceReply, String> {
         let ifindex = self.interface(&request.interface)?;
         let Some(dataplane) = &mut self.dataplane else { return Err(UNINSTALLED.into()) };
         let program = dataplane.program_at(ifindex).map_err(|error| error.to_string())?;

@@ -8,6 +8,7 @@ mod apply;
 mod audit;
 mod commands;
 mod endpoints;
+mod explain;
 mod neighbours;
 mod plane;
 mod policies;
