@@ -71,9 +71,12 @@ pub fn decide<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> S
     // Asked once, so that the verifier walks it once.
     let leaves = egress::leaves(ctx, side, loose);
     if later {
-        let awaits =
-            leaves || policy::applies(side, loose.packet.key.src, deliver::hop(loose.packet.key.dst));
-        return early(ctx, awaits, loose, ifindex, dry);
+        let key = &loose.packet.key;
+        // Nobody translates SCTP.
+        let translated = key.protocol != protocol::SCTP
+            && (leaves || A::frontend(&FrontendKey::whole_address(key.dst)).is_some());
+        let awaits = translated || policy::applies(side, key.src, deliver::hop(key.dst));
+        return if awaits { early(ctx, loose, ifindex, dry) } else { Step::Plain };
     }
     if !loose.has_ports() {
         return Step::Plain;
@@ -134,10 +137,7 @@ fn is_service_address<A: Family>(address: A) -> bool {
 
 /// A fragment without ports that comes before its first one.
 #[inline(always)]
-fn early<A: Refuse>(ctx: &TcContext, awaits: bool, loose: &Loose<A>, ifindex: u32, dry: bool) -> Step<A> {
-    if A::frontend(&FrontendKey::whole_address(loose.packet.key.dst)).is_none() && !awaits {
-        return Step::Plain;
-    }
+fn early<A: Refuse>(ctx: &TcContext, loose: &Loose<A>, ifindex: u32, dry: bool) -> Step<A> {
     let verdict = fragment::hold(ctx, loose, dry);
     if !dry && fragment::find(loose, ifindex).is_some() {
         // The first one went by on another CPU meanwhile, and saw nobody wait.

@@ -4,14 +4,13 @@
 use aya_ebpf::programs::TcContext;
 use causeway_schema::{
     FlowKey, FrontendKey, Hop, Network, NodeConfig, Port, config::flags::MASQUERADE, egress::NETWORKS,
-    hash::flow_hash, nat::Ports,
+    hash::flow_hash, nat::Ports, protocol,
 };
 
 use crate::{
-    context::Context,
     deliver::{self, Way},
     family::Family,
-    flow::{self, Serving},
+    flow::Serving,
     icmp, jump,
     loose::Loose,
     maps,
@@ -19,7 +18,7 @@ use crate::{
     pipeline::Side,
     policy,
     refuse::Refuse,
-    trace,
+    slow,
 };
 
 /// Whether an address outside of this node sees the node's address instead of
@@ -50,6 +49,7 @@ pub fn ports() -> Ports {
 pub fn leaves<A: Refuse>(ctx: &TcContext, side: Side, loose: &Loose<A>) -> bool {
     let key = &loose.packet.key;
     side == Side::Container
+        && key.protocol != protocol::SCTP
         && is_foreign(key.dst)
         && A::node() != A::UNSPECIFIED
         && deliver::endpoint(key.dst).is_none()
@@ -78,12 +78,7 @@ pub fn begin<A: Refuse>(side: Side, loose: &mut Loose<A>) {
 #[inline(always)]
 pub fn echo<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> Option<jump::Target> {
     let asks = icmp::name_echo(ctx, loose)?;
-    if let Some(entry) = flow::find(&loose.packet, ctx.ifindex(), trace::is_dry(ctx)) {
-        if let Some(pair) = A::pair() {
-            // SAFETY: as in `flow::pair`, and map values stay readable.
-            unsafe { (*pair).request = *entry };
-            loose.translated = true;
-        }
+    if slow::is_known(ctx, loose) {
         return Some(A::TO_CARRY);
     }
     if asks && leaves(ctx, side, loose) {

@@ -291,8 +291,9 @@ pub fn create<A: Family>(key: &FlowKey<A>, pair: &Pair<A>) -> Created {
     Created::Yes
 }
 
-/// Whether packets of this protocol belong to flows.
+/// Whether packets of this protocol belong to flows, by the ports that their
+/// L4 header begins with.
 #[inline(always)]
 pub fn is_tracked(protocol: u8) -> bool {
-    protocol == protocol::TCP || protocol == protocol::UDP
+    matches!(protocol, protocol::TCP | protocol::UDP | protocol::SCTP)
 }

@@ -13,7 +13,7 @@ use crate::{
     act::{self, Decision},
     deliver::{self, Way},
     family::Family,
-    flow::Serving,
+    flow::{self, Serving},
     jump,
     loose::{self, Loose, Part},
     maps,
@@ -77,6 +77,9 @@ pub enum Question {
 pub fn run<A: Refuse>(ctx: &TcContext) -> i32 {
     let Some(loose) = loose::held::<A>() else { return act::broken(ctx) };
     let side = loose.side;
+    if loose.question == Question::Sends && names_sctp(ctx, loose) && slow::is_known(ctx, loose) {
+        jump::to(ctx, side, A::TO_CARRY);
+    }
     let (target, verdict) = match ask(ctx, loose) {
         Some(Outcome::Allow | Outcome::Audit) => allowed(loose),
         Some(Outcome::Deny) => denied(loose, Verdict::DropPolicy),
@@ -91,6 +94,21 @@ pub fn run<A: Refuse>(ctx: &TcContext) -> i32 {
         jump::to(ctx, side, A::TO_REFUSE);
     }
     slow::finish(ctx, side, loose, Decision::end(verdict))
+}
+
+/// Reads the ports of SCTP, which begins with them as TCP does. As nothing of it
+/// is ever translated, it has flows only here, where answers have to be told
+/// from what nobody has asked for.
+#[inline(always)]
+fn names_sctp<A: Refuse>(ctx: &TcContext, loose: &mut Loose<A>) -> bool {
+    if loose.packet.key.protocol != protocol::SCTP || loose.part == Part::Later || loose.l4 + 4 > loose.end {
+        return false;
+    }
+    let Ok(ports) = ctx.load::<[Port; 2]>(loose.l4 as usize) else { return false };
+    for key in [&mut loose.packet.key, &mut loose.begins.after] {
+        [key.src_port, key.dst_port] = ports;
+    }
+    true
 }
 
 /// Who goes on when a question is answered with yes.
@@ -126,17 +144,10 @@ fn denied<A: Refuse>(loose: &mut Loose<A>, verdict: Verdict) -> (Option<jump::Ta
     loose.verdict = verdict;
     // It was allowed once, or began before anybody asked: both sides are told.
     loose.cuts = loose.packet.is_tcp() && !loose.packet.opens_connection() && is_plain(loose);
-    let goes_on = match loose.packet.key.protocol {
-        // In the middle, and from the port that looks like the one that was
-        // called: clients have the higher ones.
-        protocol::TCP => {
-            let key = &loose.packet.key;
-            !loose.packet.opens_connection() && key.src_port.get() < key.dst_port.get()
-        }
-        protocol::SCTP => true,
-        _ => false,
-    };
-    if !goes_on || !is_plain(loose) {
+    // From the port that looks like the one that was called: clients have the
+    // higher ones.
+    let key = &loose.packet.key;
+    if !loose.cuts || key.src_port.get() >= key.dst_port.get() {
         return (None, verdict);
     }
     loose.question = Question::AnswerSends;
@@ -168,15 +179,9 @@ fn ask<A: Refuse>(ctx: &TcContext, loose: &mut Loose<A>) -> Option<Outcome> {
     if own == hop || loose.stays {
         return Some(Outcome::Allow);
     }
-    let [from, to] = match before.protocol {
-        protocol::TCP | protocol::UDP => [before.src_port, after.dst_port],
-        // Of a later fragment they are not known.
-        protocol::SCTP if loose.part != Part::Later && loose.l4 + 4 <= loose.end => {
-            ctx.load(loose.l4 as usize).unwrap_or([Port::NONE; 2])
-        }
-        // Echo messages have ports only for us.
-        _ => [Port::NONE; 2],
-    };
+    // Echo messages have ports only for us.
+    let ported = flow::is_tracked(before.protocol);
+    let [from, to] = if ported { [before.src_port, after.dst_port] } else { [Port::NONE; 2] };
     let (whose, egress, peer, port) = match loose.question {
         Question::Sends => (own, true, after.dst, to),
         Question::Gets => (hop, false, before.src, to),

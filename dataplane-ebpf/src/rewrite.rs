@@ -60,6 +60,8 @@ pub fn forward<A: Family, C: Context>(
         L4::Plain => A::L4 as u32,
         L4::Absent => return Some(()),
         L4::At(offset) if protocol == A::ICMP => return echo(ctx, offset, flow),
+        // Never translated: its checksum is no sum (RFC 9260, appendix A).
+        L4::At(_) if protocol == protocol::SCTP => return Some(()),
         L4::At(offset) => {
             ctx.store(offset as usize, &[flow.src_port, flow.dst_port])?;
             offset

@@ -7,11 +7,12 @@ use causeway_schema::{Event, Flow, FrontendKey, Verdict, flow::flags};
 
 use crate::{
     act::{self, Decision, Exit},
+    context::Context,
     count,
     decide::{self, Step},
     deliver, egress,
     family::Family,
-    fragment, icmp, jump,
+    flow, fragment, icmp, jump,
     loose::{self, Loose, Part},
     nat::{self, Outcome},
     outer_error,
@@ -96,6 +97,19 @@ pub fn carry<A: Refuse>(ctx: &TcContext, side: Side) -> i32 {
     let flow = unsafe { &(*pair).request };
     let decision = if loose.translated { translated(ctx, loose, flow) } else { plain(ctx, side, loose) };
     finish(ctx, side, loose, decision)
+}
+
+/// Whether a flow carries a packet whose ports the first slow program does not
+/// read; if so, it is left where flows are made.
+#[inline(always)]
+pub fn is_known<A: Family>(ctx: &TcContext, loose: &mut Loose<A>) -> bool {
+    let Some(entry) = flow::find(&loose.packet, ctx.ifindex(), trace::is_dry(ctx)) else { return false };
+    if let Some(pair) = A::pair() {
+        // SAFETY: as in `flow::pair`, and map values stay readable.
+        unsafe { (*pair).request = *entry };
+        loose.translated = true;
+    }
+    true
 }
 
 /// ICMP, as the slow program has read it.

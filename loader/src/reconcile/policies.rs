@@ -127,6 +127,8 @@ impl Policies {
         if !repairs.is_empty() {
             self.stand = false;
             self.tables.apply(&repairs)?;
+            // Flows may have begun, or failed to, by what was wrong.
+            self.judge_due = Some(Instant::now() + LATE);
             if !wrong(&self.tables, &self.planner)?.is_empty() {
                 return Err("the policy maps do not read back as written".into());
             }
@@ -174,7 +176,7 @@ impl Policies {
             // A container may always talk to itself; others are not ours.
             return false;
         }
-        let ported = matches!(key.protocol, protocol::TCP | protocol::UDP);
+        let ported = matches!(key.protocol, protocol::TCP | protocol::UDP | protocol::SCTP);
         let port = if ported { flow.dst_port.get() } else { 0 };
         let asks = |endpoint: Option<&&str>, direction, peer| {
             let asked = policy::Flow { direction, peer, protocol: key.protocol, port };
