@@ -1,9 +1,11 @@
 //! What does a packet, a connection, a change cost? Measured on this machine,
 //! side by side, everything that is compared in one interleaved run.
 
+mod compare;
 mod load;
 mod micro;
 mod path;
+mod policy;
 mod program;
 mod stats;
 
@@ -29,6 +31,8 @@ enum What {
     /// Request/response, connect/request/close and bulk TCP: a VIP among 1 and
     /// 10,000 services, no VIP, kernel routing, loopback; one CPU for all.
     Path(path::Selection),
+    /// The same, with 1,000 policy rules for each end and with none.
+    Policy,
     /// Cold start with 10,000 services x 5 backends, one change, memory.
     Program,
 }
@@ -38,12 +42,13 @@ fn main() -> anyhow::Result<()> {
     if !nix::unistd::geteuid().is_root() {
         anyhow::bail!("benchmarks make network namespaces and load BPF programs: run them as root");
     }
-    let all = [What::Micro, What::Program, What::Path(path::Selection::default())];
+    let all = [What::Micro, What::Program, What::Path(path::Selection::default()), What::Policy];
     let chosen = arguments.what.map_or_else(|| all.into(), |what| vec![what]);
     for what in chosen {
         let report = match what {
             What::Micro => micro::run(arguments.quick)?,
             What::Path(selection) => path::run(arguments.quick, &selection)?,
+            What::Policy => policy::run(arguments.quick)?,
             What::Program => program::run(arguments.quick)?,
         };
         if arguments.json {

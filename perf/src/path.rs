@@ -1,9 +1,6 @@
-//! How good is the path? Every variant carries the same workload in turn,
-//! forth and back (ABBA), many times; ratios are taken within a round.
+//! How good is the path, with and without a VIP, beside the kernel's own?
 
-use std::{net::SocketAddrV4, time::Duration};
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use causeway_testkit::{
     link,
     manifest::{Port, Service},
@@ -12,21 +9,15 @@ use causeway_testkit::{
 };
 
 use crate::{
+    compare::{Rounds, Variant, compare},
     load::{self, Workload},
-    stats::{Report, median, paired_ratio},
+    stats::Report,
 };
 
 /// Services on the larger node.
 const MANY: u32 = 10_000;
 /// The variant that ratios refer to.
 const REFERENCE: &str = "kernel routing, no VIP";
-
-struct Variant<'a> {
-    name: &'static str,
-    client: &'a Netns,
-    /// The server's address, with any port.
-    to: std::net::Ipv4Addr,
-}
 
 /// Two containers routed by the kernel: what a veth costs without us.
 struct Routed {
@@ -58,9 +49,6 @@ impl Selection {
 }
 
 pub fn run(quick: bool, selection: &Selection) -> Result<Report> {
-    let (rounds, length) =
-        if quick { (4, Duration::from_millis(200)) } else { (12, Duration::from_millis(600)) };
-
     let mut cluster = Cluster::with_own_manifests(2);
     write_services(&cluster.nodes[0], 1);
     write_services(&cluster.nodes[1], MANY);
@@ -82,74 +70,7 @@ pub fn run(quick: bool, selection: &Selection) -> Result<Report> {
         Variant { name: "loopback", client: &many_server.netns, to: [127, 0, 0, 1].into() },
     ];
     variants.retain(|variant| selection.has(variant));
-    let workloads = selection.workloads();
-
-    let conditions = format!(
-        "Client, server and softirq on CPU 0; {rounds} interleaved rounds of {} ms; medians, \
-         ratios within a round to \"{REFERENCE}\".",
-        length.as_millis()
-    );
-    let columns: Vec<String> = workloads
-        .iter()
-        .flat_map(|workload| [workload.unit().to_owned(), "ratio".to_owned(), "p50 / p99 µs".to_owned()])
-        .collect();
-    let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
-    let mut report = Report::new("Path quality", conditions, &columns);
-    let mut cells = vec![Vec::new(); variants.len()];
-    for workload in workloads {
-        let samples = interleave(&variants, workload, rounds, length)?;
-        let reference = variants.iter().position(|variant| variant.name == REFERENCE);
-        for (index, cells) in cells.iter_mut().enumerate() {
-            let rate = median(samples[index].rates.iter().copied());
-            let unit = if workload == Workload::Bulk { format!("{rate:.1}") } else { format!("{rate:.0}") };
-            cells.push(unit);
-            cells.push(reference.map_or("-".into(), |reference| {
-                format!("{:.3}", paired_ratio(&samples[index].rates, &samples[reference].rates))
-            }));
-            cells.push(format!(
-                "{:.1} / {:.1}",
-                median(samples[index].p50.clone()),
-                median(samples[index].p99.clone())
-            ));
-        }
-    }
-    for (variant, cells) in variants.iter().zip(cells) {
-        report.row(variant.name, cells);
-    }
-    Ok(report)
-}
-
-#[derive(Default, Clone)]
-struct Series {
-    rates: Vec<f64>,
-    p50: Vec<f64>,
-    p99: Vec<f64>,
-}
-
-fn interleave(
-    variants: &[Variant],
-    workload: Workload,
-    rounds: u32,
-    length: Duration,
-) -> Result<Vec<Series>> {
-    let mut series = vec![Series::default(); variants.len()];
-    // The first round warms up and is thrown away.
-    for round in 0..=rounds {
-        let forth: Vec<usize> = (0..variants.len()).collect();
-        let order: Vec<usize> = if round % 2 == 0 { forth } else { forth.into_iter().rev().collect() };
-        for index in order {
-            let variant = &variants[index];
-            let to = SocketAddrV4::new(variant.to, workload.port());
-            let sample = load::sample(variant.client, workload, to, length)
-                .with_context(|| format!("{workload:?} over \"{}\"", variant.name))?;
-            if round > 0 {
-                series[index].rates.push(sample.per_second);
-                series[index].p50.push(sample.latency.value_at_quantile(0.5) as f64 / 1e3);
-                series[index].p99.push(sample.latency.value_at_quantile(0.99) as f64 / 1e3);
-            }
-        }
-    }
-    Ok(series)
+    compare("Path quality", &variants, REFERENCE, &selection.workloads(), &Rounds::new(quick))
 }
 
 /// The measured service at `vip(1)` over the node's one server, and as many
@@ -176,7 +97,7 @@ fn write_services(node: &Node, count: u32) {
     }
 }
 
-fn pair(node: &Node) -> Result<(Container, Container)> {
+pub fn pair(node: &Node) -> Result<(Container, Container)> {
     let server = node.container("server", 2);
     let client = node.container("client", 3);
     load::serve(&server.netns)?;
