@@ -85,6 +85,7 @@ pub enum Kind {
     ClusterNetworkPolicy,
     /// Our own.
     Policy,
+    VirtualNetwork,
 }
 
 impl Kind {
@@ -92,7 +93,12 @@ impl Kind {
         use Kind::*;
         matches!(
             self,
-            NetworkPolicy | AdminNetworkPolicy | BaselineAdminNetworkPolicy | ClusterNetworkPolicy | Policy
+            NetworkPolicy
+                | AdminNetworkPolicy
+                | BaselineAdminNetworkPolicy
+                | ClusterNetworkPolicy
+                | Policy
+                | VirtualNetwork
         )
     }
 

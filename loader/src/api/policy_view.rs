@@ -46,7 +46,7 @@ fn view(id: &PolicyId, Policy { object, origin }: &Policy) -> PolicyView {
     };
     let priority = match *tier {
         Tier::Admin { priority } | Tier::Baseline { priority } => Some(priority),
-        Tier::Namespaced => None,
+        Tier::Network | Tier::Namespaced => None,
     };
     PolicyView {
         kind: id.kind.to_string(),

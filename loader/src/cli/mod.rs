@@ -25,7 +25,7 @@ use crate::{
         view::{DetachView, EndpointView, UninstallView, WaitView},
     },
     config::DEFAULT_SOCKET,
-    event::label,
+    event::{label, policy::NETWORK},
     snapshot::{AttachRequest, Status},
 };
 
@@ -122,6 +122,9 @@ enum Endpoint {
         /// By which policies select it; may be given several times.
         #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
         label: Vec<(String, String)>,
+        /// A VirtualNetwork that has it among its members: the label causeway.io/network.
+        #[arg(long, value_name = "NAME")]
+        network: Option<String>,
     },
     /// Take the interface away; detaching what is not there succeeds.
     Detach { name: String },
@@ -184,10 +187,11 @@ async fn run(command: Command, socket: &Path, output: Output) -> anyhow::Result<
 
 async fn endpoint(action: Endpoint, socket: &Path, output: Output) -> anyhow::Result<()> {
     match action {
-        Endpoint::Attach { name, netns, address, interface, mtu, label } => {
+        Endpoint::Attach { name, netns, address, interface, mtu, label, network } => {
             // The agent's working directory is not ours.
             let netns = std::path::absolute(netns)?;
-            let (interface, labels) = (Some(interface), label.into_iter().collect());
+            let network = network.map(|network| (NETWORK.to_owned(), network));
+            let (interface, labels) = (Some(interface), label.into_iter().chain(network).collect());
             let request = AttachRequest { name, netns, addresses: address, interface, mtu, labels };
             let attached: EndpointView = ask(socket, Method::POST, "/v1/endpoints", Some(&request)).await?;
             output.print(&attached, |view| render::endpoints(std::slice::from_ref(view)))

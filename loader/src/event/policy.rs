@@ -10,6 +10,11 @@ use serde::Serialize;
 /// Of a namespace or a pod.
 pub type Labels = Arc<BTreeMap<Arc<str>, Arc<str>>>;
 
+/// The label that puts a pod, or an endpoint, into a virtual network.
+pub const NETWORK: &str = "causeway.io/network";
+/// How peers call those that are in none.
+pub const DEFAULT_NETWORK: &str = "default";
+
 /// The label that every namespace has: its name.
 pub const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
@@ -37,6 +42,8 @@ pub struct PolicyObject {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Tier {
+    /// What keeps virtual networks apart; in order of name.
+    Network,
     /// The administrator's: in order of priority (0 to 1000, the lowest first),
     /// then of name; the first rule that matches decides.
     Admin { priority: u16 },

@@ -10,6 +10,7 @@ use super::policy::{
 impl fmt::Display for Tier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Tier::Network => "network",
             Tier::Admin { .. } => "admin",
             Tier::Namespaced => "namespaced",
             Tier::Baseline { .. } => "baseline",

@@ -51,7 +51,8 @@ impl Model {
 
     /// In order of kind, namespace and name.
     pub fn policies(&self) -> impl Iterator<Item = (&PolicyId, Policy)> {
-        self.of_kinds(Kind::NetworkPolicy, Kind::Policy).filter_map(|(key, said)| Some((key, policy(said)?)))
+        let all = self.of_kinds(Kind::NetworkPolicy, Kind::VirtualNetwork);
+        all.filter_map(|(key, said)| Some((key, policy(said)?)))
     }
 
     /// How many policies there are.

@@ -65,7 +65,7 @@ pub fn order(policies: &mut [Applying<'_>]) {
     let name = |(id, policy): &Applying<'_>| match policy.tier {
         // Of a union only the names of the deciding rules depend on the order.
         Tier::Namespaced => None,
-        Tier::Admin { .. } | Tier::Baseline { .. } => Some(id.name.clone()),
+        Tier::Network | Tier::Admin { .. } | Tier::Baseline { .. } => Some(id.name.clone()),
     };
     policies.sort_by_cached_key(|policy| (policy.1.tier, name(policy), policy.0.clone()));
 }
@@ -97,7 +97,7 @@ impl Builder<'_> {
     pub fn build(&mut self, policies: &[Applying<'_>]) -> Clauses {
         let mut clauses = Clauses::default();
         let of = |tier: fn(&Tier) -> bool| policies.iter().filter(move |(_, policy)| tier(&policy.tier));
-        for policy in of(|tier| matches!(tier, Tier::Admin { .. })) {
+        for policy in of(|tier| matches!(tier, Tier::Network | Tier::Admin { .. })) {
             let effect = |action| match action {
                 Action::Deny | Action::Reject if policy.1.audit => Some(Effect::Watch),
                 Action::Allow => Some(Effect::Allow),

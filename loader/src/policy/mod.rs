@@ -46,6 +46,7 @@ pub use compiler::{Compiler, Sizes};
 pub use explain::{Differs, Explanation, Flow, Nearest};
 pub use image::{Changes, Delta, PolicyImage, Table};
 pub use names::RuleName;
+pub use selector::Namespace;
 
 /// Namespace and name of a pod or a service.
 pub type Name = (Arc<str>, Arc<str>);

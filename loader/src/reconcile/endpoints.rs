@@ -33,6 +33,7 @@ impl Agent {
                 ));
             }
         }
+        self.check_network(&request)?;
         let before = self.store.get(&request.name).cloned();
         let wired = self.wire(&request).await;
         if wired.is_err() && before.is_none() {

@@ -10,6 +10,7 @@ mod commands;
 mod endpoints;
 mod explain;
 mod neighbours;
+mod networks;
 mod plane;
 mod policies;
 mod probe;

@@ -216,7 +216,8 @@ impl Agent {
             let object = self.model.policy(key).map(|policy| policy.object);
             self.policies.compiler.set_policy(policy_id(key), object);
         }
-        for name in &touched.pods {
+        let moved = self.moved_between_networks(touched);
+        for name in touched.pods.union(&moved) {
             self.tell_pod(name);
         }
         let named = self.policies.compiler.services();
@@ -246,12 +247,13 @@ impl Agent {
     fn tell_pod(&mut self, name: &Name) {
         let object = self.model.pod(name);
         let mut pod = object.map(|object| Pod {
-            labels: object.labels.clone(),
+            labels: self.admitted(&name.0, object.labels.clone()),
             addresses: object.addresses.clone(),
             ports: object.ports.clone(),
         });
         if let Some((endpoint, stored)) = self.endpoint_of(name) {
             let (namespace, labels) = self.model.endpoint_labels(endpoint, &stored.request.labels);
+            let labels = self.admitted(&namespace, labels);
             let here = pod.get_or_insert_with(|| Pod {
                 labels: labels.clone(),
                 addresses: Vec::new(),

@@ -87,7 +87,9 @@ impl Agent {
 
     fn problems(&self) -> Vec<ProblemView> {
         let all = self.model.problems().chain(self.plan_problems()).chain(&self.route_problems);
-        all.map(ProblemView::from).collect()
+        let mut problems: Vec<ProblemView> = all.map(ProblemView::from).collect();
+        problems.extend(self.network_problems().map(|problem| ProblemView::from(&problem)));
+        problems
     }
 
     /// What the plans could not serve; what is wrong in both families, once.

@@ -173,6 +173,7 @@ impl Chance {
         let tier = match self.below(5) {
             0 | 1 => Tier::Admin { priority: self.below(3) as u16 },
             2 => Tier::Baseline { priority: self.below(2) as u16 },
+            3 => Tier::Network,
             _ => Tier::Namespaced,
         };
         PolicyObject {

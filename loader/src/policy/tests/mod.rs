@@ -108,6 +108,7 @@ fn decision(compiler: &Compiler, endpoint: &str, flow: Flow) -> (Outcome, Option
 
 fn id(name: &str, policy: &PolicyObject) -> PolicyId {
     let kind = match policy.tier {
+        Tier::Network => "VirtualNetwork",
         Tier::Admin { .. } => "AdminNetworkPolicy",
         Tier::Namespaced => "NetworkPolicy",
         Tier::Baseline { .. } => "BaselineAdminNetworkPolicy",

@@ -29,10 +29,13 @@ pub fn decide(cluster: &Cluster, endpoint: &str, flow: Flow) -> (Outcome, Option
         None => (Outcome::Allow, rule),
     };
 
-    let mut admin: Vec<_> =
-        policies.iter().filter(|(_, policy)| matches!(policy.tier, Tier::Admin { .. })).collect();
+    let mut admin: Vec<_> = policies
+        .iter()
+        .filter(|(_, policy)| matches!(policy.tier, Tier::Network | Tier::Admin { .. }))
+        .collect();
     admin.sort_by_key(|(id, policy)| match policy.tier {
-        Tier::Admin { priority } => (priority, id.name.clone()),
+        Tier::Network => (None, id.name.clone()),
+        Tier::Admin { priority } => (Some(priority), id.name.clone()),
         _ => unreachable!(),
     });
     'admin: for (id, policy) in admin {

@@ -19,6 +19,7 @@ pub use node::node;
 pub use pod::pod;
 pub use policy::{
     admin_network_policy, baseline_admin_network_policy, cluster_network_policy, network_policy, own_policy,
+    virtual_network,
 };
 pub use service::service;
 pub use slice::{endpoints, slice};

@@ -77,7 +77,7 @@ impl Reader<'_> {
         let mut spec =
             wire.spec.ok_or_else(|| Refusal::new("spec", "missing: say what the policy is about"))?;
         let tier = tier(&mut spec, kind)?;
-        let subject = self.subject(spec.subject, kind)?;
+        let subject = self.subject(spec.subject, kind, "spec.subject")?;
         self.unknown(&spec.unknown, "spec");
         let audit = self.switch(&wire.metadata, AUDIT);
         let reject = self.switch(&wire.metadata, REJECT);
@@ -88,16 +88,21 @@ impl Reader<'_> {
         Ok((key, PolicyObject { tier, subject, ingress, egress, audit, reject, faulty }))
     }
 
-    fn subject(&mut self, wire: Option<Subject>, kind: Kind) -> Result<PodSelector, Refusal> {
+    pub(super) fn subject(
+        &mut self,
+        wire: Option<Subject>,
+        kind: Kind,
+        path: &str,
+    ) -> Result<PodSelector, Refusal> {
         match wire {
             Some(Subject { namespaces: Some(wire), pods: None }) => {
-                self.namespaces(wire, "spec.subject.namespaces")
+                self.namespaces(wire, &format!("{path}.namespaces"))
             }
             Some(Subject { namespaces: None, pods: Some(wire) }) => {
-                self.namespaced_pod(wire, anywhere(kind), "spec.subject.pods")
+                self.namespaced_pod(wire, anywhere(kind), &format!("{path}.pods"))
             }
-            Some(_) => Err(Refusal::new("spec.subject", "write one of namespaces and pods")),
-            None => Err(Refusal::new("spec.subject", "missing: write namespaces or pods")),
+            Some(_) => Err(Refusal::new(path, "write one of namespaces and pods")),
+            None => Err(Refusal::new(path, "missing: write namespaces or pods")),
         }
     }
 
@@ -221,7 +226,7 @@ impl Reader<'_> {
 }
 
 fn anywhere(kind: Kind) -> bool {
-    matches!(kind, Kind::ClusterNetworkPolicy | Kind::Policy)
+    matches!(kind, Kind::ClusterNetworkPolicy | Kind::Policy | Kind::VirtualNetwork)
 }
 
 fn tier(spec: &mut AdminPolicySpec, kind: Kind) -> Result<Tier, Refusal> {

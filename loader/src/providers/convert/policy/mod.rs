@@ -9,11 +9,13 @@ mod network;
 mod peer;
 mod port;
 mod selector;
+mod virtual_network;
 pub mod wire;
 
 pub use admin::{admin_network_policy, baseline_admin_network_policy, cluster_network_policy, own_policy};
 pub use network::network_policy;
 pub use port::{port_name, transport};
+pub use virtual_network::virtual_network;
 
 use std::collections::BTreeMap;
 

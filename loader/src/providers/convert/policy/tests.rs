@@ -48,6 +48,7 @@ fn noted(kind: &str, metadata: &str, spec: &str) -> Converted {
         "ClusterNetworkPolicy" => {
             convert::cluster_network_policy(serde_saphyr::from_str(&text).unwrap(), names)
         }
+        "VirtualNetwork" => convert::virtual_network(serde_saphyr::from_str(&text).unwrap(), names),
         _ => convert::own_policy(serde_saphyr::from_str(&text).unwrap(), names),
     }
 }
@@ -266,3 +267,4 @@ fn a_subject_selects_as_in_its_own_namespace_only() {
 }
 
 mod admin;
+mod virtual_network;

@@ -43,6 +43,16 @@ pub struct AdminPolicySpec {
     pub unknown: BTreeMap<String, Value>,
 }
 
+/// Ours.
+#[derive(Debug, Deserialize)]
+pub struct VirtualNetworkSpec {
+    pub members: Option<Subject>,
+    /// Names of other networks.
+    pub peers: Option<Vec<String>>,
+    #[serde(flatten)]
+    pub unknown: BTreeMap<String, Value>,
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LabelSelector {
