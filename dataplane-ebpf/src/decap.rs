@@ -111,7 +111,7 @@ fn begin<A: Family>(loose: &mut Loose<A>, backend: A, hop: Hop) -> Step {
     let port = Port::new(chosen.port.get().wrapping_add(offset));
     let after = FlowKey { dst: backend, dst_port: port, ..*key };
     let serving = Serving { service: id, generation: row.generation, backend: chosen.id };
-    loose.begins = Begins { after, serving, hop, ports: Ports::ALL, attempt: 0 };
+    loose.begins = Begins { after, serving, hop, ports: Ports::ALL, attempt: 0, flags: 0 };
     Step::Begin
 }
 

@@ -2,7 +2,9 @@
 //! container, route, as `pipeline` asks for those that are.
 
 use aya_ebpf::programs::TcContext;
-use causeway_schema::{Flow, Frontend, FrontendKey, Hop, Port, Service, Verdict, nat::Ports, protocol};
+use causeway_schema::{
+    Flow, Frontend, FrontendKey, Hop, Port, Service, Verdict, flow::flags, nat::Ports, protocol,
+};
 
 use crate::{
     context::Context,
@@ -102,6 +104,7 @@ pub fn decide<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> S
             hop: deliver::hop(key.dst),
             ports: Ports::ALL,
             attempt: 0,
+            flags: 0,
         };
         return Step::Begin;
     }
@@ -191,9 +194,12 @@ pub fn begin_with<A: Refuse>(
         if after.src == A::UNSPECIFIED {
             return Step::End(Verdict::DropRemoteBackend);
         }
-        if row.flags & Service::DSR != 0 {
+        // A packet for this node's own address would find nobody elsewhere.
+        let on_link = row.flags & Service::DSR_L2 != 0 && key.dst != after.src;
+        if on_link || row.flags & Service::DSR != 0 {
+            let flags = if on_link { flags::TUNNELLED | flags::ON_LINK } else { flags::TUNNELLED };
             after.src_port = Port::NONE;
-            loose.begins = Begins { after, serving: serving(loose, row), hop, ports, attempt: 0 };
+            loose.begins = Begins { after, serving: serving(loose, row), hop, ports, attempt: 0, flags };
             return Step::Tunnel;
         }
         ports = egress::ports();
@@ -205,7 +211,7 @@ pub fn begin_with<A: Refuse>(
         // gateway.
         after.src = A::HAIRPIN;
     }
-    loose.begins = Begins { after, serving: serving(loose, row), hop, ports, attempt: 0 };
+    loose.begins = Begins { after, serving: serving(loose, row), hop, ports, attempt: 0, flags: 0 };
     Step::Begin
 }
 

@@ -70,7 +70,7 @@ pub fn begin<A: Refuse>(side: Side, loose: &mut Loose<A>) {
     let (key, ports) = (&loose.packet.key, ports());
     let after = FlowKey { src: A::node(), src_port: first_port(key, ports), ..*key };
     loose.side = side;
-    loose.begins = Begins { after, serving: Serving::NONE, hop: Hop::NONE, ports, attempt: 0 };
+    loose.begins = Begins { after, serving: Serving::NONE, hop: Hop::NONE, ports, attempt: 0, flags: 0 };
 }
 
 /// Who goes on with an echo message of a flow: one that leaves under the node's

@@ -1,6 +1,6 @@
 //! How does a packet reach a backend elsewhere that answers its client itself?
 //! As it is, in an outer IP header from this node to the backend (RFC 2003,
-//! RFC 2473).
+//! RFC 2473), or only to the hardware address of the next hop on the way there.
 //!
 //! Such a flow has one entry here, among those that no answer has been seen of:
 //! no answer ever will be. What is in use there outlives a flood, and what is
@@ -55,7 +55,7 @@ fn begun<A: Family>(loose: &Loose<A>) -> Flow<A> {
         generation: begins.serving.generation,
         backend: begins.serving.backend,
         last_seen: flow::now(),
-        flags: flags::TUNNELLED,
+        flags: begins.flags,
         ..Flow::translating(&loose.packet.key, &begins.after)
     }
 }
@@ -66,7 +66,8 @@ fn send<A: Refuse>(ctx: &TcContext, loose: &mut Loose<A>, flow: &Flow<A>) -> Dec
     if packet.ttl <= 1 {
         return Decision::end(Verdict::DropTtl);
     }
-    let header = A::HEADER as u16;
+    let wraps = flow.flags & flags::ON_LINK == 0;
+    let header = if wraps { A::HEADER as u16 } else { 0 };
     let ifindex = match deliver::way_within(ctx, packet, flow.src, flow.dst, header) {
         Way::Out(ifindex) => ifindex,
         Way::TooBig(mtu) => {
@@ -86,10 +87,11 @@ fn send<A: Refuse>(ctx: &TcContext, loose: &mut Loose<A>, flow: &Flow<A>) -> Dec
         fragment::remember(loose, flow);
     }
     let hop = rewrite::forward::<A, _>(ctx, None, None, packet.key.protocol, L4::Absent);
-    if hop.and_then(|()| wrap(ctx, loose, flow.src, flow.dst)).is_none() {
+    let wrapped = || if wraps { wrap(ctx, loose, flow.src, flow.dst) } else { Some(()) };
+    if hop.and_then(|()| wrapped()).is_none() {
         return Decision::end(Verdict::DropRewrite);
     }
-    if !dry {
+    if wraps && !dry {
         count::event(Event::Encapsulated);
     }
     Decision::new(Verdict::Forwarded, Exit::Neighbour, ifindex)

@@ -25,6 +25,8 @@ pub struct Begins<A> {
     pub ports: Ports,
     /// How many have been tried.
     pub attempt: u32,
+    /// What its requests have of [`flags`].
+    pub flags: u16,
 }
 
 /// What became of a new flow.

@@ -53,7 +53,8 @@ pub fn asks<A: Refuse>(side: Side, loose: &mut Loose<A>) -> bool {
         return false;
     }
     (loose.side, loose.question) = (side, Question::Sends);
-    loose.begins = Begins { after: key, serving: Serving::NONE, hop, ports: Ports::ALL, attempt: 0 };
+    loose.begins =
+        Begins { after: key, serving: Serving::NONE, hop, ports: Ports::ALL, attempt: 0, flags: 0 };
     true
 }
 

@@ -188,10 +188,28 @@ pub struct ServiceOptions {
     pub affinity: Option<u32>,
     /// Seconds that a flow may be silent, 1 to 604800.
     pub idle_timeout: Option<u32>,
-    /// `causeway.io/dsr: ipip`: backends on other nodes answer clients from outside
+    /// `causeway.io/dsr`: backends on other nodes answer clients from outside
     /// themselves.
-    pub dsr: bool,
+    pub dsr: Option<Dsr>,
     pub source_ranges: Option<SourceRanges>,
+}
+
+/// How a packet reaches a backend that answers its client itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dsr {
+    /// In an outer IP header.
+    Ipip,
+    /// As it is, by the hardware address of the next hop.
+    L2,
+}
+
+impl fmt::Display for Dsr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Dsr::Ipip => "ipip",
+            Dsr::L2 => "l2",
+        })
+    }
 }
 
 /// `loadBalancerSourceRanges`: who may come to the addresses that a load

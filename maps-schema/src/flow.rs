@@ -140,6 +140,9 @@ pub mod flags {
     /// pass elsewhere, so there is no second entry: with a source port of none,
     /// [`Flow::twin`](super::Flow::twin) is the key of no flow.
     pub const TUNNELLED: u16 = 32;
+    /// Of such a flow: there is no outer header, packets go as they are on the way
+    /// to `dst`.
+    pub const ON_LINK: u16 = 128;
 }
 
 // SAFETY: `repr(C)`, every field is Pod, and the sizes asserted below equal the

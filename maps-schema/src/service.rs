@@ -59,7 +59,7 @@ pub struct Service {
     /// Raised each time a backend leaves the service (and when the id gets
     /// another service), after the new table stands.
     pub generation: u32,
-    /// [`Service::AFFINITY`], [`Service::DSR`], both or zero.
+    /// [`Service::AFFINITY`], and one of the ways of direct return, or none.
     pub flags: u32,
 }
 
@@ -69,7 +69,10 @@ impl Service {
     /// What comes from outside to a backend on another node goes there whole, in
     /// an outer IP header, and the answer goes from there to the client.
     pub const DSR: u32 = 1 << 1;
-    pub const FLAGS: u32 = Self::AFFINITY | Self::DSR;
+    /// The same, by the hardware address of the next hop instead: it gets the packet
+    /// as it is, and chooses the same backend.
+    pub const DSR_L2: u32 = 1 << 2;
+    pub const FLAGS: u32 = Self::AFFINITY | Self::DSR | Self::DSR_L2;
 }
 
 /// How a table chooses.

@@ -72,6 +72,16 @@ impl Cluster {
         cluster
     }
 
+    /// As [`Cluster::dual`], with uplinks that forward, as on every node of
+    /// Kubernetes.
+    pub fn forwarding(nodes: u8) -> Self {
+        let shared = Arc::<Manifests>::default();
+        let mut cluster = Self::build(nodes, true, |_| shared.clone());
+        cluster.nodes.iter().for_each(Node::forward);
+        cluster.start();
+        cluster
+    }
+
     /// As [`Cluster::dual`], with a configuration file for each agent.
     pub fn configured(nodes: u8, config: &str) -> Self {
         let shared = Arc::<Manifests>::default();
@@ -91,8 +101,7 @@ impl Cluster {
         offload::off(&cluster.outside, "eth0");
         for node in &mut cluster.nodes {
             offload::off(&node.netns, UPLINK);
-            // As on every node of Kubernetes; the FIB helper asks for it.
-            node.netns.set_sysctl(&format!("net/ipv4/conf/{UPLINK}/forwarding"), "1");
+            node.forward();
             node.start_with(Some("xdp = true\n"));
         }
         cluster.switch.take_xdp();
@@ -192,6 +201,11 @@ impl Node {
     }
 
     /// As [`Node::start`], with a configuration file.
+    /// The FIB helper asks for it.
+    fn forward(&self) {
+        self.netns.set_sysctl(&format!("net/ipv4/conf/{UPLINK}/forwarding"), "1");
+    }
+
     pub fn start_with(&mut self, config: Option<&str>) {
         self.agent = Some(Agent::start(Setup {
             node: self.name.clone(),

@@ -152,7 +152,7 @@ pub fn services(desired: &DesiredState) -> Vec<ServiceView> {
                     .collect(),
                 affinity_seconds: service.options.affinity,
                 idle_timeout_seconds: service.options.idle_timeout,
-                dsr: service.options.dsr.then(|| "ipip".into()),
+                dsr: service.options.dsr.map(|way| way.to_string()),
                 source_ranges: service.options.source_ranges.as_ref().map(source_ranges),
                 origin: service.origin.to_string(),
             }

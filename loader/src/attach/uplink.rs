@@ -1,6 +1,6 @@
 //! Which interface leads to the other nodes?
 
-use std::io;
+use std::{fs, io, path::Path};
 
 use ipnet::IpNet;
 
@@ -14,6 +14,15 @@ pub struct Uplink {
     pub mac: [u8; 6],
     /// With the prefix of the link's network.
     pub addresses: Vec<IpNet>,
+}
+
+impl Uplink {
+    /// Whether the kernel's routing lookup answers for what comes by it.
+    pub fn forwards(&self, is_ipv4: bool) -> bool {
+        let family = if is_ipv4 { "ipv4" } else { "ipv6" };
+        let path = Path::new("/proc/sys/net").join(family).join("conf").join(&self.name).join("forwarding");
+        fs::read_to_string(path).is_ok_and(|text| text.trim() == "1")
+    }
 }
 
 /// The named interface, or the one of the default route.

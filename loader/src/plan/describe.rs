@@ -18,7 +18,8 @@ pub fn describe<A: Family>(step: &Step<A>) -> String {
         Step::PutTable { cells, .. } => format!("a table of {} cells", cells.len()),
         Step::PutService { row, .. } => {
             let affinity = if row.flags & Service::AFFINITY != 0 { ", affinity" } else { "" };
-            let dsr = if row.flags & Service::DSR != 0 { ", direct return" } else { "" };
+            let direct = row.flags & (Service::DSR | Service::DSR_L2) != 0;
+            let dsr = if direct { ", direct return" } else { "" };
             format!("{}, generation {}{affinity}{dsr}", target(row.target), row.generation)
         }
         Step::PutEndpoint { row, .. } => {

@@ -33,6 +33,8 @@ use crate::model::desired::{Endpoint, Service, ServiceId};
 
 pub struct Planner<A: Family> {
     capacity: Capacity,
+    /// What comes by the uplink may go on by it as it is.
+    uplink_forwards: bool,
     ledger: Ledger<A>,
     /// Boxed, because a hash table holds room for up to twice its entries.
     services: HashMap<ServiceId, Box<Entry<A>>>,
@@ -109,6 +111,7 @@ impl<A: Family> Planner<A> {
             waiting: BTreeSet::new(),
             untried: 0,
             retry_from: None,
+            uplink_forwards: true,
             capacity,
             ledger,
             adopted,
@@ -116,6 +119,12 @@ impl<A: Family> Planner<A> {
             tables,
             backends,
         }
+    }
+
+    /// Says whether direct return by the hardware address can be had, before any
+    /// service asks for it. It can unless this says otherwise.
+    pub fn uplink_forwards(&mut self, forwards: bool) {
+        self.uplink_forwards = forwards;
     }
 
     /// Plans services that are new, changed (`Some`) or gone (`None`).

@@ -6,7 +6,7 @@ use causeway_schema::{FrontendKey, Port, PortRange, choice::MAX_WEIGHT};
 
 use super::Family;
 use super::claims::Ranges;
-use crate::event::{Origin, Problem, ServiceOptions};
+use crate::event::{Dsr, Origin, Problem, ServiceOptions};
 use crate::model::desired::{Frontend, Service, ServiceId};
 
 /// Compact, because the planner keeps one of each service.
@@ -27,7 +27,7 @@ pub struct Options<A> {
     /// In seconds.
     pub affinity: Option<u32>,
     pub idle_timeout: Option<u32>,
-    pub dsr: bool,
+    pub dsr: Option<Dsr>,
     /// Frontends' addresses that are not for all.
     pub restricted: Box<[A]>,
     /// Networks of those who may come there, with the length of their prefixes.
@@ -143,7 +143,7 @@ fn options<A: Family>(
         ranges,
         misfits,
     };
-    let any = wanted.affinity.is_some() || wanted.idle_timeout.is_some() || wanted.dsr;
+    let any = wanted.affinity.is_some() || wanted.idle_timeout.is_some() || wanted.dsr.is_some();
     let any = any || !wanted.restricted.is_empty() || !wanted.ranges.is_empty();
     any.then(|| Box::new(wanted))
 }

@@ -85,8 +85,10 @@ impl Agent {
         let dataplane = Dataplane::open(&config.bpffs, config.capacity, options)?;
         let masquerade = config.masquerade.then_some(config.native.as_slice());
         dataplane.describe(&Node { addresses: &uplink.addresses, masquerade })?;
-        let v4 = Plane::adopt(&dataplane, config.capacity)?;
-        let v6 = Plane::adopt(&dataplane, config.capacity)?;
+        let mut v4 = Plane::adopt(&dataplane, config.capacity)?;
+        let mut v6 = Plane::adopt(&dataplane, config.capacity)?;
+        v4.planner.uplink_forwards(uplink.forwards(true));
+        v6.planner.uplink_forwards(uplink.forwards(false));
         let indexes = store.iter().map(|(name, stored)| {
             let indexes = [v4.policy_of(&stored.endpoint), v6.policy_of(&stored.endpoint)];
             (name.as_str().into(), indexes.into_iter().max().unwrap_or(0))

@@ -89,6 +89,8 @@ impl Agent {
         let all = self.model.problems().chain(self.plan_problems()).chain(&self.route_problems);
         let mut problems: Vec<ProblemView> = all.map(ProblemView::from).collect();
         problems.extend(self.network_problems().map(|problem| ProblemView::from(&problem)));
+        // Each port of a service has a plan of its own.
+        problems.dedup();
         problems
     }
 

@@ -10,7 +10,7 @@ use causeway_schema::{
 };
 
 use super::{Entry, Place, Planner, full_message};
-use crate::event::Problem;
+use crate::event::{Dsr, Problem};
 use crate::model::desired::ServiceId;
 use crate::plan::{Family, Map, Step};
 
@@ -22,10 +22,22 @@ impl<A: Family> Planner<A> {
 
         let timeout = options.and_then(|options| options.affinity);
         let mut flags = if timeout.is_some() { Service::AFFINITY } else { 0 };
-        if options.is_some_and(|options| options.dsr) {
-            flags |= Service::DSR;
-        }
-        let members = if flags == 0 { BTreeMap::new() } else { self.members(name, place, timeout) };
+        flags |= match options.and_then(|options| options.dsr) {
+            None => 0,
+            Some(Dsr::Ipip) => Service::DSR,
+            Some(Dsr::L2) if self.uplink_forwards => Service::DSR_L2,
+            Some(Dsr::L2) => {
+                let family = if A::UNSPECIFIED.to_ip().is_ipv4() { "ipv4" } else { "ipv6" };
+                let message = format!(
+                    "l2: the uplink does not forward: set net.{family}.conf.UPLINK.forwarding=1 and start the agent again; until then answers come back through this node"
+                );
+                problems.push(entry.wanted.problem(name, "metadata.annotations[causeway.io/dsr]", message));
+                0
+            }
+        };
+        // Who takes off an outer header asks them, too.
+        let asked = flags & (Service::AFFINITY | Service::DSR) != 0;
+        let members = if asked { self.members(name, place, timeout) } else { BTreeMap::new() };
         if !self.ledger.set_members(place.id, &members, self.capacity.members) {
             // Served the plain way rather than not at all.
             problems.push(self.full(name, &entry.wanted, Map::Members));

@@ -7,7 +7,7 @@ use causeway_schema::{
 };
 
 use super::world::*;
-use crate::event::ServiceOptions;
+use crate::event::{Dsr, ServiceOptions};
 use crate::kernel::memory::Contents;
 use crate::model::desired::Service;
 use crate::plan::{Capacity, Digest, Family, Planner};
@@ -19,13 +19,17 @@ pub fn check(node: &Node, key: &FrontendKey<V4>, wanted: &Service) {
     let service = rows.services[frontend.service as usize];
     let members: Vec<_> = rows.members.keys().filter(|key| key.service == frontend.service).collect();
     let affinity = if wanted.options.affinity.is_some() { Row::AFFINITY } else { 0 };
-    let dsr = if wanted.options.dsr { Row::DSR } else { 0 };
+    let dsr = match wanted.options.dsr {
+        None => 0,
+        Some(Dsr::Ipip) => Row::DSR,
+        Some(Dsr::L2) => Row::DSR_L2,
+    };
     assert_eq!(service.flags, affinity | dsr);
     let name = node.planner.service_of(frontend.service).unwrap();
     let settings = |timeout| Member::settings(Group::of(&name.namespace, &name.name), timeout);
     let there = rows.members.get(&MemberKey::settings(frontend.service)).copied();
     assert_eq!(there, wanted.options.affinity.map(settings));
-    let addresses: BTreeSet<_> = match service.flags {
+    let addresses: BTreeSet<_> = match service.flags & (Row::AFFINITY | Row::DSR) {
         0 => BTreeSet::new(),
         _ => fitting(wanted).map(|backend| backend.address).collect(),
     };
@@ -106,9 +110,13 @@ fn every_difference_shows_in_the_digest() {
         Digest::of_image(node.planner.image()).0
     };
     let mut node = Node::new(small());
-    let direct = ServiceOptions { dsr: true, ..options(0, &[]) };
+    let direct = ServiceOptions { dsr: Some(Dsr::Ipip), ..options(0, &[]) };
     node.change(&[(id("web"), Some(Service { options: direct, ..with(0, &[], &[(1, 80, 1)]) }))]);
+    let direct = Digest::of_image(node.planner.image()).0;
+    let on_link = ServiceOptions { dsr: Some(Dsr::L2), ..options(0, &[]) };
+    node.change(&[(id("web"), Some(Service { options: on_link, ..with(0, &[], &[(1, 80, 1)]) }))]);
     let digests = [
+        direct,
         Digest::of_image(node.planner.image()).0,
         digest(0, &[]),
         digest(5, &[]),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use causeway_schema::{Frontend as FrontendRow, FrontendKey, Port, V4, choice, hash};
 use proptest::prelude::*;
 
-use crate::event::{Origin, Protocol, ServiceOptions, SourceRanges};
+use crate::event::{Dsr, Origin, Protocol, ServiceOptions, SourceRanges};
 use crate::kernel::Tables;
 use crate::kernel::memory::{Contents, MemoryTables};
 use crate::model::desired::{Backend, Frontend, Service, ServiceId};
@@ -64,7 +64,7 @@ pub fn options(affinity: u32, clients: &[&str]) -> ServiceOptions {
     let clients: Vec<_> = clients.iter().map(|net| net.parse().unwrap()).collect();
     ServiceOptions {
         idle_timeout: None,
-        dsr: false,
+        dsr: None,
         affinity: Some(affinity).filter(|&seconds| seconds > 0),
         source_ranges: (!clients.is_empty()).then_some(SourceRanges { addresses, clients }),
     }
@@ -109,7 +109,8 @@ pub fn change() -> impl Strategy<Value = Change> {
     let many = (0..3u16).prop_map(|more| (0..40 + more).map(|number| (number, 8080, 1)).collect());
     let backends = prop_oneof![20 => few, 1 => many];
     let networks = proptest::sample::subsequence(vec!["10.0.0.0/8", "10.0.0.0/16", "fd00::/8"], 0..3);
-    let options = (prop_oneof![2 => Just(0), 1 => 1..3u32], networks, proptest::bool::weighted(0.3));
+    let dsr = prop_oneof![4 => Just(None), 1 => Just(Some(Dsr::Ipip)), 1 => Just(Some(Dsr::L2))];
+    let options = (prop_oneof![2 => Just(0), 1 => 1..3u32], networks, dsr);
     let options = options
         .prop_map(|(affinity, clients, dsr)| ServiceOptions { dsr, ..self::options(affinity, &clients) });
     let spans = vec![(70, 90), (80, 81), (81, 99), (91, 99), (1, 65_535)];

@@ -10,7 +10,7 @@ use super::{
     Refusal, quoted,
     wire::{ObjectMeta, ServiceSpec},
 };
-use crate::event::{ServiceOptions, SourceRanges};
+use crate::event::{Dsr, ServiceOptions, SourceRanges};
 
 /// Seconds after which a client is forgotten, unless given (three hours), and
 /// the most there can be (a day), as the API has it.
@@ -85,14 +85,16 @@ fn idle_timeout(metadata: &ObjectMeta, refusals: &mut Vec<Refusal>) -> Option<u3
 }
 
 /// What cannot be leaves the usual way, by which everything is served.
-fn dsr(metadata: &ObjectMeta, refusals: &mut Vec<Refusal>) -> bool {
+fn dsr(metadata: &ObjectMeta, refusals: &mut Vec<Refusal>) -> Option<Dsr> {
     match metadata.annotations.as_ref().and_then(|notes| notes.get(DSR)).map(String::as_str) {
-        None => false,
-        Some("ipip") => true,
+        None => None,
+        Some("ipip") => Some(Dsr::Ipip),
+        Some("l2") => Some(Dsr::L2),
         Some(other) => {
-            let message = format!("{} is no way to a backend: use ipip, or leave it out", quoted(other));
+            let message =
+                format!("{} is no way to a backend: use ipip or l2, or leave it out", quoted(other));
             refusals.push(Refusal::new(format!("metadata.annotations[{DSR}]"), message));
-            false
+            None
         }
     }
 }
@@ -176,15 +178,15 @@ mod tests {
     }
 
     #[test]
-    fn one_way_past_the_node_is_known() {
+    fn two_ways_past_the_node_are_known() {
         for (text, expected, refused) in
-            [("ipip", true, 0), ("l2", false, 1), ("true", false, 1), ("", false, 1)]
+            [("ipip", Some(Dsr::Ipip), 0), ("l2", Some(Dsr::L2), 0), ("true", None, 1), ("", None, 1)]
         {
             let annotations = [(DSR.to_owned(), text.to_owned())].into();
             let metadata = ObjectMeta { annotations: Some(annotations), ..ObjectMeta::default() };
             let mut refusals = Vec::new();
             let found = options(&metadata, &ServiceSpec::default(), Vec::new(), &mut refusals);
-            assert_eq!(found.is_some_and(|options| options.dsr), expected, "{text}");
+            assert_eq!(found.and_then(|options| options.dsr), expected, "{text}");
             let fields: Vec<_> = refusals.iter().map(|refusal| refusal.field.as_str()).collect();
             assert_eq!(fields, &["metadata.annotations[causeway.io/dsr]"][..refused], "{text}");
         }
