@@ -1,13 +1,13 @@
 //! What becomes of a packet that another node has sent in an outer header?
-//! It loses that, and goes to the backend that the outer header names; the
-//! answer leaves from here.
+//! It loses that, and goes to the backend that the outer header names, or to the
+//! world under the egress address that it names; the answer leaves from here, or
+//! comes back here.
 
 use aya_ebpf::{
     bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, helpers::bpf_skb_adjust_room, programs::TcContext,
 };
 use causeway_schema::{
-    Event, FlowKey, FrontendKey, Hop, MemberKey, Port, Service, SourceRangeKey, Verdict, nat::Ports,
-    source_range::NODES,
+    Event, FlowKey, FrontendKey, Hop, MemberKey, Port, Service, Verdict, nat::Ports, protocol,
 };
 use network_types::eth::EthHdr;
 
@@ -18,14 +18,14 @@ use crate::{
     encap::SAME,
     family::Family,
     flow::{self, Serving},
-    jump,
+    fragment, gateway, icmp, jump,
     loose::{self, Loose, Part},
     nat::Begins,
     pipeline::Side,
     policy,
     refuse::Refuse,
     service::{self, Choice, Chosen},
-    slow, trace,
+    slow, source_range, trace,
 };
 
 /// What to do with a packet in an outer header.
@@ -34,6 +34,8 @@ enum Step {
     Plain,
     /// As any packet.
     Slow,
+    /// By the flow that stands where flows are made.
+    Carry,
     /// A new flow, to what `Loose::begins` says.
     Begin,
     End(Verdict),
@@ -46,7 +48,7 @@ pub fn run<A: Refuse>(ctx: &TcContext) -> i32 {
     loose.side = Side::Uplink;
     let target = match decide(ctx, loose) {
         Step::Plain if policy::asks(Side::Uplink, loose) => A::TO_POLICY,
-        Step::Plain => A::TO_CARRY,
+        Step::Plain | Step::Carry => A::TO_CARRY,
         Step::Slow => A::TO_SLOW,
         Step::Begin => policy::next(Side::Uplink, loose),
         Step::End(verdict) => return slow::finish(ctx, Side::Uplink, loose, Decision::end(verdict)),
@@ -58,13 +60,15 @@ pub fn run<A: Refuse>(ctx: &TcContext) -> i32 {
 #[inline(always)]
 fn decide<A: Refuse>(ctx: &TcContext, loose: &mut Loose<A>) -> Step {
     let outer = loose.packet.key;
-    let Some(hop) = deliver::endpoint(outer.dst).map(|(hop, _)| hop) else { return Step::Plain };
-    if loose.part != Part::Whole {
+    let hop = deliver::hop(outer.dst);
+    let leaves = hop == Hop::NONE && gateway::holds(outer.dst);
+    if hop == Hop::NONE && !leaves || loose.part != Part::Whole {
         return Step::Plain;
     }
     let at = loose.l4;
-    let is_trusted = is_node(outer.src);
+    let is_trusted = source_range::is_node(outer.src);
     let is_ours = match A::embedded(ctx, at) {
+        _ if leaves => true,
         Some((inner, _)) => returns_directly(&inner).is_some(),
         // Fragments, and errors about answers: nothing but the address tells.
         None => is_trusted && A::quoted(ctx, at).is_some_and(|inner| is_served(inner.dst)),
@@ -90,11 +94,46 @@ fn decide<A: Refuse>(ctx: &TcContext, loose: &mut Loose<A>) -> Step {
     if !dry {
         count::event(Event::Decapsulated);
     }
+    if leaves {
+        return leave(ctx, loose, outer.dst, dry);
+    }
     if !loose.has_ports() || flow::find(&loose.packet, ctx.ifindex(), dry).is_some() {
         return Step::Slow;
     }
     loose.unwrapped = true;
     begin(loose, outer.dst, hop)
+}
+
+/// To the world under an egress address that this node holds.
+#[inline(always)]
+fn leave<A: Refuse>(ctx: &TcContext, loose: &mut Loose<A>, address: A, dry: bool) -> Step {
+    loose.unwrapped = true;
+    if loose.part == Part::Later {
+        return match fragment::find(loose, ctx.ifindex()) {
+            Some(_) => Step::Slow,
+            None => Step::End(fragment::hold(ctx, loose, dry)),
+        };
+    }
+    let is_echo = loose.packet.key.protocol == A::ICMP && matches!(icmp::name_echo(ctx, loose), Some(true));
+    // Nobody translates SCTP.
+    let translates = loose.has_ports() && loose.packet.key.protocol != protocol::SCTP;
+    if !is_echo && !translates {
+        return Step::Slow;
+    }
+    if let Some(entry) = flow::find(&loose.packet, ctx.ifindex(), dry) {
+        let Some(pair) = A::pair() else { return Step::End(Verdict::DropInconsistent) };
+        // SAFETY: as in `flow::pair`, and map values stay readable until the
+        // program ends (RCU).
+        let flow = unsafe { &*entry };
+        if flow::is_slow(flow) || loose.part != Part::Whole {
+            return Step::Slow;
+        }
+        unsafe { (*pair).request = *flow };
+        loose.translated = true;
+        return Step::Carry;
+    }
+    loose.begins = gateway::under(&loose.packet.key, address);
+    Step::Begin
 }
 
 /// The flow to begin with the backend that another node has chosen.
@@ -133,7 +172,8 @@ fn serving<A: Family>(id: u32, row: &Service, key: &FlowKey<A>, backend: A) -> O
 #[inline(always)]
 fn returns_directly<A: Family>(key: &FlowKey<A>) -> Option<(u32, u16, Service)> {
     let at = |addr| A::frontend(&FrontendKey::new(addr, key.dst_port, key.protocol));
-    let found = at(key.dst).or_else(|| if is_node(key.dst) { at(A::UNSPECIFIED) } else { None });
+    let found =
+        at(key.dst).or_else(|| if source_range::is_node(key.dst) { at(A::UNSPECIFIED) } else { None });
     let (id, offset) = match found {
         Some(frontend) => (frontend.service, 0),
         None => {
@@ -148,10 +188,5 @@ fn returns_directly<A: Family>(key: &FlowKey<A>) -> Option<(u32, u16, Service)> 
 /// Whether services are served at an address, here or at another node.
 #[inline(always)]
 fn is_served<A: Family>(address: A) -> bool {
-    A::frontend(&FrontendKey::whole_address(address)).is_some() || is_node(address)
-}
-
-#[inline(always)]
-fn is_node<A: Family>(address: A) -> bool {
-    A::has_source_range(&SourceRangeKey::client(NODES, address))
+    A::frontend(&FrontendKey::whole_address(address)).is_some() || source_range::is_node(address)
 }

@@ -28,6 +28,8 @@ pub enum Step<A: 'static> {
     Translate(&'static Flow<A>),
     /// A new flow, to what `Loose::begins` says.
     Begin,
+    /// A new flow of a container's to the world.
+    Leave,
     /// A new flow to a service with affinity, whose backend is still to be chosen.
     Affinity,
     /// To a service's address, at a port that has no frontend of its own.
@@ -92,8 +94,7 @@ pub fn decide<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> S
         return Step::PortRange;
     }
     if leaves {
-        egress::begin(side, loose);
-        return Step::Begin;
+        return Step::Leave;
     }
     if loose.packet.opens_connection() && flow::is_known(&key.reversed()) && is_ours(ctx, side, loose) {
         // To a container's own address, but its answers would be taken for a

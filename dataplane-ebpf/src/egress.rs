@@ -3,18 +3,16 @@
 
 use aya_ebpf::programs::TcContext;
 use causeway_schema::{
-    FlowKey, FrontendKey, Hop, Network, NodeConfig, Port, config::flags::MASQUERADE, egress::NETWORKS,
+    FlowKey, FrontendKey, Network, NodeConfig, Port, config::flags::MASQUERADE, egress::NETWORKS,
     hash::flow_hash, nat::Ports, protocol,
 };
 
 use crate::{
     deliver::{self, Way},
     family::Family,
-    flow::Serving,
     icmp, jump,
     loose::Loose,
     maps,
-    nat::Begins,
     pipeline::Side,
     policy,
     refuse::Refuse,
@@ -64,26 +62,17 @@ pub fn first_port<A: Family>(key: &FlowKey<A>, ports: Ports) -> Port {
     ports.first(key.src_port, hash)
 }
 
-/// A new flow under the node's name.
-#[inline(always)]
-pub fn begin<A: Refuse>(side: Side, loose: &mut Loose<A>) {
-    let (key, ports) = (&loose.packet.key, ports());
-    let after = FlowKey { src: A::node(), src_port: first_port(key, ports), ..*key };
-    loose.side = side;
-    loose.begins = Begins { after, serving: Serving::NONE, hop: Hop::NONE, ports, attempt: 0, flags: 0 };
-}
-
 /// Who goes on with an echo message of a flow: one that leaves under the node's
 /// name, or that a policy is asked about, or answers one that did or was.
 #[inline(always)]
 pub fn echo<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> Option<jump::Target> {
     let asks = icmp::name_echo(ctx, loose)?;
-    if slow::is_known(ctx, loose) {
-        return Some(A::TO_CARRY);
+    if let Some(carrier) = slow::known(ctx, loose) {
+        return Some(carrier);
     }
     if asks && leaves(ctx, side, loose) {
-        begin(side, loose);
-        return Some(policy::next(side, loose));
+        loose.side = side;
+        return Some(A::TO_EGRESS);
     }
     if policy::asks(side, loose) {
         return Some(A::TO_POLICY);

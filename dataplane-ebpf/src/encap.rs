@@ -62,36 +62,64 @@ fn begun<A: Family>(loose: &Loose<A>) -> Flow<A> {
 
 #[inline(always)]
 fn send<A: Refuse>(ctx: &TcContext, loose: &mut Loose<A>, flow: &Flow<A>) -> Decision {
-    let packet = &loose.packet;
-    if packet.ttl <= 1 {
-        return Decision::end(Verdict::DropTtl);
-    }
-    let wraps = flow.flags & flags::ON_LINK == 0;
-    let header = if wraps { A::HEADER as u16 } else { 0 };
-    let ifindex = match deliver::way_within(ctx, packet, flow.src, flow.dst, header) {
-        Way::Out(ifindex) => ifindex,
-        Way::TooBig(mtu) => {
-            loose.mtu = mtu.saturating_sub(header);
-            return Decision::end(Verdict::DropTooBig);
-        }
-        Way::Host | Way::NoRoute => return Decision::end(Verdict::DropNoRoute),
+    let outer = (flow.flags & flags::ON_LINK == 0).then_some((flow.src, flow.dst));
+    let around = if outer.is_some() { A::HEADER as u16 } else { 0 };
+    let ifindex = match way(ctx, loose, flow.src, flow.dst, around) {
+        Ok(ifindex) => ifindex,
+        Err(verdict) => return Decision::end(verdict),
     };
-    let dry = trace::is_dry(ctx);
-    if !dry {
+    if !trace::is_dry(ctx) {
         if !loose.translated {
-            if !A::put_embryonic(&packet.key, flow) {
+            if !A::put_embryonic(&loose.packet.key, flow) {
                 return Decision::end(Verdict::DropFlowTable);
             }
             count::event(Event::FlowCreated);
         }
         fragment::remember(loose, flow);
     }
-    let hop = rewrite::forward::<A, _>(ctx, None, None, packet.key.protocol, L4::Absent);
-    let wrapped = || if wraps { wrap(ctx, loose, flow.src, flow.dst) } else { Some(()) };
+    leave(ctx, loose, None, outer, ifindex)
+}
+
+/// The interface that leads to `dst` with as many bytes of an outer header around
+/// the packet.
+#[inline(always)]
+pub fn way<A: Refuse>(
+    ctx: &TcContext,
+    loose: &mut Loose<A>,
+    src: A,
+    dst: A,
+    around: u16,
+) -> Result<u32, Verdict> {
+    if loose.packet.ttl <= 1 {
+        return Err(Verdict::DropTtl);
+    }
+    match deliver::way_within(ctx, &loose.packet, src, dst, around) {
+        Way::Out(ifindex) => Ok(ifindex),
+        Way::TooBig(mtu) => {
+            loose.mtu = mtu.saturating_sub(around);
+            Err(Verdict::DropTooBig)
+        }
+        Way::Host | Way::NoRoute => Err(Verdict::DropNoRoute),
+    }
+}
+
+/// Out by the way that [`way`] has found last, with what `flow` translates, in an
+/// outer header between two addresses if it is to have one.
+#[inline(always)]
+pub fn leave<A: Refuse>(
+    ctx: &TcContext,
+    loose: &Loose<A>,
+    flow: Option<&Flow<A>>,
+    outer: Option<(A, A)>,
+    ifindex: u32,
+) -> Decision {
+    let l4 = if flow.is_some() { loose.l4() } else { L4::Absent };
+    let hop = rewrite::forward::<A, _>(ctx, None, flow, loose.packet.key.protocol, l4);
+    let wrapped = || outer.map_or(Some(()), |(src, dst)| wrap(ctx, loose, src, dst));
     if hop.and_then(|()| wrapped()).is_none() {
         return Decision::end(Verdict::DropRewrite);
     }
-    if wraps && !dry {
+    if outer.is_some() && !trace::is_dry(ctx) {
         count::event(Event::Encapsulated);
     }
     Decision::new(Verdict::Forwarded, Exit::Neighbour, ifindex)

@@ -6,7 +6,7 @@ use aya_ebpf::{
     maps::lpm_trie,
 };
 use causeway_schema::{
-    Addr, Arena, Backend, Cell, Client, ClientKey, Endpoint, EndpointKey, Flow, FlowKey, Frontend,
+    Addr, Arena, Backend, Cell, Client, ClientKey, Egress, Endpoint, EndpointKey, Flow, FlowKey, Frontend,
     FrontendKey, HAIRPIN_V4, HAIRPIN_V6, Hop, Member, MemberKey, Network, NodeConfig, PortRanges, Service,
     SourceRangeKey, V4, V6, checksum, egress::NETWORKS, policy::PeerKey, protocol,
 };
@@ -46,6 +46,7 @@ pub trait Family: Addr {
     const TO_SLOW: jump::Target;
     const TO_ENCAP: jump::Target;
     const TO_DECAP: jump::Target;
+    const TO_EGRESS: jump::Target;
     /// This family in an outer header of its own: the protocol, and what
     /// `bpf_skb_adjust_room` is told of such a header.
     const WITHIN: u8;
@@ -91,6 +92,8 @@ pub trait Family: Addr {
     fn forget(key: &ClientKey<Self>);
     fn has_source_range(client: &SourceRangeKey<Self>) -> bool;
     fn port_ranges(address: Self) -> Option<&'static PortRanges>;
+    /// Of a container here, or of an egress address that this node holds.
+    fn egress(address: Self) -> Option<Egress<Self>>;
     /// Of a peer: [`PeerKey`](causeway_schema::policy::PeerKey).
     fn class(generation: u32, peer: Self) -> Option<u32>;
     fn endpoint(slot: u32) -> Option<&'static Endpoint>;
@@ -141,6 +144,7 @@ impl Family for V4 {
     const TO_SLOW: jump::Target = jump::Target::SlowV4;
     const TO_ENCAP: jump::Target = jump::Target::EncapV4;
     const TO_DECAP: jump::Target = jump::Target::DecapV4;
+    const TO_EGRESS: jump::Target = jump::Target::EgressV4;
     const WITHIN: u8 = protocol::IPV4;
     const ENCAP_FLAG: u32 = BPF_F_ADJ_ROOM_ENCAP_L3_IPV4;
     const HAIRPIN: Self = HAIRPIN_V4;
@@ -195,7 +199,8 @@ impl Family for V4 {
         PAIR_V4,
         LOOSE_V4,
         FRAGMENTS_V4,
-        QUEUES_V4
+        QUEUES_V4,
+        EGRESS_V4
     );
 
     #[inline(always)]
@@ -223,6 +228,7 @@ impl Family for V6 {
     const TO_SLOW: jump::Target = jump::Target::SlowV6;
     const TO_ENCAP: jump::Target = jump::Target::EncapV6;
     const TO_DECAP: jump::Target = jump::Target::DecapV6;
+    const TO_EGRESS: jump::Target = jump::Target::EgressV6;
     const WITHIN: u8 = protocol::IPV6;
     const ENCAP_FLAG: u32 = BPF_F_ADJ_ROOM_ENCAP_L3_IPV6;
     const HAIRPIN: Self = HAIRPIN_V6;
@@ -281,7 +287,8 @@ impl Family for V6 {
         PAIR_V6,
         LOOSE_V6,
         FRAGMENTS_V6,
-        QUEUES_V6
+        QUEUES_V6,
+        EGRESS_V6
     );
 
     /// IPv6 leaves checksums to the layers below and above (RFC 8200, section 8.1).

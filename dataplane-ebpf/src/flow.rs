@@ -49,7 +49,7 @@ pub fn is_expired<A>(flow: &Flow<A>) -> bool {
 /// Whether its packets need more than new addresses: a refusal, or an outer header.
 #[inline(always)]
 pub fn is_slow<A>(flow: &Flow<A>) -> bool {
-    flow.flags & (flags::EXPIRED | flags::TUNNELLED) != 0
+    flow.flags & (flags::EXPIRED | flags::TUNNELLED | flags::EGRESS) != 0
 }
 
 /// What a flow belongs to.

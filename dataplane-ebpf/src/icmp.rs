@@ -20,7 +20,7 @@ use crate::{
     nd, packet,
     pipeline::Side,
     rewrite::{self, L4},
-    trace,
+    slow, trace,
 };
 
 /// Offset of the checksum in an ICMP header, and its length up to what an
@@ -174,7 +174,7 @@ pub fn special<A: Read + Icmp>(ctx: &TcContext, side: Side, loose: &mut Loose<A>
         return None;
     }
     if A::is_error(kind) {
-        return error(ctx, loose);
+        return error(ctx, side, loose);
     }
     if kind == A::ECHO_REQUEST && A::frontend(&FrontendKey::whole_address(loose.packet.key.dst)).is_some() {
         return echo(ctx, loose);
@@ -201,7 +201,7 @@ pub fn name_echo<A: Read + Icmp>(ctx: &TcContext, loose: &mut Loose<A>) -> Optio
 /// An error about a packet that went through one of our flows: its receiver
 /// must see the packet as it had sent it.
 #[inline(always)]
-fn error<A: Read + Icmp>(ctx: &TcContext, loose: &mut Loose<A>) -> Option<Decision> {
+fn error<A: Read + Icmp>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> Option<Decision> {
     let inner_at = loose.l4 + HEADER;
     let (inner, inner_l4) = A::embedded(ctx, inner_at)?;
     if inner_l4 + 4 > loose.end {
@@ -213,13 +213,14 @@ fn error<A: Read + Icmp>(ctx: &TcContext, loose: &mut Loose<A>) -> Option<Decisi
     // SAFETY: map values stay readable until the program ends (RCU).
     let entry = unsafe { &*entry };
     (loose.service, loose.backend) = (entry.service, entry.backend);
-    if entry.flags & flags::TUNNELLED != 0 {
-        // About an answer that a backend elsewhere has sent itself.
+    if entry.flags & (flags::TUNNELLED | flags::EGRESS) != 0 {
+        // About an answer that a backend elsewhere has sent itself, or to a
+        // container whose packets leave by another node.
         if let Some(pair) = A::pair() {
             // SAFETY: as in `flow::pair`.
             unsafe { (*pair).request = *entry };
             loose.translated = true;
-            jump::to(ctx, Side::Uplink, A::TO_ENCAP);
+            jump::to(ctx, side, slow::carrier(entry));
         }
         return Some(Decision::end(Verdict::DropInconsistent));
     }

@@ -47,6 +47,9 @@ pub enum Target {
     EncapV6 = 20,
     DecapV4 = 21,
     DecapV6 = 22,
+    /// Flows of containers to the world, and packets of those that leave by another node.
+    EgressV4 = 23,
+    EgressV6 = 24,
 }
 
 /// Goes to another program; returns only when there is none.

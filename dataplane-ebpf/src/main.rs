@@ -19,6 +19,7 @@ mod encap;
 mod family;
 mod flow;
 mod fragment;
+mod gateway;
 mod icmp;
 mod jump;
 mod loose;
@@ -238,6 +239,16 @@ pub fn decap_v4(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn decap_v6(ctx: TcContext) -> i32 {
     decap::run::<V6>(&ctx)
+}
+
+#[classifier]
+pub fn egress_v4(ctx: TcContext) -> i32 {
+    gateway::run::<V4>(&ctx)
+}
+
+#[classifier]
+pub fn egress_v6(ctx: TcContext) -> i32 {
+    gateway::run::<V6>(&ctx)
 }
 
 #[classifier]

@@ -9,8 +9,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray},
 };
 use causeway_schema::{
-    Backend, Cell, Client, ClientKey, Endpoint, EndpointKey, Flow, FlowKey, Frontend, FrontendKey, Hop,
-    Member, MemberKey, NodeConfig, PortRanges, Service, SourceRange, TraceRecord, V4, V6,
+    Backend, Cell, Client, ClientKey, Egress, Endpoint, EndpointKey, Flow, FlowKey, Frontend, FrontendKey,
+    Hop, Member, MemberKey, NodeConfig, PortRanges, Service, SourceRange, TraceRecord, V4, V6,
     policy::{EndpointPolicy, PolicyStep, SetKey, Standing, Steps},
     socket::Peers,
     verdict,
@@ -32,6 +32,7 @@ use crate::{
 /// - source ranges: the clients of load-balancer addresses that are not for all;
 /// - port ranges: the frontends that span many ports, by address;
 /// - endpoint keys and endpoints: the containers of this node;
+/// - egress: those with an egress address, and the egress addresses held here;
 /// - classes: the peers that `causeway_schema::policy` draws;
 /// - flows: established ones, never evicted by newcomers. The agent sweeps idle
 ///   ones; when it is full, new flows stay in the embryonic table;
@@ -42,7 +43,7 @@ use crate::{
 /// - pair and loose: what does not fit on the stack.
 macro_rules! tables {
     ($family:ty, $frontends:ident, $services:ident, $backends:ident, $arena:ident, $affinity:ident,
-     $members:ident, $source_ranges:ident, $port_ranges:ident, $endpoint_keys:ident, $endpoints:ident, $classes:ident, $flows:ident, $embryonic:ident, $cache:ident, $pair:ident, $loose:ident, $fragments:ident, $queues:ident) => {
+     $members:ident, $source_ranges:ident, $port_ranges:ident, $endpoint_keys:ident, $endpoints:ident, $classes:ident, $flows:ident, $embryonic:ident, $cache:ident, $pair:ident, $loose:ident, $fragments:ident, $queues:ident, $egress:ident) => {
         #[map]
         pub static $frontends: HashMap<FrontendKey<$family>, Frontend> =
             HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
@@ -87,6 +88,9 @@ macro_rules! tables {
         #[map]
         pub static $queues: LruHashMap<Datagram<$family>, Queue> =
             LruHashMap::with_max_entries(fragment::QUEUES, 0);
+        #[map]
+        pub static $egress: HashMap<$family, Egress<$family>> =
+            HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
     };
 }
 
@@ -109,7 +113,8 @@ tables!(
     PAIR_V4,
     LOOSE_V4,
     FRAGMENTS_V4,
-    QUEUES_V4
+    QUEUES_V4,
+    EGRESS_V4
 );
 tables!(
     V6,
@@ -130,7 +135,8 @@ tables!(
     PAIR_V6,
     LOOSE_V6,
     FRAGMENTS_V6,
-    QUEUES_V6
+    QUEUES_V6,
+    EGRESS_V6
 );
 
 /// Frames of fragments that wait, and the slot that is next.

@@ -60,6 +60,7 @@ pub fn create<A: Family>(before: &FlowKey<A>, begins: &mut Begins<A>, dry: bool)
     }
     let after = &begins.after;
     let Some(pair) = flow::pair(before, after, &begins.serving, begins.hop) else { return Outcome::Full };
+    pair.request.flags = begins.flags;
     if free && dry {
         return Outcome::Created;
     }

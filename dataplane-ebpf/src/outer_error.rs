@@ -32,7 +32,7 @@ pub fn read<A: Refuse>(ctx: &TcContext, loose: &mut Loose<A>) -> Option<Verdict>
     let flow = flow::lookup(&inner)?;
     // SAFETY: map values stay readable until the program ends (RCU).
     let flow = unsafe { &*flow };
-    if flow.flags & flags::TUNNELLED == 0 {
+    if flow.flags & (flags::TUNNELLED | flags::EGRESS) == 0 {
         return None;
     }
     let mtu = refuse::told_mtu::<A>(ctx, loose.l4);

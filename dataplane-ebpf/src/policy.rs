@@ -78,7 +78,7 @@ pub enum Question {
 pub fn run<A: Refuse>(ctx: &TcContext) -> i32 {
     let Some(loose) = loose::held::<A>() else { return act::broken(ctx) };
     let side = loose.side;
-    if loose.question == Question::Sends && names_sctp(ctx, loose) && slow::is_known(ctx, loose) {
+    if loose.question == Question::Sends && names_sctp(ctx, loose) && slow::known(ctx, loose).is_some() {
         jump::to(ctx, side, A::TO_CARRY);
     }
     let (target, verdict) = match ask(ctx, loose) {

@@ -2,11 +2,12 @@
 //! flow, in a program of its own, where a service's address would refuse it.
 
 use aya_ebpf::programs::TcContext;
-use causeway_schema::{Frontend, Verdict};
+use causeway_schema::Frontend;
 
 use crate::{
     act,
     decide::{self, Step},
+    gateway,
     loose::{self, Loose},
     pipeline::Side,
     refuse::Refuse,
@@ -26,7 +27,7 @@ pub fn run<A: Refuse>(ctx: &TcContext) -> i32 {
 #[inline(always)]
 fn first<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> Step<A> {
     let key = &loose.packet.key;
-    let Some(range) = service::in_range(key) else { return Step::End(Verdict::DropNoFrontend) };
+    let Some(range) = service::in_range(key) else { return Step::End(gateway::closed(key)) };
     (loose.service, loose.offset) = (range.service, range.offset(key.dst_port));
     decide::first(ctx, side, loose, &Frontend { service: range.service, flags: u32::from(range.flags) })
 }

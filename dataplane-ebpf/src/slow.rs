@@ -12,7 +12,7 @@ use crate::{
     decide::{self, Step},
     deliver, egress,
     family::Family,
-    flow, fragment, icmp, jump,
+    flow, fragment, gateway, icmp, jump,
     loose::{self, Loose, Part},
     nat::{self, Outcome},
     outer_error,
@@ -47,9 +47,10 @@ pub fn go_on<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>, step:
                 unsafe { (*pair).request = *flow };
                 loose.translated = true;
             }
-            if flow.flags & flags::TUNNELLED != 0 { A::TO_ENCAP } else { A::TO_CARRY }
+            carrier(flow)
         }
         Step::Begin => policy::next(side, loose),
+        Step::Leave => A::TO_EGRESS,
         Step::Affinity => A::TO_AFFINITY,
         Step::PortRange => A::TO_PORT_RANGE,
         Step::Tunnel => A::TO_ENCAP,
@@ -64,6 +65,16 @@ pub fn go_on<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>, step:
     finish(ctx, side, loose, Decision::end(Verdict::DropInconsistent))
 }
 
+/// Who goes on with a packet of a flow.
+#[inline(always)]
+pub fn carrier<A: Family>(flow: &Flow<A>) -> jump::Target {
+    match flow.flags & (flags::TUNNELLED | flags::EGRESS) {
+        0 => A::TO_CARRY,
+        flags::TUNNELLED => A::TO_ENCAP,
+        _ => A::TO_EGRESS,
+    }
+}
+
 /// Begins the flow that the slow program has decided on, with another source
 /// if it needs one.
 #[inline(always)]
@@ -75,7 +86,8 @@ pub fn begin<A: Refuse>(ctx: &TcContext) -> i32 {
             if loose.unwrapped && fragment::is_awaited(loose) {
                 jump::to(ctx, loose.side, A::TO_RELEASE);
             }
-            jump::to(ctx, loose.side, A::TO_CARRY);
+            let leaves = loose.begins.flags & flags::EGRESS != 0;
+            jump::to(ctx, loose.side, if leaves { A::TO_EGRESS } else { A::TO_CARRY });
             Verdict::DropInconsistent
         }
         Outcome::Again => {
@@ -99,17 +111,18 @@ pub fn carry<A: Refuse>(ctx: &TcContext, side: Side) -> i32 {
     finish(ctx, side, loose, decision)
 }
 
-/// Whether a flow carries a packet whose ports the first slow program does not
-/// read; if so, it is left where flows are made.
+/// Who goes on with a packet whose ports the first slow program does not read, if
+/// it is of a flow; that is left where flows are made.
 #[inline(always)]
-pub fn is_known<A: Family>(ctx: &TcContext, loose: &mut Loose<A>) -> bool {
-    let Some(entry) = flow::find(&loose.packet, ctx.ifindex(), trace::is_dry(ctx)) else { return false };
+pub fn known<A: Family>(ctx: &TcContext, loose: &mut Loose<A>) -> Option<jump::Target> {
+    let entry = flow::find(&loose.packet, ctx.ifindex(), trace::is_dry(ctx))?;
     if let Some(pair) = A::pair() {
         // SAFETY: as in `flow::pair`, and map values stay readable.
         unsafe { (*pair).request = *entry };
         loose.translated = true;
     }
-    true
+    // SAFETY: as above.
+    Some(carrier(unsafe { &*entry }))
 }
 
 /// ICMP, as the slow program has read it.
@@ -199,7 +212,7 @@ fn plain<A: Refuse>(ctx: &TcContext, side: Side, loose: &Loose<A>) -> Decision {
         return or_fragmented(ctx, loose, None, decision);
     }
     if A::frontend(&FrontendKey::whole_address(dst)).is_some() {
-        return Decision::end(Verdict::DropNoFrontend);
+        return Decision::end(gateway::closed(&loose.packet.key));
     }
     if side == Side::Uplink {
         return Decision::end(Verdict::StackForeign);

@@ -3,7 +3,7 @@
 /// The part of `impl Family` that is alike.
 macro_rules! tables {
     ($frontends:ident, $services:ident, $backends:ident, $arena:ident, $affinity:ident, $members:ident,
-     $source_ranges:ident, $port_ranges:ident, $endpoint_keys:ident, $endpoints:ident, $classes:ident, $flows:ident, $embryonic:ident, $cache:ident, $pair:ident, $loose:ident, $fragments:ident, $queues:ident) => {
+     $source_ranges:ident, $port_ranges:ident, $endpoint_keys:ident, $endpoints:ident, $classes:ident, $flows:ident, $embryonic:ident, $cache:ident, $pair:ident, $loose:ident, $fragments:ident, $queues:ident, $egress:ident) => {
         #[inline(always)]
         fn frontend(key: &FrontendKey<Self>) -> Option<Frontend> {
             // SAFETY: rows are replaced whole by userspace; a copy is taken at once.
@@ -65,6 +65,12 @@ macro_rules! tables {
             // SAFETY: the row stays readable until the program ends (RCU); a
             // range is copied at once.
             unsafe { maps::$port_ranges.get(address) }
+        }
+
+        #[inline(always)]
+        fn egress(address: Self) -> Option<Egress<Self>> {
+            // SAFETY: as for `frontend`.
+            unsafe { maps::$egress.get(address).copied() }
         }
 
         #[inline(always)]

@@ -1,6 +1,7 @@
 //! What does a provider say? Validated objects, in batches, with the place
 //! each came from. Past this type nothing is "maybe valid".
 
+pub mod egress;
 pub mod label;
 pub mod policy;
 mod words;
@@ -10,6 +11,7 @@ use std::{fmt, net::IpAddr, sync::Arc};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use egress::EgressObject;
 use policy::{Labels, NamedPort, NamespaceObject, PolicyObject};
 
 /// Where a statement came from: the source's name, and the place within it
@@ -83,9 +85,10 @@ pub enum Kind {
     AdminNetworkPolicy,
     BaselineAdminNetworkPolicy,
     ClusterNetworkPolicy,
-    /// Our own.
+    /// Our own, as those below.
     Policy,
     VirtualNetwork,
+    Egress,
 }
 
 impl Kind {
@@ -161,6 +164,7 @@ pub enum Object {
     Namespace(NamespaceObject),
     /// Of any kind that [is one](Kind::is_policy).
     Policy(Arc<PolicyObject>),
+    Egress(Arc<EgressObject>),
 }
 
 impl Object {

@@ -122,6 +122,24 @@ pub fn solicitation(own: ([u8; 6], IpAddr), neighbour: IpAddr, known: Option<[u8
     }
 }
 
+/// Tells everybody on the link who has an address now (RFC 5227, section 3; RFC
+/// 4861, section 7.2.6).
+pub fn announcement(mac: [u8; 6], address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => arp_request((mac, address), address, None),
+        IpAddr::V6(address) => {
+            let everybody = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+            // An advertisement that overrides what is known.
+            let mut message = vec![136, 0, 0, 0, 0x20, 0, 0, 0];
+            message.extend(address.octets());
+            // Its hardware address, in units of eight bytes.
+            message.extend([2, 1]);
+            message.extend(mac);
+            nd_message((mac, address), ([0x33, 0x33, 0, 0, 0, 1], everybody), message)
+        }
+    }
+}
+
 /// RFC 826.
 fn arp_request(own: ([u8; 6], Ipv4Addr), neighbour: Ipv4Addr, known: Option<[u8; 6]>) -> Vec<u8> {
     let mut frame = Vec::with_capacity(ETHERNET + 28);
@@ -141,19 +159,28 @@ fn arp_request(own: ([u8; 6], Ipv4Addr), neighbour: Ipv4Addr, known: Option<[u8;
 fn nd_request(own: ([u8; 6], Ipv6Addr), neighbour: Ipv6Addr, known: Option<[u8; 6]>) -> Vec<u8> {
     let [.., a, b, c] = neighbour.octets();
     let everybody = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), u16::from_be_bytes([b, c]));
-    let mut frame = Vec::with_capacity(ETHERNET + IPV6 + 32);
-    frame.extend(known.unwrap_or([0x33, 0x33, 0xff, a, b, c]));
-    frame.extend(own.0);
-    frame.extend(ETHER_IPV6);
-    // Payload length, ICMPv6, and the hop limit that shows it was not forwarded.
-    frame.extend([0x60, 0, 0, 0, 0, 32, ICMPV6, 255]);
-    frame.extend(own.1.octets());
-    frame.extend(if known.is_some() { neighbour } else { everybody }.octets());
     let mut message = vec![135, 0, 0, 0, 0, 0, 0, 0];
     message.extend(neighbour.octets());
     // The asker's hardware address, in units of eight bytes.
     message.extend([1, 1]);
     message.extend(own.0);
+    let to = match known {
+        Some(mac) => (mac, neighbour),
+        None => ([0x33, 0x33, 0xff, a, b, c], everybody),
+    };
+    nd_message(own, to, message)
+}
+
+/// Puts a message of neighbour discovery, of 32 bytes, into a frame.
+fn nd_message(own: ([u8; 6], Ipv6Addr), to: ([u8; 6], Ipv6Addr), mut message: Vec<u8>) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(ETHERNET + IPV6 + 32);
+    frame.extend(to.0);
+    frame.extend(own.0);
+    frame.extend(ETHER_IPV6);
+    // Payload length, ICMPv6, and the hop limit that shows it was not forwarded.
+    frame.extend([0x60, 0, 0, 0, 0, 32, ICMPV6, 255]);
+    frame.extend(own.1.octets());
+    frame.extend(to.1.octets());
     let pseudo = sum(&frame[ETHERNET + 8..]) + 32 + u32::from(ICMPV6);
     let check = !fold(pseudo + sum(&message));
     message[2..4].copy_from_slice(&check.to_be_bytes());

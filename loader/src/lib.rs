@@ -5,6 +5,7 @@ pub mod api;
 pub mod attach;
 pub mod cli;
 pub mod config;
+pub mod egress;
 pub mod event;
 pub mod frame;
 pub mod heap;

@@ -11,12 +11,15 @@ use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use netlink_packet_route::{
     AddressFamily,
-    address::{AddressAttribute, AddressFlags},
+    address::{AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, CacheInfo},
     link::{LinkAttribute, LinkMessage},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+
+/// Who has put an address there (`IFA_PROTO`): we have.
+pub const ADDRESS_PROTOCOL: u8 = 202;
 
 /// A link as far as we look at it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,22 +116,49 @@ impl Netlink {
         }
     }
 
+    /// Those that are the link's own.
     pub async fn addresses(&self, ifindex: u32) -> io::Result<Vec<IpNet>> {
+        let messages = self.address_messages(ifindex).await?;
+        Ok(messages.iter().filter(|message| !is_held(message)).filter_map(address).collect())
+    }
+
+    /// Those that [`Netlink::hold_address`] has put there.
+    pub async fn held_addresses(&self, ifindex: u32) -> io::Result<Vec<IpAddr>> {
+        let messages = self.address_messages(ifindex).await?;
+        let held = messages.iter().filter(|message| is_held(message)).filter_map(address);
+        Ok(held.map(|network| network.addr()).collect())
+    }
+
+    async fn address_messages(&self, ifindex: u32) -> io::Result<Vec<AddressMessage>> {
         let request = self.0.address().get().set_link_index_filter(ifindex).execute();
-        let messages: Vec<_> = request.try_collect().await.map_err(to_io)?;
-        let address = |message: netlink_packet_route::address::AddressMessage| {
-            let prefix = message.header.prefix_len;
-            // On a point-to-point link `Address` is the other side's.
-            let find = |local: bool| {
-                message.attributes.iter().find_map(|attribute| match attribute {
-                    AddressAttribute::Local(address) if local => Some(*address),
-                    AddressAttribute::Address(address) if !local => Some(*address),
-                    _ => None,
-                })
-            };
-            IpNet::new(find(true).or_else(|| find(false))?, prefix).ok()
-        };
-        Ok(messages.into_iter().filter_map(address).collect())
+        request.try_collect().await.map_err(to_io)
+    }
+
+    /// Adds an address that only passes this way: marked as ours (Linux 5.18),
+    /// and none that the host's own connections leave under.
+    pub async fn hold_address(&self, ifindex: u32, address: IpAddr) -> io::Result<()> {
+        let prefix = if address.is_ipv4() { 32 } else { 128 };
+        let mut request = self.0.address().add(ifindex, address, prefix);
+        let attributes = &mut request.message_mut().attributes;
+        attributes.push(AddressAttribute::Protocol(AddressProtocol::Other(ADDRESS_PROTOCOL)));
+        if address.is_ipv6() {
+            attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+            let mut times = CacheInfo::default();
+            (times.ifa_preferred, times.ifa_valid) = (0, u32::MAX);
+            attributes.push(AddressAttribute::CacheInfo(times));
+        }
+        present_is_fine(request.execute().await.map_err(to_io))
+    }
+
+    /// Removes an address that [`Netlink::hold_address`] has put there.
+    pub async fn release_address(&self, ifindex: u32, address: IpAddr) -> io::Result<()> {
+        for message in self.address_messages(ifindex).await? {
+            if is_held(&message) && self::address(&message).is_some_and(|there| there.addr() == address) {
+                let deleted = self.0.address().del(message).execute().await.map_err(to_io);
+                deleted.or_else(|error| absent_is(error, ()))?;
+            }
+        }
+        Ok(())
     }
 
     pub async fn add_address(&self, ifindex: u32, address: IpAddr) -> io::Result<()> {
@@ -219,6 +249,23 @@ impl Netlink {
         };
         Ok(messages.iter().filter(|message| ours(message)).filter_map(route).collect())
     }
+}
+
+fn address(message: &AddressMessage) -> Option<IpNet> {
+    // On a point-to-point link `Address` is the other side's.
+    let find = |local: bool| {
+        message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Local(address) if local => Some(*address),
+            AddressAttribute::Address(address) if !local => Some(*address),
+            _ => None,
+        })
+    };
+    IpNet::new(find(true).or_else(|| find(false))?, message.header.prefix_len).ok()
+}
+
+fn is_held(message: &AddressMessage) -> bool {
+    let mark = AddressAttribute::Protocol(AddressProtocol::Other(ADDRESS_PROTOCOL));
+    message.attributes.contains(&mark)
 }
 
 fn link(message: LinkMessage) -> Link {

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
+    egress::Standing,
     event::{Problem, Protocol, policy::Labels},
     model::desired::{DesiredState, Endpoint},
 };
@@ -37,6 +38,8 @@ pub struct Snapshot {
     pub status: Status,
     /// By name.
     pub endpoints: Arc<BTreeMap<String, Attached>>,
+    /// By name of the object.
+    pub egress: Arc<BTreeMap<Arc<str>, Standing>>,
 }
 
 /// An endpoint, and what policies know it by.

@@ -74,7 +74,7 @@ const _: () = assert!(size_of::<NodeConfig>() == 44 + NETWORKS * (8 + 32));
 
 /// Raised with every change of a shared layout; a new agent that finds
 /// another number under its pins must not adopt those maps.
-pub const SCHEMA_VERSION: u32 = 6;
+pub const SCHEMA_VERSION: u32 = 7;
 
 /// What a traced packet's way through the program was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -103,7 +103,7 @@ pub const SWEEP_KEYS: usize = 4;
 
 /// The programs that the fast ones jump to: on the side of `from_container`, and
 /// on that of `from_uplink`.
-const TARGETS: [[&str; 2]; 23] = [
+const TARGETS: [[&str; 2]; 25] = [
     ["container_v6", "uplink_v6"],
     ["slow_container_v4", "slow_uplink_v4"],
     ["slow_container_v6", "slow_uplink_v6"],
@@ -127,6 +127,8 @@ const TARGETS: [[&str; 2]; 23] = [
     ["encap_v6", "encap_v6"],
     ["decap_v4", "decap_v4"],
     ["decap_v6", "decap_v6"],
+    ["egress_v4", "egress_v4"],
+    ["egress_v6", "egress_v6"],
 ];
 
 /// The same by slot: first those of `from_container`, then those of `from_uplink`.

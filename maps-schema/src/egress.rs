@@ -1,5 +1,5 @@
 //! Which hosts see a container's own address? The others see the node's
-//! (masquerade).
+//! (masquerade), or an address that a few containers have for this.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -27,12 +27,45 @@ impl<A: Addr> Network<A> {
     }
 }
 
+/// A container's egress address, under the container's own; and of egress
+/// addresses that this node holds, under themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Egress<A> {
+    /// What the world sees.
+    pub address: A,
+    /// Address of the other node that holds it; `address` itself while this one
+    /// does, and unspecified while none does.
+    pub node: A,
+}
+
+impl<A: Addr> Egress<A> {
+    /// While this node holds it.
+    pub fn here(address: A) -> Self {
+        Self { address, node: address }
+    }
+
+    #[inline(always)]
+    pub fn is_here(&self) -> bool {
+        self.node.difference(&self.address) == 0
+    }
+
+    /// Whether another node holds it.
+    #[inline(always)]
+    pub fn is_elsewhere(&self) -> bool {
+        !self.is_here() && self.node.difference(&A::UNSPECIFIED) != 0
+    }
+}
+
 // SAFETY: `repr(C)` of two equal Pod fields.
 unsafe impl<A: Addr> Zeroable for Network<A> {}
 unsafe impl<A: Addr> Pod for Network<A> {}
+unsafe impl<A: Addr> Zeroable for Egress<A> {}
+unsafe impl<A: Addr> Pod for Egress<A> {}
 
 const _: () = {
     assert!(size_of::<Network<V4>>() == 8 && size_of::<Network<V6>>() == 32);
+    assert!(size_of::<Egress<V4>>() == 8 && size_of::<Egress<V6>>() == 32);
 };
 
 #[cfg(test)]

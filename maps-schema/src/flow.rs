@@ -142,7 +142,10 @@ pub mod flags {
     pub const TUNNELLED: u16 = 32;
     /// Of such a flow: there is no outer header, packets go as they are on the way
     /// to `dst`.
-    pub const ON_LINK: u16 = 128;
+    pub const ON_LINK: u16 = 64;
+    /// Packets go on, translated as any, in an outer header to the node that holds
+    /// their container's [egress address](crate::egress::Egress).
+    pub const EGRESS: u16 = 128;
 }
 
 // SAFETY: `repr(C)`, every field is Pod, and the sizes asserted below equal the

@@ -40,7 +40,7 @@ impl<A: Addr> FrontendKey<A> {
 pub struct Frontend {
     /// Index of the [`Service`] row; [`Frontend::WHOLE_ADDRESS`] in marker rows.
     pub service: u32,
-    /// [`Frontend::SOURCE_RANGES`] or zero.
+    /// [`Frontend::SOURCE_RANGES`], in marker rows [`Frontend::EGRESS`], or zero.
     pub flags: u32,
 }
 
@@ -48,6 +48,10 @@ impl Frontend {
     pub const WHOLE_ADDRESS: u32 = u32::MAX;
     /// Only for clients within the service's [source ranges](crate::source_range).
     pub const SOURCE_RANGES: u32 = 1 << 1;
+    /// No service's address: one that this node holds for containers to leave under.
+    pub const EGRESS: u32 = 1 << 2;
+    /// The marker row of such an address.
+    pub const HELD: Self = Self { service: Self::WHOLE_ADDRESS, flags: Self::EGRESS };
 }
 
 /// A service's row.

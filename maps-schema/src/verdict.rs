@@ -76,14 +76,18 @@ pub enum Verdict {
     DropPolicy = 31,
     /// A policy does not allow it, and wants the sender told.
     DropPolicyReject = 32,
-    /// In an outer header, to a service with direct return, from a host that is
-    /// no node.
+    /// In an outer header, to a service with direct return or an egress address,
+    /// from a host that is no node.
     DropTunnelSource = 33,
+    /// Of a container whose egress address no node holds.
+    DropNoEgress = 34,
+    /// To an egress address, and of no flow that left under it.
+    DropEgressClosed = 35,
 }
 
 impl Verdict {
     /// Every verdict, in numeric order.
-    pub const ALL: [Verdict; 34] = [
+    pub const ALL: [Verdict; 36] = [
         Verdict::Delivered,
         Verdict::Forwarded,
         Verdict::GatewayArp,
@@ -118,6 +122,8 @@ impl Verdict {
         Verdict::DropPolicy,
         Verdict::DropPolicyReject,
         Verdict::DropTunnelSource,
+        Verdict::DropNoEgress,
+        Verdict::DropEgressClosed,
     ];
 
     pub fn from_number(number: u32) -> Option<Self> {
@@ -161,6 +167,8 @@ impl Verdict {
             Verdict::DropPolicy => "drop_policy",
             Verdict::DropPolicyReject => "drop_policy_reject",
             Verdict::DropTunnelSource => "drop_tunnel_source",
+            Verdict::DropNoEgress => "drop_no_egress",
+            Verdict::DropEgressClosed => "drop_egress_closed",
         }
     }
 
@@ -194,9 +202,10 @@ pub enum Event {
     /// A socket of the host named a service that has no backend, or a service's
     /// address at a port nobody serves: it was told so at once.
     SocketRefused = 9,
-    /// A packet left for its backend in an outer header.
+    /// A packet left in an outer header, for its backend or for the node that
+    /// holds its container's egress address.
     Encapsulated = 10,
-    /// A packet came to its backend's node in an outer header, and lost it.
+    /// A packet came to such a node in an outer header, and lost it.
     Decapsulated = 11,
 }
 

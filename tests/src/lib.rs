@@ -13,6 +13,7 @@ pub mod cable;
 pub mod capture;
 pub mod client;
 pub mod direct;
+pub mod egress;
 pub mod frame;
 pub mod hop;
 pub mod inspect;

@@ -27,8 +27,8 @@ const PACKETS: usize = 1_000_000;
 const PER_WORLD: usize = 2000;
 
 /// What no packet here brings about: a full table, a helper that fails, a row
-/// that is missing, a socket of the host, a policy.
-const UNSEEN: [&str; 11] = [
+/// that is missing, a socket of the host, a policy, an outer header.
+const UNSEEN: [&str; 13] = [
     "drop_flow_table",
     "flow_promotion_failed",
     "drop_rewrite",
@@ -38,6 +38,8 @@ const UNSEEN: [&str; 11] = [
     "drop_policy",
     "drop_policy_reject",
     "drop_tunnel_source",
+    "drop_no_egress",
+    "drop_egress_closed",
     "encapsulated",
     "decapsulated",
 ];

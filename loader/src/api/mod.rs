@@ -1,6 +1,7 @@
 //! The local API: JSON over a UNIX socket, for the CLI and for `curl`.
 
 pub mod client;
+mod egress_view;
 mod policy_view;
 mod refusal;
 pub mod server;
@@ -8,5 +9,7 @@ mod socket;
 pub mod view;
 mod wait;
 
+#[cfg(test)]
+mod json_tests;
 #[cfg(test)]
 mod tests;

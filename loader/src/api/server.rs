@@ -46,6 +46,7 @@ pub async fn serve(listener: UnixListener, handle: Handle) {
         .route("/v1/backends", get(backends))
         .route("/v1/nodes", get(nodes))
         .route("/v1/policies", get(policies))
+        .route("/v1/egress", get(egress))
         .route("/v1/desired", get(whole))
         .route("/v1/endpoints", get(endpoints).post(attach).delete(detach))
         .route("/v1/endpoints/{*name}", delete(detach_path))
@@ -122,6 +123,11 @@ async fn nodes(State(handle): State<Handle>) -> Answer<Vec<view::NodeView>> {
 
 async fn policies(State(handle): State<Handle>) -> Answer<Vec<view::PolicyView>> {
     Ok(Json(view::policies(&*desired(&handle).await?)))
+}
+
+async fn egress(State(handle): State<Handle>) -> Answer<Vec<view::EgressView>> {
+    let desired = desired(&handle).await?;
+    Ok(Json(view::egresses(&desired, &handle.snapshot.load().egress)))
 }
 
 async fn whole(State(handle): State<Handle>) -> Answer<DesiredView> {

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use causeway_schema::choice::RENDEZVOUS_MAX;
 use serde::{Deserialize, Serialize};
 
+pub use super::egress_view::{EgressView, egresses};
 pub use super::policy_view::{PolicyView, policies};
 use crate::{event::SourceRanges, model::desired::DesiredState, snapshot::Attached};
 
@@ -101,6 +102,9 @@ pub struct DesiredView {
     pub nodes: Vec<NodeView>,
     #[serde(default)]
     pub policies: Vec<PolicyView>,
+    /// Without what nodes make of them.
+    #[serde(default)]
+    pub egress: Vec<EgressView>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -120,6 +124,7 @@ pub fn desired(desired: &DesiredState) -> DesiredView {
         services: services(desired),
         nodes: nodes(desired),
         policies: policies(desired),
+        egress: egresses(desired, &BTreeMap::new()),
     }
 }
 

@@ -12,7 +12,7 @@ use super::{Output, render};
 use crate::{
     api::{
         client::get,
-        view::{self, DesiredView, NodeView, PolicyView, ServiceView},
+        view::{self, DesiredView, EgressView, NodeView, PolicyView, ServiceView},
     },
     model::Model,
     providers::manifests,
@@ -52,6 +52,7 @@ pub async fn run(directory: &Path, socket: &Path, output: Output) -> anyhow::Res
     let mut changes = services(&stands.services, &wanted.services);
     changes.extend(compare_nodes(&stands.nodes, &wanted.nodes));
     changes.extend(compare_policies(&stands.policies, &wanted.policies));
+    changes.extend(compare_egress(&stands.egress, &wanted.egress));
     let plan = Plan { changes, problems: model.problems().map(ProblemView::from).collect() };
     output.print(&plan, text)?;
     Ok(plan.problems.is_empty())
@@ -180,6 +181,29 @@ fn compare_policies(stands: &[PolicyView], wanted: &[PolicyView]) -> Vec<Change>
     )
 }
 
+fn compare_egress(stands: &[EgressView], wanted: &[EgressView]) -> Vec<Change> {
+    compare(
+        stands,
+        wanted,
+        |view| view.name.clone(),
+        |view| format!("egress {}", view.name),
+        |view| view.origin.clone(),
+        |old, new| {
+            let mut details = Vec::new();
+            differences("address", &old.addresses, &new.addresses, &mut details);
+            for (what, before, after) in [
+                ("subject", &old.subject, &new.subject),
+                ("nodes", &old.nodes.join(" "), &new.nodes.join(" ")),
+            ] {
+                if before != after {
+                    details.push(format!("{what}: {before} -> {after}"));
+                }
+            }
+            details
+        },
+    )
+}
+
 fn compare<T>(
     stands: &[T],
     wanted: &[T],
@@ -288,6 +312,24 @@ mod tests {
         ];
         assert_eq!(changes[0].details, details);
         assert_eq!(services(std::slice::from_ref(&stands), std::slice::from_ref(&stands)), []);
+    }
+
+    #[test]
+    fn egress_is_compared_by_what_it_asks_for() {
+        let view = |addresses: &[&str], nodes: &[&str], holder: Option<&str>| EgressView {
+            name: "out".into(),
+            subject: "all pods".into(),
+            addresses: addresses.iter().map(|&text| text.into()).collect(),
+            nodes: nodes.iter().map(|&text| text.into()).collect(),
+            holder: holder.map(Into::into),
+            endpoints: Vec::new(),
+            origin: "manifests:out.yaml#1".into(),
+        };
+        let stands = [view(&["192.0.2.1"], &["n0", "n1"], Some("n0"))];
+        let changes = compare_egress(&stands, &[view(&["192.0.2.2"], &["n1", "n0"], None)]);
+        let details = ["+ address 192.0.2.2", "- address 192.0.2.1", "nodes: n0 n1 -> n1 n0"];
+        assert_eq!(changes[0].details, details);
+        assert_eq!(compare_egress(&stands, &[view(&["192.0.2.1"], &["n0", "n1"], None)]), []);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use comfy_table::{Table, presets};
 use serde::Serialize;
 
 use crate::{
-    api::view::{BackendView, EndpointView, NodeView, PolicyView, ServiceView, WaitView},
+    api::view::{BackendView, EgressView, EndpointView, NodeView, PolicyView, ServiceView, WaitView},
     snapshot::{Counter, FlowView, Status, TraceReply},
 };
 
@@ -228,6 +228,24 @@ pub fn flows(views: &[FlowView]) -> String {
         ]
     });
     table(&["PROTO", "FROM", "TO", "REWRITTEN", "DIRECTION", "STATE", "SERVICE", "IDLE"], rows)
+}
+
+pub fn egress(views: &[EgressView]) -> String {
+    let row = |view: &EgressView| {
+        let endpoints = if view.endpoints.is_empty() { "-".into() } else { view.endpoints.join(" ") };
+        let holder = view.holder.clone().unwrap_or_else(|| "-".into());
+        let (addresses, nodes) = (view.addresses.join(" "), view.nodes.join(" "));
+        vec![
+            view.name.clone(),
+            addresses,
+            holder,
+            nodes,
+            view.subject.clone(),
+            endpoints,
+            view.origin.clone(),
+        ]
+    };
+    table(&["NAME", "ADDRESSES", "HOLDER", "NODES", "SUBJECT", "HERE", "FROM"], views.iter().map(row))
 }
 
 pub fn counters(views: &[Counter]) -> String {

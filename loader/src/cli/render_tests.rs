@@ -270,6 +270,28 @@ fn reply() -> TraceReply {
 }
 
 #[test]
+fn egress_addresses_are_listed_with_who_holds_them() {
+    let view = EgressView {
+        name: "out".into(),
+        subject: "pods app=web of all namespaces".into(),
+        addresses: vec!["192.0.2.50".into(), "2001:db8::50".into()],
+        nodes: vec!["n0".into(), "n1".into()],
+        holder: Some("n1".into()),
+        endpoints: vec!["web".into()],
+        origin: "manifests:out.yaml#1".into(),
+    };
+    let nobody = EgressView { name: "spare".into(), holder: None, endpoints: Vec::new(), ..view.clone() };
+    check(
+        &egress(&[view, nobody]),
+        &[
+            " NAME   ADDRESSES                HOLDER  NODES  SUBJECT                         HERE  FROM",
+            " out    192.0.2.50 2001:db8::50  n1      n0 n1  pods app=web of all namespaces  web   manifests:out.yaml#1",
+            " spare  192.0.2.50 2001:db8::50  -       n0 n1  pods app=web of all namespaces  -     manifests:out.yaml#1",
+        ],
+    );
+}
+
+#[test]
 fn a_trace_tells_the_packets_way() {
     check(
         &trace(&reply()),

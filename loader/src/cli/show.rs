@@ -6,7 +6,7 @@ use super::{Output, render};
 use crate::{
     api::{
         client::get,
-        view::{BackendView, EndpointView, NodeView, PolicyView, ServiceView},
+        view::{BackendView, EgressView, EndpointView, NodeView, PolicyView, ServiceView},
     },
     snapshot::{Counter, FlowView},
 };
@@ -29,6 +29,8 @@ pub enum What {
     Nodes,
     /// Who may talk to whom: policies with their subject, rules and origin.
     Policies,
+    /// Addresses that containers leave under, and which node holds them.
+    Egress,
     /// Packets by verdict, drops by reason.
     Counters,
 }
@@ -58,6 +60,10 @@ pub async fn run(what: What, socket: &Path, output: Output) -> anyhow::Result<()
         What::Policies => {
             let views: Vec<PolicyView> = get(socket, "/v1/policies").await?;
             output.print(&views, |views| render::policies(views))
+        }
+        What::Egress => {
+            let views: Vec<EgressView> = get(socket, "/v1/egress").await?;
+            output.print(&views, |views| render::egress(views))
         }
         What::Counters => {
             let views: Vec<Counter> = get(socket, "/v1/counters").await?;

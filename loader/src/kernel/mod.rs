@@ -6,6 +6,7 @@
 //! `bpf::BpfTables`.
 
 pub mod bpf;
+pub mod echo;
 pub mod knock;
 pub mod memory;
 pub mod routes;

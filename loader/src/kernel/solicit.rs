@@ -20,23 +20,40 @@ const LENGTH: usize = 42;
 
 /// Asks on one interface, until dropped.
 pub struct Solicitor {
-    /// Of no protocol: nothing that comes in is queued here.
-    asks: OwnedFd,
+    asks: Sender,
     hears: OwnedFd,
 }
 
-impl Solicitor {
+/// Sends frames by one interface, until dropped. Of no protocol: nothing that
+/// comes in is queued here.
+pub struct Sender(OwnedFd);
+
+impl Sender {
     /// # Errors
-    /// Without CAP_NET_RAW, or when the interface has gone.
+    /// As [`Solicitor::open`].
     pub fn open(ifindex: u32) -> io::Result<Self> {
-        Ok(Self { asks: packet_socket(ifindex, 0)?, hears: packet_socket(ifindex, libc::ETH_P_ARP as u16)? })
+        packet_socket(ifindex, 0).map(Self)
     }
 
     /// # Errors
     /// When the interface is down or has gone.
     pub fn send(&self, frame: &[u8]) -> io::Result<()> {
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        Ok(send(self.asks.as_raw_fd(), frame, flags).map(drop)?)
+        Ok(send(self.0.as_raw_fd(), frame, flags).map(drop)?)
+    }
+}
+
+impl Solicitor {
+    /// # Errors
+    /// Without CAP_NET_RAW, or when the interface has gone.
+    pub fn open(ifindex: u32) -> io::Result<Self> {
+        Ok(Self { asks: Sender::open(ifindex)?, hears: packet_socket(ifindex, libc::ETH_P_ARP as u16)? })
+    }
+
+    /// # Errors
+    /// When the interface is down or has gone.
+    pub fn send(&self, frame: &[u8]) -> io::Result<()> {
+        self.asks.send(frame)
     }
 
     /// ARP replies since the last time: who says to be where.

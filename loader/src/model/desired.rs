@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::event::{
     ObjectKey, Origin, PodObject, Protocol, ServiceOptions,
+    egress::EgressObject,
     policy::{Labels, PolicyObject},
 };
 
@@ -144,6 +145,12 @@ pub struct Policy {
     pub origin: Arc<Origin>,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Egress {
+    pub object: Arc<EgressObject>,
+    pub origin: Arc<Origin>,
+}
+
 /// The whole of it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DesiredState {
@@ -156,4 +163,6 @@ pub struct DesiredState {
     pub namespaces: BTreeMap<Arc<str>, Labels>,
     pub pods: BTreeMap<PodName, Arc<PodObject>>,
     pub policies: BTreeMap<PolicyId, Policy>,
+    /// By name.
+    pub egresses: BTreeMap<Arc<str>, Egress>,
 }

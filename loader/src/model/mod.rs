@@ -43,11 +43,13 @@ pub struct Touched {
     /// Came, went, or are otherwise than they were.
     pub pods: BTreeSet<PodName>,
     pub policies: BTreeSet<PolicyId>,
+    /// Some object of the kind.
+    pub egress: bool,
 }
 
 impl Touched {
     pub fn is_empty(&self) -> bool {
-        self.services.is_empty() && !self.nodes && !self.policy()
+        self.services.is_empty() && !self.nodes && !self.egress && !self.policy()
     }
 
     /// Something that policies look at.
@@ -61,6 +63,7 @@ impl Touched {
         self.namespaces.extend(other.namespaces);
         self.pods.extend(other.pods);
         self.policies.extend(other.policies);
+        self.egress |= other.egress;
     }
 }
 
@@ -129,6 +132,7 @@ impl Model {
             namespaces: self.namespaces().map(|(name, labels)| (name.clone(), labels.clone())).collect(),
             pods: pods.collect(),
             policies: self.policies().map(|(id, policy)| (id.clone(), policy)).collect(),
+            egresses: self.egresses().map(|(name, egress)| (name.clone(), egress)).collect(),
         }
     }
 
@@ -321,7 +325,7 @@ impl Affected {
                 self.nodes.insert(key.name.clone());
             }
             Object::Pod(pod) => self.nodes.extend(pod.node.clone()),
-            Object::Namespace(_) | Object::Policy(_) => {}
+            Object::Namespace(_) | Object::Policy(_) | Object::Egress(_) => {}
         }
     }
 }

@@ -1,11 +1,11 @@
-//! What do all sources say of namespaces, pods and policies? Each object is
+//! What do all sources say of namespaces, pods, policies and egress addresses? Each object is
 //! one source's, the first that has it; nothing is copied or put together.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     Model, Said, Touched,
-    desired::{PodName, Policy, PolicyId},
+    desired::{Egress, PodName, Policy, PolicyId},
 };
 use crate::event::{
     Kind, Object, ObjectKey, PodObject,
@@ -64,6 +64,16 @@ impl Model {
         policy(self.first(id)?)
     }
 
+    /// In order of their names.
+    pub fn egresses(&self) -> impl Iterator<Item = (&Arc<str>, Egress)> {
+        self.of_kind(Kind::Egress).filter_map(|(key, (object, origin))| match &**object {
+            Object::Egress(object) => {
+                Some((&key.name, Egress { object: object.clone(), origin: origin.clone() }))
+            }
+            _ => None,
+        })
+    }
+
     /// Namespace and labels of an endpoint of this node. One that is called
     /// `namespace/pod` has the pod's labels too, but those given at its attach
     /// win; one without a namespace in its name is in `default`.
@@ -79,10 +89,10 @@ impl Model {
         (pod.0, labels.into())
     }
 
-    /// Notes how an object stands that a batch is about to change, if policies
-    /// look at its kind.
+    /// Notes how an object stands that a batch is about to change, if whoever
+    /// selects endpoints looks at its kind.
     pub(super) fn remember(&self, key: &ObjectKey, before: &mut Before) {
-        if (key.kind == Kind::Pod || key.kind == Kind::Namespace || key.kind.is_policy())
+        if (matches!(key.kind, Kind::Pod | Kind::Namespace | Kind::Egress) || key.kind.is_policy())
             && !before.contains_key(key)
         {
             before.insert(key.clone(), self.first(key).map(|(object, _)| object.clone()));
@@ -103,6 +113,7 @@ impl Model {
             match key.kind {
                 Kind::Pod => drop(touched.pods.insert((key.namespace, key.name))),
                 Kind::Namespace => drop(touched.namespaces.insert(key.name)),
+                Kind::Egress => touched.egress = true,
                 _ => drop(touched.policies.insert(key)),
             }
         }

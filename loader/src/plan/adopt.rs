@@ -215,6 +215,9 @@ fn read_maglev<A: Family>(cells: &[Cell], length: u32, found: &Found<A>) -> Opti
 fn find_frontends<A: Family>(frontends: &[(FrontendKey<A>, Frontend)], found: &mut Found<A>) {
     let image = &mut found.image;
     for &(key, row) in frontends {
+        if key == FrontendKey::whole_address(key.addr) && row == Frontend::HELD {
+            image.frontends.entry(key).or_insert(row);
+        }
         let sound = key.pad == 0 && key.port != Port::NONE && row.flags & !Frontend::SOURCE_RANGES == 0;
         if sound && Protocol::from_number(key.protocol).is_some() && image.services.contains_key(&row.service)
         {

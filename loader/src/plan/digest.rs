@@ -3,8 +3,8 @@
 //! and cells stand in between and in whatever order the node learned of them.
 //!
 //! Each frontend, and each range of ports, is hashed with all that it leads to; the digest is the sum,
-//! so that the order of the frontends does not matter. Generations and
-//! endpoints are a node's own affair and stay out.
+//! so that the order of the frontends does not matter. Generations,
+//! endpoints and the egress addresses that it holds are a node's own affair and stay out.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -117,6 +117,9 @@ fn of<A: Family>(
     // Many services share a table.
     let mut tables: HashMap<u64, [u64; 2]> = HashMap::new();
     let mut frontend = |(key, row): (FrontendKey<A>, Frontend)| {
+        if row == Frontend::HELD {
+            return 0;
+        }
         let mut state = State::new(b'f');
         state.add_address(&key.addr);
         state.add(u64::from(key.port.get()) << 16 | u64::from(key.protocol) << 8 | u64::from(key.pad));

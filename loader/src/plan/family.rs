@@ -9,8 +9,8 @@ pub trait Family: Addr + Send + Sync {
     const MAP_SUFFIX: &'static str;
     /// The maps of the family that are pinned: frontends, services, backends,
     /// arena, endpoint keys, endpoints, established flows, embryonic flows,
-    /// affinity, members, source ranges, port ranges, classes.
-    const MAPS: [&'static str; 13];
+    /// affinity, members, source ranges, port ranges, classes, egress.
+    const MAPS: [&'static str; 14];
 
     /// `None` when the address is of the other family.
     fn from_ip(address: IpAddr) -> Option<Self>;
@@ -19,7 +19,7 @@ pub trait Family: Addr + Send + Sync {
 
 impl Family for V4 {
     const MAP_SUFFIX: &'static str = "_V4";
-    const MAPS: [&'static str; 13] = [
+    const MAPS: [&'static str; 14] = [
         "FRONTENDS_V4",
         "SERVICES_V4",
         "BACKENDS_V4",
@@ -33,6 +33,7 @@ impl Family for V4 {
         "SRC_RANGES_V4",
         "PORT_RANGES_V4",
         "CLASSES_V4",
+        "EGRESS_V4",
     ];
 
     fn from_ip(address: IpAddr) -> Option<Self> {
@@ -49,7 +50,7 @@ impl Family for V4 {
 
 impl Family for V6 {
     const MAP_SUFFIX: &'static str = "_V6";
-    const MAPS: [&'static str; 13] = [
+    const MAPS: [&'static str; 14] = [
         "FRONTENDS_V6",
         "SERVICES_V6",
         "BACKENDS_V6",
@@ -63,6 +64,7 @@ impl Family for V6 {
         "SRC_RANGES_V6",
         "PORT_RANGES_V6",
         "CLASSES_V6",
+        "EGRESS_V6",
     ];
 
     fn from_ip(address: IpAddr) -> Option<Self> {

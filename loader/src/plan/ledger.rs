@@ -21,6 +21,8 @@ pub struct Ledger<A: Family> {
     /// Frontend rows on each address, its marker row apart; its row of port
     /// ranges is one more.
     frontends_on: HashMap<A, u32>,
+    /// Egress addresses that this node holds: they have marker rows too.
+    held: BTreeSet<A>,
     /// Generations of freed service ids and endpoint slots.
     parked_services: HashMap<u32, u32>,
     parked_endpoints: HashMap<u32, u16>,
@@ -72,9 +74,12 @@ impl<A: Family> Ledger<A> {
         for &addr in image.port_ranges.keys() {
             *frontends_on.entry(addr).or_default() += 1;
         }
+        let held = image.frontends.iter().filter(|(_, row)| **row == Frontend::HELD);
+        let held = held.map(|(key, _)| key.addr).collect();
         Self {
             image,
             frontends_on,
+            held,
             parked_services,
             parked_endpoints,
             leaving_frontends: HashSet::new(),
@@ -155,7 +160,28 @@ impl<A: Family> Ledger<A> {
         *count -= 1;
         if *count == 0 {
             self.frontends_on.remove(&addr);
-            self.erase_frontend(FrontendKey::whole_address(addr));
+            self.unmark(addr);
+        }
+    }
+
+    /// Takes the marker row of services from an address.
+    fn unmark(&mut self, addr: A) {
+        let key = FrontendKey::whole_address(addr);
+        if self.held.contains(&addr) {
+            self.write_frontend(key, Frontend::HELD);
+        } else {
+            self.erase_frontend(key);
+        }
+    }
+
+    /// Makes these the egress addresses that this node holds.
+    pub fn hold(&mut self, wanted: BTreeSet<A>) {
+        let before = std::mem::replace(&mut self.held, wanted);
+        let changed: Vec<A> = before.symmetric_difference(&self.held).copied().collect();
+        for addr in changed {
+            if !self.frontends_on.contains_key(&addr) {
+                self.unmark(addr);
+            }
         }
     }
 

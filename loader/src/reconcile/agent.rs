@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use causeway_schema::{V4, V6};
 use tokio::sync::{mpsc, watch};
 
-use super::{neighbours::Neighbours, plane::Plane, policies::Policies};
+use super::{egress::EgressState, neighbours::Neighbours, plane::Plane, policies::Policies};
 use crate::{
     attach::{self, EndpointStore, Uplink},
     config::AgentConfig,
@@ -36,6 +36,7 @@ pub(super) struct Agent {
     pub v4: Plane<V4>,
     pub v6: Plane<V6>,
     pub policies: Policies,
+    pub egress: EgressState,
     /// `None` only after it was uninstalled.
     pub dataplane: Option<Dataplane>,
     pub netlink: Netlink,
@@ -94,12 +95,14 @@ impl Agent {
             (name.as_str().into(), indexes.into_iter().max().unwrap_or(0))
         });
         let policies = Policies::adopt(&dataplane, config.capacity, indexes.collect())?;
+        let egress = EgressState::open(&dataplane)?;
         let now = Instant::now();
         let mut agent = Self {
             model: Model::new(&[manifests::SOURCE.into()]),
             v4,
             v6,
             policies,
+            egress,
             dataplane: Some(dataplane),
             netlink,
             routes: RouteTable::default(),
@@ -155,7 +158,11 @@ impl Agent {
     /// Tells the edges how things stand.
     pub fn publish(&mut self) {
         let endpoints = self.store.iter().map(|(name, stored)| (name.clone(), self.attached(stored)));
-        let snapshot = Snapshot { endpoints: Arc::new(endpoints.collect()), status: self.status() };
+        let snapshot = Snapshot {
+            endpoints: Arc::new(endpoints.collect()),
+            egress: Arc::new(self.egress.decision.standing.clone()),
+            status: self.status(),
+        };
         self.snapshot.store(Arc::new(snapshot));
         self.changed.send_modify(|version| *version += 1);
     }

@@ -49,6 +49,7 @@ impl Agent {
         }
         self.tell_policies(&touched);
         self.commit_policies();
+        self.settle_egress().await;
         if !self.pruned && self.model.synced() {
             let written = (self.v4.prune(), self.v6.prune());
             self.note_written(written);

@@ -15,6 +15,7 @@ impl Agent {
         self.audit_links();
         self.keep_routes().await;
         self.audit_policies();
+        self.settle_egress().await;
         self.audit_maps();
         if !self.settled && self.start_micros != 0 {
             self.settle();

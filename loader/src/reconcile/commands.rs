@@ -159,6 +159,9 @@ impl Agent {
         errors.extend(
             self.routes.remove_all(&self.netlink).await.err().map(|error| format!("remove routes: {error}")),
         );
+        errors.extend(
+            self.release_egress().await.err().map(|error| format!("remove egress addresses: {error}")),
+        );
         if let Some(dataplane) = self.dataplane.take() {
             errors.extend(dataplane.uninstall().err().map(|error| error.to_string()));
         }
@@ -227,7 +230,7 @@ fn view<A: Family>(
         direction: if is_reply { "reply" } else { "request" }.into(),
         state: match flow.flags {
             bits if bits & flags::EXPIRED != 0 => "expired",
-            bits if bits & flags::TUNNELLED != 0 => "tunnelled",
+            bits if bits & (flags::TUNNELLED | flags::EGRESS) != 0 => "tunnelled",
             _ => state,
         }
         .into(),

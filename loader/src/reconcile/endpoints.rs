@@ -73,6 +73,7 @@ impl Agent {
         // Its rules stand before its first packet can come or go.
         self.tell_endpoint(&request.name);
         self.commit_policies();
+        self.settle_egress().await;
         self.plan_endpoints();
         let refused = self.plan_problems().find(|problem| problem.object.contains(&request.name));
         if let Some(problem) = refused {
@@ -110,6 +111,7 @@ impl Agent {
         self.plan_endpoints();
         self.tell_endpoint(name);
         self.commit_policies();
+        self.settle_egress().await;
         if let Some(dataplane) = &mut self.dataplane {
             dataplane.detach(stored.endpoint.ifindex).map_err(|error| error.to_string())?;
         }

@@ -7,8 +7,10 @@ mod agent;
 mod apply;
 mod audit;
 mod commands;
+mod egress;
 mod endpoints;
 mod explain;
+mod heartbeat;
 mod neighbours;
 mod networks;
 mod plane;
@@ -48,6 +50,8 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
         .context("start the thread that reads manifests")?;
     let mut agent = Agent::start(config.clone(), manifests, started).await?;
     let handle = agent.handle(commands);
+    let mut healths = agent.egress.healths();
+    agent.watch_nodes();
     let api = tokio::spawn(crate::api::server::serve(listener, handle.clone()));
     let metrics =
         config.metrics.map(|address| tokio::spawn(crate::api::server::serve_metrics(address, handle)));
@@ -78,6 +82,8 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
             },
             () = tokio::time::sleep(pause) => agent.audit().await,
             () = tokio::time::sleep(judgement) => agent.judge_flows(),
+            // The agent holds the sender.
+            Ok(()) = healths.changed() => agent.settle_egress().await,
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }

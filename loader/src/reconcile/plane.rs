@@ -106,6 +106,15 @@ impl<A: Family> Plane<A> {
         self.write(&steps)
     }
 
+    /// Makes these the egress addresses that this node holds.
+    ///
+    /// # Errors
+    /// As [`Self::update`].
+    pub fn hold(&mut self, addresses: impl Iterator<Item = IpAddr>) -> Result<(), String> {
+        let steps = self.planner.hold(addresses);
+        self.write(&steps)
+    }
+
     /// Removes what an earlier agent left and nobody wants.
     ///
     /// # Errors
@@ -202,6 +211,14 @@ impl<A: Family> Plane<A> {
         let revoked = self.flows.revoke(denies)?;
         self.tell(&revoked.told);
         Ok(())
+    }
+
+    /// Forgets the flows that `of` names, so that they begin anew.
+    ///
+    /// # Errors
+    /// As [`Self::expire_flows`].
+    pub fn forget(&mut self, of: impl Fn(&FlowKey<A>, &Flow<A>) -> bool) -> io::Result<()> {
+        self.flows.end(of, false).map(drop)
     }
 
     /// An end that there is no way to has nothing to be told.

@@ -172,6 +172,19 @@ impl<A: Family> Flows<A> {
     /// # Errors
     /// As [`Flows::expire`].
     pub fn revoke(&mut self, denies: impl Fn(&FlowKey<A>, &Flow<A>) -> bool) -> io::Result<Expired> {
+        self.end(denies, true)
+    }
+
+    /// As [`Flows::revoke`]; connections are forgotten like all others unless
+    /// their end is to be declared.
+    ///
+    /// # Errors
+    /// As [`Flows::expire`].
+    pub fn end(
+        &mut self,
+        denies: impl Fn(&FlowKey<A>, &Flow<A>) -> bool,
+        declare: bool,
+    ) -> io::Result<Expired> {
         let mut expired = Expired::default();
         let is_denied = |key: &FlowKey<A>, flow: &Flow<A>| {
             flow.flags & (flags::REPLY | flags::EXPIRED) == 0 && denies(key, flow)
@@ -191,7 +204,7 @@ impl<A: Family> Flows<A> {
         let mut denied: BTreeMap<bool, Vec<FlowKey<A>>> = BTreeMap::new();
         batch::scan(&self.established, |key: &FlowKey<A>, flow: &Flow<A>| {
             if is_denied(key, flow) {
-                denied.entry(key.protocol == protocol::TCP).or_default().push(*key);
+                denied.entry(declare && key.protocol == protocol::TCP).or_default().push(*key);
             }
         })?;
         for (open, keys) in denied {

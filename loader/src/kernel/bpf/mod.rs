@@ -4,6 +4,7 @@
 mod batch;
 mod bpffs;
 mod cgroup;
+mod egress;
 mod error;
 mod features;
 mod flows;
@@ -17,6 +18,7 @@ mod tables;
 mod tc;
 mod tracer;
 
+pub use egress::EgressTables;
 pub use error::BpfError;
 pub use features::features;
 pub use flows::{Expired, Flows, Timeouts};
@@ -93,6 +95,14 @@ impl Dataplane {
     /// As [`Dataplane::tables`].
     pub fn policies(&self) -> Result<PolicyTables, BpfError> {
         PolicyTables::open(&self.object, &self.capacity)
+    }
+
+    /// The egress maps, for whoever writes them.
+    ///
+    /// # Errors
+    /// As [`Dataplane::tables`].
+    pub fn egress(&self) -> Result<EgressTables, BpfError> {
+        EgressTables::open(&self.object)
     }
 
     /// The flows of a family.

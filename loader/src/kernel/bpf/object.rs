@@ -12,9 +12,9 @@ use aya::{
     programs::{Program, ProgramError},
 };
 use causeway_schema::{
-    Addr, Backend, Cell, Client, ClientKey, Endpoint, EndpointKey, Flow, FlowKey, Frontend, FrontendKey, Hop,
-    JUMPS, Member, MemberKey, NodeConfig, PortRanges, Service, SourceRange, SourceRangeKey, TraceRecord, V4,
-    V6,
+    Addr, Backend, Cell, Client, ClientKey, Egress, Endpoint, EndpointKey, Flow, FlowKey, Frontend,
+    FrontendKey, Hop, JUMPS, Member, MemberKey, NodeConfig, PortRanges, Service, SourceRange, SourceRangeKey,
+    TraceRecord, V4, V6,
     config::SCHEMA_VERSION,
     policy::{EndpointPolicy, PeerKey, PolicyStep, SetKey, Standing, Steps},
     socket::Peers,
@@ -58,6 +58,9 @@ const PREFIX_TRIE: (u32, u32) = (11, BPF_F_NO_PREALLOC);
 const BPF_F_NO_PREALLOC: u32 = 1;
 const BPF_F_MMAPABLE: u32 = 1 << 10;
 
+/// Egress addresses that one node may hold.
+const HELD: u32 = 1024;
+
 /// Every map that outlives the agent. The caches of the CPUs do not: what they
 /// hold is void without its programs.
 fn shapes(capacity: &Capacity) -> Vec<Shape> {
@@ -91,7 +94,7 @@ pub fn policies(capacity: &Capacity) -> u32 {
 fn family_shapes<A: Family>(capacity: &Capacity) -> Vec<Shape> {
     let pairs = |flows: u32| flows.saturating_mul(2);
     let [frontends, services, backends, arena, endpoint_keys, endpoints, flows, embryonic, ..] = A::MAPS;
-    let [.., affinity, members, source_ranges, port_ranges, classes] = A::MAPS;
+    let [.., affinity, members, source_ranges, port_ranges, classes, egress] = A::MAPS;
     vec![
         shape::<FrontendKey<A>, Frontend>(frontends, SPARSE_HASH, capacity.frontends),
         shape::<u32, Service>(services, MAPPED_ARRAY, capacity.services),
@@ -108,6 +111,8 @@ fn family_shapes<A: Family>(capacity: &Capacity) -> Vec<Shape> {
         shape::<SourceRangeKey<A>, SourceRange>(source_ranges, PREFIX_TRIE, capacity.source_ranges),
         shape::<A, PortRanges>(port_ranges, SPARSE_HASH, capacity.port_ranges),
         shape::<PeerKey<A>, u32>(classes, PREFIX_TRIE, capacity.peers),
+        // Of containers, and of addresses that are held for them.
+        shape::<A, Egress<A>>(egress, SPARSE_HASH, capacity.endpoints.saturating_add(HELD)),
     ]
 }
 

@@ -106,4 +106,11 @@ impl<A: Family> Planner<A> {
         });
         self.ledger.steps()
     }
+
+    /// Makes these the egress addresses that this node holds: what knocks there
+    /// and is of no flow is for nobody.
+    pub fn hold(&mut self, addresses: impl Iterator<Item = IpAddr>) -> Vec<Step<A>> {
+        self.ledger.hold(addresses.filter_map(A::from_ip).collect());
+        self.ledger.steps()
+    }
 }

@@ -2,6 +2,7 @@
 //! cannot be served is refused by field, the sound rest goes on.
 
 mod address;
+mod egress;
 mod labels;
 mod namespace;
 mod node;
@@ -14,6 +15,7 @@ mod service;
 mod slice;
 pub mod wire;
 
+pub use egress::egress;
 pub use namespace::namespace;
 pub use node::node;
 pub use pod::pod;

@@ -191,6 +191,7 @@ impl Reader<'_> {
             }
             (OURS, "Policy") => raw.typed().map(|wire| convert::own_policy(wire, names)),
             (OURS, "VirtualNetwork") => raw.typed().map(|wire| convert::virtual_network(wire, names)),
+            (OURS, "Egress") => raw.typed().map(|wire| convert::egress(wire, names)),
             (api, kind) => {
                 let called = called();
                 let (refusal, foreign) = not_served(api, kind, &called);
@@ -307,10 +308,10 @@ fn not_served(api: &str, kind: &str, called: &Called) -> (Refusal, bool) {
         "NetworkPolicy" => "networking.k8s.io/v1",
         "AdminNetworkPolicy" | "BaselineAdminNetworkPolicy" => ADMIN_POLICIES,
         "ClusterNetworkPolicy" => CLUSTER_POLICIES,
-        "Policy" | "VirtualNetwork" if api.is_empty() || api.starts_with("causeway.io/") => OURS,
+        "Policy" | "VirtualNetwork" | "Egress" if api.is_empty() || api.starts_with("causeway.io/") => OURS,
         kind => {
             let message = format!(
-                "kind {kind} is not served: Service, EndpointSlice, Endpoints, Pod, Node, Namespace and policies are; remove it from this directory"
+                "kind {kind} is not served: Service, EndpointSlice, Endpoints, Pod, Node, Namespace, Egress and policies are; remove it from this directory"
             );
             return (Refusal::new("kind", message), called.named);
         }

@@ -57,6 +57,11 @@ fn policy(wire: Wire, kind: Kind, names: &mut Names) -> Converted {
     }
 }
 
+/// Whom an object of a kind is about.
+pub fn subject(wire: Option<Subject>, kind: Kind, names: &mut Names) -> Result<PodSelector, Refusal> {
+    Reader::new(names).subject(wire, kind, "spec.subject")
+}
+
 /// Where rules stand, and of which policy.
 #[derive(Clone, Copy)]
 struct Place {
@@ -226,7 +231,8 @@ impl Reader<'_> {
 }
 
 fn anywhere(kind: Kind) -> bool {
-    matches!(kind, Kind::ClusterNetworkPolicy | Kind::Policy | Kind::VirtualNetwork)
+    let ours = matches!(kind, Kind::Policy | Kind::VirtualNetwork | Kind::Egress);
+    ours || kind == Kind::ClusterNetworkPolicy
 }
 
 fn tier(spec: &mut AdminPolicySpec, kind: Kind) -> Result<Tier, Refusal> {

@@ -12,7 +12,9 @@ mod selector;
 mod virtual_network;
 pub mod wire;
 
-pub use admin::{admin_network_policy, baseline_admin_network_policy, cluster_network_policy, own_policy};
+pub use admin::{
+    admin_network_policy, baseline_admin_network_policy, cluster_network_policy, own_policy, subject,
+};
 pub use network::network_policy;
 pub use port::{port_name, transport};
 pub use virtual_network::virtual_network;
@@ -34,6 +36,13 @@ const REJECT: &str = "causeway.io/reject";
 struct Reader<'a> {
     names: &'a mut Names,
     refusals: Vec<Refusal>,
+}
+
+/// Fields of a spec that nobody knows.
+pub fn unknown(unknown: &BTreeMap<String, Value>, names: &mut Names) -> Vec<Refusal> {
+    let mut reader = Reader::new(names);
+    reader.unknown(unknown, "spec");
+    reader.refusals
 }
 
 /// What became of a list.

@@ -1,0 +1,109 @@
+//! How does a container leave to the world? Under its node's address; or under
+//! an egress address, that some node holds: this one, or another, to which its
+//! packets go in an outer header.
+
+use aya_ebpf::programs::TcContext;
+use causeway_schema::{Egress, Flow, FlowKey, Hop, Verdict, flow::flags, nat::Ports};
+
+use crate::{
+    act::{self, Decision},
+    egress, encap,
+    family::Family,
+    flow::Serving,
+    fragment, jump,
+    loose::{self, Loose},
+    nat::Begins,
+    policy,
+    refuse::Refuse,
+    slow, source_range, trace,
+};
+
+/// Goes on for a slow program with a new flow, or with a packet of one that
+/// leaves by another node: that stands where flows are made.
+#[inline(always)]
+pub fn run<A: Refuse>(ctx: &TcContext) -> i32 {
+    let (Some(loose), Some(pair)) = (loose::held::<A>(), A::pair()) else { return act::broken(ctx) };
+    let side = loose.side;
+    if loose.translated {
+        // SAFETY: as in `flow::pair`.
+        let flow = unsafe { &(*pair).request };
+        let decision = send(ctx, loose, flow);
+        return slow::finish(ctx, side, loose, decision);
+    }
+    if !begin(loose) {
+        return slow::finish(ctx, side, loose, Decision::end(Verdict::DropNoEgress));
+    }
+    let target = policy::next(side, loose);
+    jump::to(ctx, side, target);
+    slow::finish(ctx, side, loose, Decision::end(Verdict::DropInconsistent))
+}
+
+/// The flow to begin; false when nobody holds the address that it is to have.
+#[inline(always)]
+fn begin<A: Family>(loose: &mut Loose<A>) -> bool {
+    let key = &loose.packet.key;
+    // Nodes are no part of the world.
+    let own = if source_range::is_node(key.dst) { None } else { A::egress(key.src) };
+    let source = match own {
+        None => A::node(),
+        Some(own) if own.is_here() => own.address,
+        Some(own) if !own.is_elsewhere() => return false,
+        Some(_) => {
+            loose.begins = Begins {
+                after: *key,
+                serving: Serving::NONE,
+                hop: Hop::NONE,
+                ports: Ports::ALL,
+                attempt: 0,
+                flags: flags::EGRESS,
+            };
+            return true;
+        }
+    };
+    loose.begins = under(key, source);
+    true
+}
+
+/// A flow to the world under one of this node's addresses.
+#[inline(always)]
+pub fn under<A: Family>(key: &FlowKey<A>, source: A) -> Begins<A> {
+    let ports = egress::ports();
+    let after = FlowKey { src: source, src_port: egress::first_port(key, ports), ..*key };
+    Begins { after, serving: Serving::NONE, hop: Hop::NONE, ports, attempt: 0, flags: 0 }
+}
+
+#[inline(always)]
+fn send<A: Refuse>(ctx: &TcContext, loose: &mut Loose<A>, flow: &Flow<A>) -> Decision {
+    // Who holds the address may change while the flow lasts. One that is held
+    // here is translated here: the agent ends what goes elsewhere.
+    let Some(own) = A::egress(flow.src).filter(Egress::is_elsewhere) else {
+        return Decision::end(Verdict::DropNoEgress);
+    };
+    let ifindex = match encap::way(ctx, loose, A::node(), own.node, A::HEADER as u16) {
+        Ok(ifindex) => ifindex,
+        Err(verdict) => return Decision::end(verdict),
+    };
+    if !trace::is_dry(ctx) {
+        fragment::remember(loose, flow);
+    }
+    // An ICMP error goes as it is.
+    let flow = if loose.has_ports() { Some(flow) } else { None };
+    encap::leave(ctx, loose, flow, Some((A::node(), own.address)), ifindex)
+}
+
+/// Whether this node holds an egress address.
+#[inline(always)]
+pub fn holds<A: Family>(address: A) -> bool {
+    // Without a branch for each word: the verifier would walk them all.
+    A::egress(address).is_some_and(|own| own.address.difference(&address) == 0)
+}
+
+/// How a packet ends that knocks where nobody is asked for.
+#[inline(always)]
+pub fn closed<A: Family>(key: &FlowKey<A>) -> Verdict {
+    if !holds(key.dst) {
+        return Verdict::DropNoFrontend;
+    }
+    // The stack has the address, and must hear of its neighbours.
+    if key.protocol == A::ICMP { Verdict::StackForeign } else { Verdict::DropEgressClosed }
+}

@@ -1,0 +1,212 @@
+//! How are nodes asked whether they are alive, and how do they answer? By ICMP
+//! echo messages (RFC 792, RFC 4443): the kernel answers by itself, and the agent
+//! of the node that is asked sends an answer of its own beside.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::{AsRawFd, OwnedFd},
+};
+
+use causeway_schema::checksum::fold;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, recvfrom, sendto, socket,
+};
+
+/// Types of request and reply.
+const V4: (u8, u8) = (8, 0);
+const V6: (u8, u8) = (128, 129);
+/// In the place of a program's own identifier: one that translated pings do not get.
+const ID: [u8; 2] = 0xca05_u16.to_be_bytes();
+/// Behind the header: whose message it is, and what it says.
+const MAGIC: [u8; 4] = *b"cswy";
+const ASKS: [u8; 4] = *b"ask?";
+const ANSWERS: [u8; 4] = *b"here";
+const LEAVES: [u8; 4] = *b"bye.";
+const LENGTH: usize = 16;
+/// Messages read at a time; what is sent beyond that by a flood waits or is lost.
+const AT_ONCE: usize = 256;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// A node asks whether we are alive.
+    Question,
+    /// The kernel of a node that we have asked.
+    Kernel,
+    /// The agent there.
+    Agent,
+    /// It holds nothing any more.
+    Farewell,
+}
+
+/// Sockets of both families, until dropped.
+pub struct Echo {
+    v4: Option<OwnedFd>,
+    v6: Option<OwnedFd>,
+}
+
+impl Echo {
+    /// # Errors
+    /// Without CAP_NET_RAW; a kernel without one of the families is none.
+    pub fn open() -> io::Result<Self> {
+        let v4 = raw(AddressFamily::Inet, SockProtocol::Icmp, &filter(true));
+        let v6 = raw(AddressFamily::Inet6, SockProtocol::IcmpV6, &filter(false));
+        match (v4, v6) {
+            (Err(error), Err(_)) => Err(error),
+            (v4, v6) => Ok(Self { v4: v4.ok(), v6: v6.ok() }),
+        }
+    }
+
+    /// # Errors
+    /// When there is no way to the node.
+    pub fn ask(&self, node: IpAddr) -> io::Result<()> {
+        self.send(node, if node.is_ipv4() { V4.0 } else { V6.0 }, ASKS)
+    }
+
+    /// # Errors
+    /// As [`Echo::ask`].
+    pub fn answer(&self, node: IpAddr) -> io::Result<()> {
+        self.send(node, if node.is_ipv4() { V4.1 } else { V6.1 }, ANSWERS)
+    }
+
+    /// # Errors
+    /// As [`Echo::ask`].
+    pub fn leave(&self, node: IpAddr) -> io::Result<()> {
+        self.send(node, if node.is_ipv4() { V4.1 } else { V6.1 }, LEAVES)
+    }
+
+    fn send(&self, to: IpAddr, kind: u8, word: [u8; 4]) -> io::Result<()> {
+        let socket = if to.is_ipv4() { &self.v4 } else { &self.v6 };
+        let socket = socket.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        let to = SockaddrStorage::from(SocketAddr::new(to, 0));
+        sendto(socket.as_raw_fd(), &message(kind, word), &to, MsgFlags::MSG_DONTWAIT)?;
+        Ok(())
+    }
+
+    /// What has come since the last time.
+    pub fn heard(&self) -> Vec<(IpAddr, Said)> {
+        let mut heard = Vec::new();
+        for (socket, is_v4) in [(&self.v4, true), (&self.v6, false)] {
+            let Some(socket) = socket else { continue };
+            let mut buffer = [0; 128];
+            for _ in 0..AT_ONCE {
+                let received = recvfrom::<SockaddrStorage>(socket.as_raw_fd(), &mut buffer);
+                let Ok((length, Some(from))) = received else { break };
+                let from = from.as_sockaddr_in().map(|from| IpAddr::from(from.ip()));
+                let from = from.or_else(|| received.ok()?.1?.as_sockaddr_in6().map(|from| from.ip().into()));
+                let said = buffer.get(..length).and_then(|bytes| said(bytes, is_v4));
+                heard.extend(from.zip(said));
+            }
+        }
+        heard
+    }
+}
+
+fn message(kind: u8, word: [u8; 4]) -> [u8; LENGTH] {
+    let mut message = [0; LENGTH];
+    message[0] = kind;
+    message[4..6].copy_from_slice(&ID);
+    message[8..12].copy_from_slice(&MAGIC);
+    message[12..].copy_from_slice(&word);
+    // The kernel makes the checksum of ICMPv6 itself.
+    let words = message.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
+    let check = !fold(words.sum());
+    message[2..4].copy_from_slice(&check.to_be_bytes());
+    message
+}
+
+/// An IPv4 raw socket shows the IP header, an IPv6 one does not.
+fn said(bytes: &[u8], is_v4: bool) -> Option<Said> {
+    let header = if is_v4 { usize::from(bytes.first()? & 15) * 4 } else { 0 };
+    let message = bytes.get(header..header + LENGTH)?;
+    let (request, reply) = if is_v4 { V4 } else { V6 };
+    if message[8..12] != MAGIC || message[4..6] != ID {
+        return None;
+    }
+    match (message[0], <[u8; 4]>::try_from(&message[12..]).ok()?) {
+        (kind, ASKS) if kind == request => Some(Said::Question),
+        (kind, ASKS) if kind == reply => Some(Said::Kernel),
+        (kind, ANSWERS) if kind == reply => Some(Said::Agent),
+        (kind, LEAVES) if kind == reply => Some(Said::Farewell),
+        _ => None,
+    }
+}
+
+/// What the kernel queues: messages of ours, so that a flood of others crowds
+/// nothing out. In classic BPF; the packet begins as in [`said`].
+fn filter(is_v4: bool) -> Vec<libc::sock_filter> {
+    let code = |code: u32, k: u32, jf: u8| libc::sock_filter { code: code as u16, jt: 0, jf, k };
+    let begin = match is_v4 {
+        true => code(libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH, 0, 0),
+        false => code(libc::BPF_LDX | libc::BPF_IMM, 0, 0),
+    };
+    vec![
+        begin,
+        code(libc::BPF_LD | libc::BPF_W | libc::BPF_IND, 8, 0),
+        code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, u32::from_be_bytes(MAGIC), 1),
+        code(libc::BPF_RET | libc::BPF_K, u32::MAX, 0),
+        code(libc::BPF_RET | libc::BPF_K, 0, 0),
+    ]
+}
+
+fn raw(family: AddressFamily, protocol: SockProtocol, filter: &[libc::sock_filter]) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(family, SockType::Raw, flags, protocol)?;
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
+    let length = size_of_val(&program) as u32;
+    // SAFETY: the kernel copies `length` bytes, and the instructions that they
+    // point at, before the call returns.
+    let attached = unsafe {
+        let program = (&raw const program).cast();
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, program, length)
+    };
+    match attached {
+        0 => Ok(socket),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_read_as_it_was_meant() {
+        for is_v4 in [true, false] {
+            let header = if is_v4 { vec![0x45; 20] } else { Vec::new() };
+            let (request, reply) = if is_v4 { V4 } else { V6 };
+            for (kind, word, expected) in [
+                (request, ASKS, Some(Said::Question)),
+                (reply, ASKS, Some(Said::Kernel)),
+                (reply, ANSWERS, Some(Said::Agent)),
+                (reply, LEAVES, Some(Said::Farewell)),
+                (request, ANSWERS, None),
+                (reply, *b"what", None),
+            ] {
+                let bytes = [&header[..], &message(kind, word)].concat();
+                assert_eq!(said(&bytes, is_v4), expected);
+                assert_eq!(said(&bytes[..bytes.len() - 1], is_v4), None, "cut short");
+            }
+        }
+    }
+
+    #[test]
+    fn a_node_answers_itself() {
+        let echo = Echo::open().unwrap();
+        for node in ["127.0.0.1", "::1"].map(|node| node.parse::<IpAddr>().unwrap()) {
+            echo.ask(node).unwrap();
+            echo.answer(node).unwrap();
+            let mut heard = Vec::new();
+            for _ in 0..100 {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+                heard.extend(echo.heard());
+                if heard.len() >= 3 {
+                    break;
+                }
+            }
+            for said in [Said::Question, Said::Kernel, Said::Agent] {
+                assert!(heard.contains(&(node, said)), "{node}: {heard:?}");
+            }
+        }
+    }
+}
