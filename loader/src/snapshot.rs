@@ -226,6 +226,25 @@ pub struct ExplanationView {
     pub text: String,
 }
 
+/// What policies are compiled from on this node. The rest of it is the edges'
+/// work: it may be large.
+#[derive(Clone, Debug, Default)]
+pub struct PolicyGround {
+    pub desired: Arc<DesiredState>,
+    pub endpoints: Vec<EndpointGround>,
+    /// The node's own addresses, about which nothing is asked.
+    pub own: Vec<IpAddr>,
+}
+
+/// An endpoint as its attach made it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EndpointGround {
+    pub name: String,
+    pub addresses: Vec<IpAddr>,
+    /// Its labels but for those of its pod.
+    pub given: BTreeMap<String, String>,
+}
+
 /// A packet to judge, and where it would arrive.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TraceRequest {
@@ -268,6 +287,8 @@ pub enum Command {
     Detach(String, Reply<bool>),
     Trace(TraceRequest, Reply<TraceReply>),
     Explain(ExplainRequest, Reply<ExplainReply>),
+    /// For `causeway policy rehearse`.
+    PolicyGround(Reply<PolicyGround>),
     Flows {
         limit: usize,
         reply: Reply<Vec<FlowView>>,

@@ -2,6 +2,7 @@
 
 pub mod client;
 mod egress_view;
+pub mod policy_inputs;
 mod policy_view;
 mod refusal;
 pub mod server;

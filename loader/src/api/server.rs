@@ -18,6 +18,7 @@ use tokio::{
 
 pub use super::socket::bind;
 use super::{
+    policy_inputs::PolicyInputs,
     refusal::{Body, Params, Refused, unknown_path, wrong_method},
     view::{self, DesiredView, DetachView, EndpointView, UninstallView, WaitView},
     wait,
@@ -47,6 +48,7 @@ pub async fn serve(listener: UnixListener, handle: Handle) {
         .route("/v1/nodes", get(nodes))
         .route("/v1/policies", get(policies))
         .route("/v1/egress", get(egress))
+        .route("/v1/policy-inputs", get(policy_inputs))
         .route("/v1/desired", get(whole))
         .route("/v1/endpoints", get(endpoints).post(attach).delete(detach))
         .route("/v1/endpoints/{*name}", delete(detach_path))
@@ -128,6 +130,10 @@ async fn policies(State(handle): State<Handle>) -> Answer<Vec<view::PolicyView>>
 async fn egress(State(handle): State<Handle>) -> Answer<Vec<view::EgressView>> {
     let desired = desired(&handle).await?;
     Ok(Json(view::egresses(&desired, &handle.snapshot.load().egress)))
+}
+
+async fn policy_inputs(State(handle): State<Handle>) -> Answer<PolicyInputs> {
+    Ok(Json(PolicyInputs::from(&ask(&handle, Command::PolicyGround).await?)))
 }
 
 async fn whole(State(handle): State<Handle>) -> Answer<DesiredView> {

@@ -2,7 +2,10 @@
 
 mod agent;
 mod explain;
+mod flow_lines;
+mod ground;
 mod plan;
+mod rehearse;
 mod render;
 mod show;
 mod trace;
@@ -82,6 +85,11 @@ enum Command {
     /// May these two talk, which rule says so, and does the loaded program agree? Exit 0 if they
     /// may, 1 if not.
     Explain(explain::Arguments),
+    /// Ask about policies that do not stand yet.
+    Policy {
+        #[command(subcommand)]
+        action: Policy,
+    },
     /// Run the loaded program over a packet, without any effect.
     Trace(trace::Arguments),
     /// Take everything off this node: links, maps, pins, routes, interfaces.
@@ -91,6 +99,13 @@ enum Command {
     Version,
     /// Print a completion script.
     Completion { shell: clap_complete::Shell },
+}
+
+#[derive(Subcommand, Debug)]
+enum Policy {
+    /// Which flows would a directory's policies treat differently? Nothing is changed. Exit 0 if
+    /// none, 1 if some.
+    Rehearse(rehearse::Arguments),
 }
 
 /// What `version -o json` prints.
@@ -132,6 +147,9 @@ enum Endpoint {
     List,
 }
 
+/// The exit code of what cannot be meant.
+const USAGE: u8 = 2;
+
 /// Parses, runs, prints; the process's exit code.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -149,7 +167,7 @@ pub fn main() -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            if error.is::<rehearse::BadLines>() { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
         }
     }
 }
@@ -176,6 +194,9 @@ async fn run(command: Command, socket: &Path, output: Output) -> anyhow::Result<
         Command::Converged => return answer(get(socket, "/v1/converged").await?, output),
         Command::Endpoint { action } => endpoint(action, socket, output).await?,
         Command::Explain(arguments) => return explain::run(arguments, socket, output).await,
+        Command::Policy { action: Policy::Rehearse(arguments) } => {
+            return rehearse::run(arguments, socket, output).await;
+        }
         Command::Trace(arguments) => trace::run(arguments, socket, output).await?,
         Command::Uninstall => {
             let done: UninstallView = ask(socket, Method::POST, "/v1/uninstall", None::<&()>).await?;

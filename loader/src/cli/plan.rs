@@ -40,13 +40,7 @@ struct Change {
 
 /// False when the directory has problems.
 pub async fn run(directory: &Path, socket: &Path, output: Output) -> anyhow::Result<bool> {
-    // The provider keeps what an unreadable directory last said; here there is
-    // no last word, and a plan to remove everything would be a lie.
-    std::fs::read_dir(directory).with_context(|| format!("read {}", directory.display()))?;
-    let scanned = manifests::scan(directory);
-    anyhow::ensure!(scanned.synced, "{} went away while it was read", directory.display());
-    let mut model = Model::new(&[manifests::SOURCE.into()]);
-    model.apply(scanned);
+    let model = read(directory)?;
     let stands: DesiredView = get(socket, "/v1/desired").await?;
     let wanted = view::desired(&model.desired());
     let mut changes = services(&stands.services, &wanted.services);
@@ -56,6 +50,21 @@ pub async fn run(directory: &Path, socket: &Path, output: Output) -> anyhow::Res
     let plan = Plan { changes, problems: model.problems().map(ProblemView::from).collect() };
     output.print(&plan, text)?;
     Ok(plan.problems.is_empty())
+}
+
+/// What a directory says.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn read(directory: &Path) -> anyhow::Result<Model> {
+    // The provider keeps what an unreadable directory last said; here there is
+    // no last word, and a plan to remove everything would be a lie.
+    std::fs::read_dir(directory).with_context(|| format!("read {}", directory.display()))?;
+    let scanned = manifests::scan(directory);
+    anyhow::ensure!(scanned.synced, "{} went away while it was read", directory.display());
+    let mut model = Model::new(&[manifests::SOURCE.into()]);
+    model.apply(scanned);
+    Ok(model)
 }
 
 fn text(plan: &Plan) -> String {

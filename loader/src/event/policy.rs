@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use causeway_schema::protocol;
 use ipnet::IpNet;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Of a namespace or a pod.
 pub type Labels = Arc<BTreeMap<Arc<str>, Arc<str>>>;
@@ -18,8 +18,18 @@ pub const DEFAULT_NETWORK: &str = "default";
 /// The label that every namespace has: its name.
 pub const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
+/// Those of a pod, and before them those given to its endpoint.
+pub fn with_given(labels: Labels, given: &BTreeMap<String, String>) -> Labels {
+    if given.is_empty() {
+        return labels;
+    }
+    let mut labels = Labels::unwrap_or_clone(labels);
+    labels.extend(given.iter().map(|(key, value)| (key.as_str().into(), value.as_str().into())));
+    labels.into()
+}
+
 /// Rules for some endpoints.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyObject {
     pub tier: Tier,
     /// The endpoints that it is about.
@@ -39,7 +49,7 @@ pub struct PolicyObject {
 }
 
 /// Which policies are asked first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Tier {
     /// What keeps virtual networks apart; in order of name.
@@ -56,7 +66,7 @@ pub enum Tier {
 }
 
 /// In the order of the object.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule {
     /// May be empty.
     pub name: Arc<str>,
@@ -67,7 +77,7 @@ pub struct Rule {
     pub ports: Option<Vec<PortMatch>>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
     Allow,
@@ -79,7 +89,8 @@ pub enum Action {
     Pass,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Peer {
     Pods(PodSelector),
     /// A network, without some parts of it, which lie within it. None of them
@@ -95,29 +106,31 @@ pub enum Peer {
     },
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PodSelector {
     pub namespaces: Namespaces,
     pub pods: Selector,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Namespaces {
     Named(Arc<str>),
     Matching(Selector),
 }
 
 /// All of the requirements; none of them: everybody. Sorted, each once.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Selector(pub Vec<Requirement>);
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Requirement {
     pub key: Arc<str>,
     pub operator: Operator,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Operator {
     /// One of these; sorted, each once, as in `NotIn`.
     In(Vec<Arc<str>>),
@@ -127,13 +140,13 @@ pub enum Operator {
     DoesNotExist,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PortMatch {
     pub protocol: Transport,
     pub ports: Ports,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Transport {
     Tcp,
@@ -170,7 +183,8 @@ impl fmt::Display for Transport {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Ports {
     All,
     /// Both belong to it.
@@ -186,7 +200,7 @@ pub struct NamespaceObject {
 }
 
 /// A port that a pod's containers have given a name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct NamedPort {
     pub name: Arc<str>,
     pub protocol: Transport,

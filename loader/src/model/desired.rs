@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::event::{
     ObjectKey, Origin, PodObject, Protocol, ServiceOptions,
@@ -48,7 +48,7 @@ impl fmt::Display for ServiceId {
 }
 
 /// Address, ports and protocol that clients use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Frontend {
     pub address: IpAddr,
     pub port: u16,
@@ -119,7 +119,7 @@ pub struct Node {
 }
 
 /// A workload attached to this node: what `causeway endpoint attach` wired.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
     pub addresses: Vec<IpAddr>,
     /// The host side of the pair.

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::event::{
     Kind, Object, ObjectKey, PodObject,
-    policy::{Labels, NAMESPACE_NAME},
+    policy::{Labels, NAMESPACE_NAME, with_given},
 };
 
 /// Objects of these kinds as they stood before a batch.
@@ -81,12 +81,7 @@ impl Model {
         let (namespace, pod) = name.split_once('/').unwrap_or(("default", name));
         let pod: PodName = (namespace.into(), pod.into());
         let known = self.pod(&pod).map(|pod| pod.labels.clone()).unwrap_or_default();
-        if given.is_empty() {
-            return (pod.0, known);
-        }
-        let mut labels = Labels::unwrap_or_clone(known);
-        labels.extend(given.iter().map(|(key, value)| (key.as_str().into(), value.as_str().into())));
-        (pod.0, labels.into())
+        (pod.0, with_given(known, given))
     }
 
     /// Notes how an object stands that a batch is about to change, if whoever

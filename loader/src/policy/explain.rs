@@ -92,12 +92,7 @@ impl Compiler {
             Outcome::Allow => None,
             _ => self.nearest(subject, flow, rule.as_deref()),
         };
-        let outcome = match outcome {
-            Outcome::Allow => "allow",
-            Outcome::Deny => "deny",
-            Outcome::Reject => "reject",
-            Outcome::Audit => "audit",
-        };
+        let outcome = word(outcome);
         let text = self.text(outcome, rule.as_deref(), nearest.as_ref(), flow);
         Some(Explanation { outcome, rule, nearest, text })
     }
@@ -236,6 +231,16 @@ impl Compiler {
             differences.join(", and ")
         ));
         text
+    }
+}
+
+/// As the edges say it.
+pub fn word(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Allow => "allow",
+        Outcome::Deny => "deny",
+        Outcome::Reject => "reject",
+        Outcome::Audit => "audit",
     }
 }
 

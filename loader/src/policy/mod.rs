@@ -27,10 +27,12 @@ mod networks;
 mod numbers;
 mod paint;
 mod places;
+mod rehearse;
 mod rules;
 mod selector;
 mod sets;
 mod terms;
+mod told;
 mod world;
 
 #[cfg(test)]
@@ -38,21 +40,26 @@ mod tests;
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::event::policy::{Labels, NamedPort};
+use crate::event::{
+    ObjectKey, PodObject,
+    policy::{Labels, NamedPort},
+};
 
 pub use compiler::{Compiler, Sizes};
-pub use explain::{Differs, Explanation, Flow, Nearest};
+pub use explain::{Differs, Explanation, Flow, Nearest, word};
 pub use image::{Changes, Delta, PolicyImage, Table};
 pub use names::RuleName;
+pub use rehearse::{Difference, Here, Judgement, Said, Talk, rehearse};
 pub use selector::Namespace;
+pub use told::Told;
 
 /// Namespace and name of a pod or a service.
 pub type Name = (Arc<str>, Arc<str>);
 
 /// A policy object. Of two that are asked alike, the smaller name comes first.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PolicyId {
     /// As in the object, e.g. `NetworkPolicy`.
     pub kind: Arc<str>,
@@ -67,6 +74,12 @@ impl fmt::Display for PolicyId {
             "" => write!(f, "{} {}", self.kind, self.name),
             namespace => write!(f, "{} {namespace}/{}", self.kind, self.name),
         }
+    }
+}
+
+impl From<&ObjectKey> for PolicyId {
+    fn from(key: &ObjectKey) -> Self {
+        Self { kind: key.kind.to_string().into(), namespace: key.namespace.clone(), name: key.name.clone() }
     }
 }
 
@@ -94,6 +107,24 @@ pub struct Pod {
     /// Without those that it shares with its node.
     pub addresses: Vec<IpAddr>,
     pub ports: Arc<[NamedPort]>,
+}
+
+impl Pod {
+    /// One that is an endpoint of this node: what its object says, if there is
+    /// one, and what is known of it here.
+    pub fn here(object: Option<Self>, labels: Labels, addresses: &[IpAddr]) -> Self {
+        let (mut known, ports) = object.map(|object| (object.addresses, object.ports)).unwrap_or_default();
+        let new: Vec<IpAddr> = addresses.iter().filter(|address| !known.contains(address)).copied().collect();
+        known.extend(new);
+        Self { labels, addresses: known, ports }
+    }
+}
+
+impl From<&PodObject> for Pod {
+    fn from(object: &PodObject) -> Self {
+        let PodObject { labels, addresses, ports, .. } = object;
+        Self { labels: labels.clone(), addresses: addresses.clone(), ports: ports.clone() }
+    }
 }
 
 /// An endpoint of this node, as the one that policies are about.

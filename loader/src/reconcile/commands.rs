@@ -4,12 +4,16 @@ use std::{net::SocketAddr, ops::ControlFlow, sync::Arc};
 
 use causeway_schema::{Event, Flow, FlowKey, FrontendKey, Port, TraceRecord, Verdict, flow::flags};
 
+use ipnet::IpNet;
+
 use super::{agent::Agent, plane::Plane};
 use crate::{
+    attach::Stored,
     event::Protocol,
     frame,
+    model::desired::DesiredState,
     plan::Family,
-    snapshot::{Command, Counter, FlowView, TraceReply, TraceRequest},
+    snapshot::{Command, Counter, EndpointGround, FlowView, PolicyGround, TraceReply, TraceRequest},
 };
 
 impl Agent {
@@ -24,9 +28,7 @@ impl Agent {
                 self.manifests.fence(fence);
             }
             Command::Desired(reply) => {
-                let desired = self.desired.upgrade().unwrap_or_else(|| self.model.desired().into());
-                self.desired = Arc::downgrade(&desired);
-                let _ = reply.send(Ok(desired));
+                let _ = reply.send(Ok(self.whole()));
             }
             Command::Attach(request, reply) => {
                 let _ = reply.send(self.attach_endpoint(request).await);
@@ -40,6 +42,9 @@ impl Agent {
             Command::Explain(request, reply) => {
                 let _ = reply.send(self.explain(&request));
             }
+            Command::PolicyGround(reply) => {
+                let _ = reply.send(Ok(self.policy_ground()));
+            }
             Command::Flows { limit, reply } => {
                 let _ = reply.send(self.flows(limit));
             }
@@ -52,6 +57,26 @@ impl Agent {
             }
         }
         ControlFlow::Continue(())
+    }
+
+    /// The desired state, put together unless a reader still holds it.
+    fn whole(&mut self) -> Arc<DesiredState> {
+        let desired = self.desired.upgrade().unwrap_or_else(|| self.model.desired().into());
+        self.desired = Arc::downgrade(&desired);
+        desired
+    }
+
+    fn policy_ground(&mut self) -> PolicyGround {
+        let endpoint = |(name, stored): (&String, &Stored)| EndpointGround {
+            name: name.clone(),
+            addresses: stored.endpoint.addresses.clone(),
+            given: stored.request.labels.clone(),
+        };
+        PolicyGround {
+            desired: self.whole(),
+            endpoints: self.store.iter().map(endpoint).collect(),
+            own: self.uplink.addresses.iter().map(IpNet::addr).collect(),
+        }
     }
 
     pub(super) fn trace(&mut self, request: &TraceRequest) -> Result<TraceReply, String> {

@@ -14,14 +14,13 @@ use causeway_schema::{Flow, FlowKey, V4, V6, policy::Outcome, protocol};
 use super::{agent::Agent, plane::Plane};
 use crate::{
     attach::Stored,
-    event::ObjectKey,
     kernel::bpf::{Dataplane, PolicyTables},
     model::Touched,
     plan::{
         Capacity, Family, PolicyPlan, PolicyPlanner,
         policy::{Left, NoRoom},
     },
-    policy::{self, Compiler, Delta, Direction, Name, Pod, PolicyId, RuleName, Subject},
+    policy::{self, Compiler, Delta, Direction, Name, Pod, RuleName, Subject},
 };
 
 /// A program that has read the rows from before a change may remember a flow
@@ -214,7 +213,7 @@ impl Agent {
         }
         for key in &touched.policies {
             let object = self.model.policy(key).map(|policy| policy.object);
-            self.policies.compiler.set_policy(policy_id(key), object);
+            self.policies.compiler.set_policy(key.into(), object);
         }
         let moved = self.moved_between_networks(touched);
         for name in touched.pods.union(&moved) {
@@ -245,26 +244,18 @@ impl Agent {
     /// A pod as a peer, and as the one that policies are about where it is an
     /// endpoint: what its object says, and what is known of it here.
     fn tell_pod(&mut self, name: &Name) {
-        let object = self.model.pod(name);
-        let mut pod = object.map(|object| Pod {
-            labels: self.admitted(&name.0, object.labels.clone()),
-            addresses: object.addresses.clone(),
-            ports: object.ports.clone(),
+        let mut pod = self.model.pod(name).map(|object| {
+            let pod = Pod::from(&**object);
+            Pod { labels: self.admitted(&name.0, pod.labels.clone()), ..pod }
         });
         if let Some((endpoint, stored)) = self.endpoint_of(name) {
             let (namespace, labels) = self.model.endpoint_labels(endpoint, &stored.request.labels);
             let labels = self.admitted(&namespace, labels);
-            let here = pod.get_or_insert_with(|| Pod {
-                labels: labels.clone(),
-                addresses: Vec::new(),
-                ports: Arc::default(),
-            });
-            let mut addresses = stored.endpoint.addresses.clone();
-            addresses.retain(|address| !here.addresses.contains(address));
-            here.addresses.extend(addresses);
-            here.labels = labels.clone();
-            let (endpoint, ports) = (endpoint.into(), here.ports.clone());
-            self.policies.compiler.set_endpoint(endpoint, Some(Subject { namespace, labels, ports }));
+            let here = Pod::here(pod, labels, &stored.endpoint.addresses);
+            let subject = Subject { namespace, labels: here.labels.clone(), ports: here.ports.clone() };
+            let endpoint = endpoint.into();
+            self.policies.compiler.set_endpoint(endpoint, Some(subject));
+            pod = Some(here);
         }
         self.policies.compiler.set_pod(name.clone(), pod);
     }
@@ -312,8 +303,4 @@ impl Agent {
         let judged = self.policies.judge(&endpoints.collect(), &mut self.v4, &mut self.v6);
         self.note("end flows that are not allowed", judged);
     }
-}
-
-fn policy_id(key: &ObjectKey) -> PolicyId {
-    PolicyId { kind: key.kind.to_string().into(), namespace: key.namespace.clone(), name: key.name.clone() }
 }

@@ -6,56 +6,22 @@ mod generator;
 mod peers;
 mod random;
 mod reference;
+mod rehearse;
 mod rows;
 mod scale;
 mod transitions;
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
 use causeway_schema::policy::Outcome;
 
-use super::{Compiler, Direction, Flow, Name, Pod, PolicyId, RuleName, Subject};
+use super::{Compiler, Direction, Flow, Name, Pod, PolicyId, RuleName, Subject, Told as Cluster};
 use crate::event::policy::{
     Action, Labels, NamedPort, Namespaces, Operator, Peer, PodSelector, PolicyObject, PortMatch, Ports,
     Requirement, Rule, Selector, Tier, Transport,
 };
 
-/// Everything that a compiler can be told.
-#[derive(Clone, Debug, Default)]
-struct Cluster {
-    namespaces: BTreeMap<Arc<str>, Labels>,
-    pods: BTreeMap<Name, Pod>,
-    services: BTreeMap<Name, Vec<IpAddr>>,
-    policies: BTreeMap<PolicyId, Arc<PolicyObject>>,
-    endpoints: BTreeMap<Arc<str>, Subject>,
-}
-
 impl Cluster {
-    fn compile(&self) -> Compiler {
-        let mut compiler = Compiler::default();
-        self.tell(&mut compiler);
-        compiler.commit();
-        compiler
-    }
-
-    fn tell(&self, compiler: &mut Compiler) {
-        for (name, subject) in &self.endpoints {
-            compiler.set_endpoint(name.clone(), Some(subject.clone()));
-        }
-        for (id, policy) in &self.policies {
-            compiler.set_policy(id.clone(), Some(policy.clone()));
-        }
-        for (name, pod) in &self.pods {
-            compiler.set_pod(name.clone(), Some(pod.clone()));
-        }
-        for (name, labels) in &self.namespaces {
-            compiler.set_namespace(name.clone(), Some(labels.clone()));
-        }
-        for (name, addresses) in &self.services {
-            compiler.set_service(name.clone(), addresses.clone());
-        }
-    }
-
     /// What compiler and reference decide, which must be the same.
     fn decide(&self, endpoint: &str, flow: Flow) -> (Outcome, Option<String>) {
         let compiled = decision(&self.compile(), endpoint, flow);
