@@ -106,7 +106,7 @@ impl Compiler {
         let mut best: Option<Nearest> = None;
         let mut passed = false;
         for (id, policy) in policies {
-            if passed && matches!(policy.tier, Tier::Admin { .. }) {
+            if passed && matches!(policy.tier, Tier::Network | Tier::Admin { .. }) {
                 continue;
             }
             let selects = self.selects(policy, subject);
