@@ -205,7 +205,7 @@ fn restarts_open_and_close_nothing() {
 /// is denied ever passes, either way.
 #[test]
 fn containers_start_closed() {
-    let starts: u8 = std::env::var("CAUSEWAY_STARTS").map_or(20, |starts| starts.parse().unwrap());
+    let starts: u32 = std::env::var("CAUSEWAY_STARTS").map_or(20, |starts| starts.parse().unwrap());
     let cluster = Cluster::dual(1);
     let node = &cluster.nodes[0];
     let open = node.container("open", 2);
@@ -225,7 +225,7 @@ fn containers_start_closed() {
         let netns = Netns::new();
         let done = Arc::<AtomicBool>::default();
         let server = Server::start(&netns, "new", 80);
-        let address = node.pod_address(10 + start % 200);
+        let address = node.pod_address(10 + (start % 200) as u8);
         let ask = |to: IpAddr| {
             let done = done.clone();
             let reached = Arc::<AtomicU64>::default();
