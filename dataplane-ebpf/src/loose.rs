@@ -2,7 +2,7 @@
 //! fragments, other protocols: read by copies, at offsets that vary.
 
 use aya_ebpf::programs::TcContext;
-use causeway_schema::{FlowKey, Port, TraceRecord, V4, V6, Verdict, protocol};
+use causeway_schema::{FlowKey, Port, TraceRecord, V4, V6, Verdict, policy::Standing, protocol};
 use network_types::{
     eth::EthHdr,
     ip::{Ipv4Hdr, Ipv6Hdr},
@@ -49,6 +49,8 @@ pub struct Loose<A> {
     /// What a policy is asked about it, and whether it ends at the node itself.
     pub question: Question,
     pub stays: bool,
+    /// By what counted when the first question was asked, all are answered.
+    pub standing: Standing,
     /// It is of a connection that is to end, on both sides.
     pub cuts: bool,
     /// What is decided, for the program that goes on: whether a flow

@@ -171,6 +171,7 @@ fn ask<A: Refuse>(ctx: &TcContext, loose: &mut Loose<A>) -> Option<Outcome> {
         Side::Uplink => Hop::NONE,
     };
     if loose.question == Question::Sends {
+        loose.standing = standing();
         // To the node itself, which every container may always talk to.
         loose.stays = loose.side == Side::Container
             && hop == Hop::NONE
@@ -192,7 +193,7 @@ fn ask<A: Refuse>(ctx: &TcContext, loose: &mut Loose<A>) -> Option<Outcome> {
     let Some(endpoint) = deliver::tenant::<A>(whose).filter(|endpoint| has(endpoint)) else {
         return Some(Outcome::Allow);
     };
-    let standing = standing();
+    let standing = loose.standing;
     // SAFETY: the row lives as long as the map, and is written as one word.
     let row = unsafe { core::ptr::read_volatile(maps::POLICIES.get_ptr(standing.row(endpoint.policy))?) };
     let set = if egress { row.egress } else { row.ingress };

@@ -23,6 +23,7 @@ pub mod manifest;
 pub mod mirror;
 pub mod netns;
 pub mod netpol;
+pub mod numbered;
 pub mod offload;
 pub mod oracle;
 pub mod packet;
