@@ -44,6 +44,11 @@ impl Pinned {
         Map::HashMap(self.map(name))
     }
 
+    /// A prefix trie, likewise.
+    pub fn trie(&self, name: &str) -> Map {
+        Map::LpmTrie(self.map(name))
+    }
+
     pub fn array<const N: usize>(&self, name: &str) -> Array<MapData, [u8; N]> {
         Array::try_from(Map::Array(self.map(name))).unwrap()
     }
