@@ -5,5 +5,6 @@
 pub mod convert;
 pub mod manifests;
 mod names;
+mod object;
 
 pub use names::Names;

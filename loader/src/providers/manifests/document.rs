@@ -1,8 +1,8 @@
 //! What does one document say? Its objects, and what is wrong with it by field.
 
-use std::{borrow::Cow, sync::Arc};
+use std::sync::Arc;
 
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
 use super::{split, yaml};
@@ -10,10 +10,8 @@ use crate::{
     event::{Object, ObjectKey, Origin, Problem},
     providers::{
         Names,
-        convert::{
-            self, Refusal,
-            wire::{EndpointSlice, Endpoints, Namespace, Node, Pod, Service},
-        },
+        convert::Refusal,
+        object::{self, ADMIN_POLICIES, CLUSTER_POLICIES, Called, Head, OURS, Raw},
     },
 };
 
@@ -35,13 +33,6 @@ pub struct Parsed {
     pub incomplete: bool,
 }
 
-const ADMIN_POLICIES: &str = "policy.networking.k8s.io/v1alpha1";
-const CLUSTER_POLICIES: &str = "policy.networking.k8s.io/v1alpha2";
-const OURS: &str = "causeway.io/v1alpha1";
-
-/// Longest message that an operator is shown.
-const MAX_MESSAGE: usize = 400;
-
 /// Reads one document. Places are `file#N`, and `file#N[M]` for item M of a
 /// list, from 0. `first_line` gives the document's line in its file; it is
 /// asked for only to say where an error is.
@@ -54,80 +45,34 @@ pub fn parse(
 ) -> Parsed {
     let place = format!("{file}#{}", document.number);
     let mut reader = Reader { source, names, parsed: Parsed::default() };
-    match Raw::read(document.text, file.ends_with(".json"), first_line) {
+    match read(document.text, file.ends_with(".json"), first_line) {
         Ok(raw) => reader.object(&place, raw, None),
         Err(message) => reader.unreadable(&place, "", Refusal::new("", message)),
     }
     reader.parsed
 }
 
-/// A document before its kind is known.
-enum Raw<'a> {
-    /// Sound JSON.
-    Json(&'a str),
-    Value(Value),
-}
-
-impl<'a> Raw<'a> {
-    /// JSON is YAML too, but its own parser is many times faster; what it
-    /// refuses may still be YAML's flow style.
-    fn read(text: &'a str, must_be_json: bool, first_line: impl Fn() -> usize) -> Result<Self, String> {
-        if split::is_json(text) || must_be_json {
-            match serde_json::from_str::<&RawValue>(text) {
-                Ok(_) => return Ok(Raw::Json(text)),
-                Err(error) if must_be_json => {
-                    let line = error.line() + first_line().saturating_sub(1);
-                    let message = error.to_string();
-                    let message = message.split(" at line ").next().unwrap_or_default();
-                    return Err(format!("not JSON: {message} at line {line}, column {}", error.column()));
-                }
-                Err(_) => {}
+/// JSON is YAML too, but its own parser is many times faster; what it
+/// refuses may still be YAML's flow style.
+fn read(text: &str, must_be_json: bool, first_line: impl Fn() -> usize) -> Result<Raw<'_>, String> {
+    if split::is_json(text) || must_be_json {
+        match serde_json::from_str::<&RawValue>(text) {
+            Ok(_) => return Ok(Raw::Json(text)),
+            Err(error) if must_be_json => {
+                let line = error.line() + first_line().saturating_sub(1);
+                let message = error.to_string();
+                let message = message.split(" at line ").next().unwrap_or_default();
+                return Err(format!("not JSON: {message} at line {line}, column {}", error.column()));
             }
-        }
-        yaml::value(text).map(Raw::Value).map_err(|error| {
-            // The parser counts lines from where it starts: let it start where
-            // the file does.
-            let padded = "\n".repeat(first_line().saturating_sub(1)) + text;
-            format!("not YAML: {}", yaml::value(&padded).err().unwrap_or(error))
-        })
-    }
-
-    fn value(self) -> Value {
-        match self {
-            Raw::Json(text) => serde_json::from_str(text).unwrap_or(Value::Null),
-            Raw::Value(value) => value,
+            Err(_) => {}
         }
     }
-
-    fn head(&self) -> Head<'_> {
-        match self {
-            Raw::Json(text) => serde_json::from_str(text).unwrap_or_default(),
-            Raw::Value(value) => {
-                let field = |name| value.get(name).and_then(Value::as_str).map(Cow::Borrowed);
-                Head { api_version: field("apiVersion"), kind: field("kind") }
-            }
-        }
-    }
-
-    fn typed<T: DeserializeOwned>(self) -> Result<T, Refusal> {
-        if let Raw::Json(text) = &self
-            && let Ok(object) = serde_json::from_str(text)
-        {
-            return Ok(object);
-        }
-        serde_path_to_error::deserialize(self.value()).map_err(|error| {
-            let path = error.path().to_string();
-            Refusal::new(if path == "." { String::new() } else { path }, error.inner().to_string())
-        })
-    }
-}
-
-#[derive(Default, Deserialize)]
-struct Head<'a> {
-    #[serde(borrow, rename = "apiVersion")]
-    api_version: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    kind: Option<Cow<'a, str>>,
+    yaml::value(text).map(Raw::Value).map_err(|error| {
+        // The parser counts lines from where it starts: let it start where
+        // the file does.
+        let padded = "\n".repeat(first_line().saturating_sub(1)) + text;
+        format!("not YAML: {}", yaml::value(&padded).err().unwrap_or(error))
+    })
 }
 
 #[derive(Deserialize)]
@@ -167,41 +112,15 @@ impl Reader<'_> {
             let value = || serde_json::from_str(text).unwrap_or(Value::Null);
             called.clone().unwrap_or_else(|| Called::new(&kind, &value()))
         };
-        let names = &mut *self.names;
-        let converted = match (api.as_str(), kind.as_str()) {
-            ("v1", "Service") => raw.typed::<Service>().map(|wire| convert::service(wire, names)),
-            ("v1", "Endpoints") => raw.typed::<Endpoints>().map(|wire| convert::endpoints(wire, names)),
-            ("v1", "Node") => raw.typed::<Node>().map(|wire| convert::node(wire, names)),
-            ("v1", "Pod") => raw.typed::<Pod>().map(|wire| convert::pod(wire, names)),
-            ("discovery.k8s.io/v1", "EndpointSlice") => {
-                raw.typed::<EndpointSlice>().map(|wire| convert::slice(wire, names))
+        let Some(converted) = object::convert(&api, &kind, raw, self.names) else {
+            let called = called();
+            let (refusal, foreign) = not_served(&api, &kind, &called);
+            if foreign {
+                self.refuse(place, &called.text, refusal);
+            } else {
+                self.unreadable(place, &called.text, refusal);
             }
-            ("v1", "Namespace") => raw.typed::<Namespace>().map(|wire| convert::namespace(wire, names)),
-            ("networking.k8s.io/v1", "NetworkPolicy") => {
-                raw.typed().map(|wire| convert::network_policy(wire, names))
-            }
-            (ADMIN_POLICIES, "AdminNetworkPolicy") => {
-                raw.typed().map(|wire| convert::admin_network_policy(wire, names))
-            }
-            (ADMIN_POLICIES, "BaselineAdminNetworkPolicy") => {
-                raw.typed().map(|wire| convert::baseline_admin_network_policy(wire, names))
-            }
-            (CLUSTER_POLICIES, "ClusterNetworkPolicy") => {
-                raw.typed().map(|wire| convert::cluster_network_policy(wire, names))
-            }
-            (OURS, "Policy") => raw.typed().map(|wire| convert::own_policy(wire, names)),
-            (OURS, "VirtualNetwork") => raw.typed().map(|wire| convert::virtual_network(wire, names)),
-            (OURS, "Egress") => raw.typed().map(|wire| convert::egress(wire, names)),
-            (api, kind) => {
-                let called = called();
-                let (refusal, foreign) = not_served(api, kind, &called);
-                if foreign {
-                    self.refuse(place, &called.text, refusal);
-                } else {
-                    self.unreadable(place, &called.text, refusal);
-                }
-                return;
-            }
+            return;
         };
         match converted {
             Err(refusal) => self.unreadable(place, &called().text, refusal),
@@ -255,43 +174,16 @@ impl Reader<'_> {
     }
 
     fn refuse(&mut self, place: &str, object: &str, refusal: Refusal) {
-        let mut message = refusal.message;
-        if let Some((end, _)) = message.char_indices().nth(MAX_MESSAGE) {
-            message.truncate(end);
-            message.push_str(" (and so on)");
-        }
         self.parsed.problems.push(Problem {
             origin: Some(self.origin(place)),
             object: object.to_owned(),
             field: refusal.field,
-            message,
+            message: object::shortened(refusal.message),
         });
     }
 
     fn origin(&self, place: &str) -> Origin {
         Origin { source: self.source.clone(), place: place.into() }
-    }
-}
-
-/// What a document calls itself.
-#[derive(Clone)]
-struct Called {
-    text: String,
-    /// It has a name, as every finished object does.
-    named: bool,
-    mapping: bool,
-}
-
-impl Called {
-    fn new(kind: &str, value: &Value) -> Self {
-        let part = |path: &str| value.pointer(path).and_then(Value::as_str).unwrap_or_default();
-        let (namespace, name) = (part("/metadata/namespace"), part("/metadata/name"));
-        let text = match (namespace, name) {
-            (_, "") => kind.to_owned(),
-            ("", name) => format!("{kind} {name}"),
-            (namespace, name) => format!("{kind} {namespace}/{name}"),
-        };
-        Self { text, named: !name.is_empty(), mapping: value.is_object() }
     }
 }
 
