@@ -8,7 +8,7 @@ use causeway_schema::egress::NETWORKS;
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use crate::plan::Capacity;
+use crate::{plan::Capacity, providers::kubernetes::Access};
 
 /// Where the agent listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/causeway/agent.sock";
@@ -21,7 +21,9 @@ const RESYNC_LIMITS: std::ops::RangeInclusive<u64> = 10..=3_600_000;
 pub struct AgentConfig {
     /// This node's name, as the sources have it.
     pub node: String,
-    pub manifests: PathBuf,
+    pub manifests: Option<PathBuf>,
+    /// The API server, where it is a source.
+    pub kubernetes: Option<Access>,
     /// `None`: the interface of the default route.
     pub uplink: Option<String>,
     /// `None`: the namespace the agent was started in.
@@ -69,6 +71,9 @@ pub enum LogFormat {
 pub struct Settings {
     pub node: Option<String>,
     pub manifests: Option<PathBuf>,
+    pub kubernetes: Option<bool>,
+    pub kubeconfig: Option<PathBuf>,
+    pub kubernetes_server: Option<String>,
     pub uplink: Option<String>,
     pub netns: Option<PathBuf>,
     pub state_dir: Option<PathBuf>,
@@ -135,12 +140,22 @@ impl Settings {
                 "native: {count} networks of {family}: use at most {NETWORKS}, joining neighbours"
             );
         }
+        let manifests = self.manifests.or(file.manifests);
+        let access = Access {
+            kubeconfig: self.kubeconfig.or(file.kubeconfig),
+            server: self.kubernetes_server.or(file.kubernetes_server),
+        };
+        // Who says where the API server is wants it to be asked.
+        let kubernetes = self.kubernetes.or(file.kubernetes).unwrap_or(access != Access::default());
+        let kubernetes = kubernetes.then_some(access);
+        anyhow::ensure!(
+            manifests.is_some() || kubernetes.is_some(),
+            "manifests: no source of services: give --manifests DIR, --kubernetes, or both"
+        );
         Ok(AgentConfig {
             node,
-            manifests: self
-                .manifests
-                .or(file.manifests)
-                .context("manifests: no source of services: give --manifests DIR")?,
+            manifests,
+            kubernetes,
             uplink: self.uplink.or(file.uplink),
             netns: self.netns.or(file.netns),
             state_dir: self.state_dir.or(file.state_dir).unwrap_or_else(|| "/var/lib/causeway".into()),
@@ -270,11 +285,25 @@ mod tests {
             .unwrap();
         let flags = Settings { node: Some("flag".into()), ..Settings::default() };
         let config = flags.resolve(file, &["flows=2000".parse().unwrap()]).unwrap();
-        assert_eq!((config.node.as_str(), config.manifests), ("flag", "/file".into()));
+        assert_eq!((config.node.as_str(), config.manifests), ("flag", Some("/file".into())));
         assert_eq!((config.socket, config.state_dir), ("/file.sock".into(), "/var/lib/causeway".into()));
         assert_eq!((config.resync, config.log_format), (Duration::from_millis(100), LogFormat::Json));
         let expected = Capacity { flows: 2000, services: 10, ..Capacity::default() };
         assert_eq!(config.capacity, expected);
+    }
+
+    #[test]
+    fn an_api_server_is_a_source_of_its_own() {
+        let resolve = |settings: Settings| settings.resolve(Settings::default(), &[]).unwrap().kubernetes;
+        let server = || Some("https://192.168.0.10:6443".to_owned());
+        let access = Access { kubeconfig: None, server: server() };
+        assert_eq!(
+            resolve(Settings { kubernetes: Some(true), ..Settings::default() }),
+            Some(Access::default())
+        );
+        assert_eq!(resolve(Settings { kubernetes_server: server(), ..Settings::default() }), Some(access));
+        let off = Settings { kubernetes: Some(false), kubernetes_server: server(), ..Settings::default() };
+        assert_eq!(resolve(Settings { manifests: Some("/m".into()), ..off }), None);
     }
 
     #[test]

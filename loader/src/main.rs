@@ -3,5 +3,7 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // What kube's client talks TLS with; two in one program must not be guessed at.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     causeway::cli::main()
 }

@@ -20,6 +20,17 @@ pub struct Arguments {
     /// Directory of Kubernetes YAML or JSON: Service, EndpointSlice, Endpoints, Pod, Node. Watched.
     #[arg(long, env = "CAUSEWAY_MANIFESTS", value_name = "DIR")]
     manifests: Option<PathBuf>,
+    /// Take services, endpoints, nodes, pods and policies from the API server of Kubernetes, as the
+    /// service account of the pod that the agent runs in. May stand beside --manifests.
+    #[arg(long, env = "CAUSEWAY_KUBERNETES", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    kubernetes: Option<bool>,
+    /// The same, with the address and the credentials of this file.
+    #[arg(long, env = "CAUSEWAY_KUBECONFIG", value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// The same, at this address, which is reached before any service is set up; e.g.
+    /// https://192.168.0.10:6443.
+    #[arg(long, env = "CAUSEWAY_KUBERNETES_SERVER", value_name = "URL")]
+    kubernetes_server: Option<String>,
     /// Interface that leads to the other nodes; that of the default route unless given.
     #[arg(long, env = "CAUSEWAY_UPLINK", value_name = "INTERFACE")]
     uplink: Option<String>,
@@ -124,6 +135,9 @@ fn resolve(arguments: Arguments, socket: Option<PathBuf>) -> anyhow::Result<Agen
     let given = Settings {
         node: arguments.node,
         manifests: arguments.manifests,
+        kubernetes: arguments.kubernetes,
+        kubeconfig: arguments.kubeconfig,
+        kubernetes_server: arguments.kubernetes_server,
         uplink: arguments.uplink,
         netns: arguments.netns,
         state_dir: arguments.state_dir,

@@ -16,7 +16,7 @@ use crate::{
     },
     model::Model,
     providers::manifests,
-    snapshot::ProblemView,
+    snapshot::{ProblemView, Status},
 };
 
 /// What `plan -o json` prints.
@@ -41,8 +41,12 @@ struct Change {
 /// False when the directory has problems.
 pub async fn run(directory: &Path, socket: &Path, output: Output) -> anyhow::Result<bool> {
     let model = read(directory)?;
-    let stands: DesiredView = get(socket, "/v1/desired").await?;
+    let mut stands: DesiredView = get(socket, "/v1/desired").await?;
     let wanted = view::desired(&model.desired());
+    let status: Status = get(socket, "/v1/status").await?;
+    if status.sources.iter().any(|source| source.name != manifests::SOURCE) {
+        leave_out_others(&mut stands, &wanted);
+    }
     let mut changes = services(&stands.services, &wanted.services);
     changes.extend(compare_nodes(&stands.nodes, &wanted.nodes));
     changes.extend(compare_policies(&stands.policies, &wanted.policies));
@@ -65,6 +69,19 @@ pub fn read(directory: &Path) -> anyhow::Result<Model> {
     let mut model = Model::new(&[manifests::SOURCE.into()]);
     model.apply(scanned);
     Ok(model)
+}
+
+/// Takes away what other sources say: the directory says nothing of it.
+fn leave_out_others(stands: &mut DesiredView, wanted: &DesiredView) {
+    let ours = |origin: &str| origin.split(':').next() == Some(manifests::SOURCE);
+    stands.services.retain(|service| ours(&service.origin));
+    for service in &mut stands.services {
+        service.backends.retain(|backend| ours(&backend.origin));
+    }
+    stands.policies.retain(|policy| ours(&policy.origin));
+    stands.egress.retain(|egress| ours(&egress.origin));
+    // Who said so of a node is not shown.
+    stands.nodes.retain(|node| wanted.nodes.iter().any(|other| other.name == node.name));
 }
 
 fn text(plan: &Plan) -> String {

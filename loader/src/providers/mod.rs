@@ -3,6 +3,7 @@
 //! Kubernetes.
 
 pub mod convert;
+pub mod kubernetes;
 pub mod manifests;
 mod names;
 mod object;

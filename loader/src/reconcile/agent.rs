@@ -11,7 +11,13 @@ use arc_swap::ArcSwap;
 use causeway_schema::{V4, V6};
 use tokio::sync::{mpsc, watch};
 
-use super::{egress::EgressState, neighbours::Neighbours, plane::Plane, policies::Policies};
+use super::{
+    egress::EgressState,
+    neighbours::Neighbours,
+    plane::Plane,
+    policies::Policies,
+    sources::{Fences, Sources},
+};
 use crate::{
     attach::{self, EndpointStore, Uplink},
     config::AgentConfig,
@@ -23,8 +29,7 @@ use crate::{
     model::{Model, desired::DesiredState},
     netlink::Netlink,
     plan::Digest,
-    providers::manifests::{self, Manifests},
-    snapshot::{Command, Handle, Reply, Snapshot},
+    snapshot::{Command, Handle, Snapshot},
 };
 
 /// Repairs that the status still names.
@@ -43,7 +48,7 @@ pub(super) struct Agent {
     pub routes: RouteTable,
     pub store: EndpointStore,
     pub uplink: Uplink,
-    pub manifests: Manifests,
+    pub sources: Sources,
 
     pub started: Instant,
     /// What an earlier agent left and nobody wanted has been removed: from the
@@ -65,9 +70,7 @@ pub(super) struct Agent {
     pub repaired: u64,
     pub repairs: VecDeque<String>,
 
-    /// Fences that wait for their source's word, by number.
-    pub fences: BTreeMap<u64, Reply<u64>>,
-    pub next_fence: u64,
+    pub fences: Fences,
     /// What readers hold of it, if any does: it is large.
     pub desired: Weak<DesiredState>,
     snapshot: Arc<ArcSwap<Snapshot>>,
@@ -76,7 +79,7 @@ pub(super) struct Agent {
 
 impl Agent {
     /// Opens everything, takes over what an earlier agent left, and attaches.
-    pub async fn start(config: AgentConfig, manifests: Manifests, started: Instant) -> anyhow::Result<Self> {
+    pub async fn start(config: AgentConfig, sources: Sources, started: Instant) -> anyhow::Result<Self> {
         let netlink = Netlink::open().context("open a netlink socket")?;
         let uplink = attach::uplink(&netlink, config.uplink.as_deref()).await?;
         let (store, warning) = EndpointStore::open(&config.state_dir)
@@ -98,7 +101,7 @@ impl Agent {
         let egress = EgressState::open(&dataplane)?;
         let now = Instant::now();
         let mut agent = Self {
-            model: Model::new(&[manifests::SOURCE.into()]),
+            model: Model::new(&sources.names()),
             v4,
             v6,
             policies,
@@ -108,7 +111,7 @@ impl Agent {
             routes: RouteTable::default(),
             store,
             uplink,
-            manifests,
+            sources,
             started,
             pruned: false,
             settled: false,
@@ -122,8 +125,7 @@ impl Agent {
             warnings: warning.into_iter().collect(),
             repaired: 0,
             repairs: VecDeque::new(),
-            fences: BTreeMap::new(),
-            next_fence: 1,
+            fences: Fences::default(),
             desired: Weak::new(),
             snapshot: Arc::default(),
             changed: watch::channel(0).0,

@@ -20,11 +20,13 @@ impl Agent {
     pub async fn take(&mut self, batches: Vec<Batch>) {
         let start = Instant::now();
         let mut touched = Touched::default();
-        let mut fence = 0;
-        let unread = batches.iter().any(|batch| batch.fence != 0 && !batch.synced);
+        let mut asked = false;
         let events: usize = batches.iter().map(|batch| batch.events.len()).sum();
         for batch in batches {
-            fence = fence.max(batch.fence);
+            if batch.fence != 0 {
+                asked = true;
+                self.fences.said(&batch.source, batch.fence, batch.synced);
+            }
             touched.extend(self.model.apply(batch));
         }
         if !touched.is_empty() {
@@ -56,11 +58,11 @@ impl Agent {
             self.pruned = true;
         }
         self.audit_soon();
-        if fence != 0 || self.start_micros == 0 {
+        if asked || self.start_micros == 0 {
             // Somebody waits to hear that all of it stands.
             self.audit().await;
         }
-        self.answer_fences(fence, unread);
+        self.fences.answer(self.model.revision());
         self.publish();
         if events >= MANY {
             heap::give_back();
@@ -102,18 +104,5 @@ impl Agent {
     /// How long the loop may sleep.
     pub fn until_audit(&self, now: Instant) -> Duration {
         self.audit_due.saturating_duration_since(now)
-    }
-
-    /// Answers the fences up to this one; `unread`: the source could not look.
-    fn answer_fences(&mut self, fence: u64, unread: bool) {
-        let later = self.fences.split_off(&(fence + 1));
-        for (_, reply) in std::mem::replace(&mut self.fences, later) {
-            let answer = match unread {
-                false => Ok(self.model.revision()),
-                true => Err("the manifests cannot be read now: `causeway status` says why".to_owned()),
-            };
-            // Nobody waits any more when the client has gone.
-            let _ = reply.send(answer);
-        }
     }
 }

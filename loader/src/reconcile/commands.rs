@@ -22,10 +22,8 @@ impl Agent {
         // A reply that nobody waits for any more is no error.
         match command {
             Command::Fence(reply) => {
-                let fence = self.next_fence;
-                self.next_fence += 1;
-                self.fences.insert(fence, reply);
-                self.manifests.fence(fence);
+                let fence = self.fences.ask(reply, self.sources.names());
+                self.sources.fence(fence);
             }
             Command::Desired(reply) => {
                 let _ = reply.send(Ok(self.whole()));

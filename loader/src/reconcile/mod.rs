@@ -16,19 +16,20 @@ mod networks;
 mod plane;
 mod policies;
 mod probe;
+mod sources;
 mod status;
 
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
 };
 
-use crate::{config::AgentConfig, providers::manifests::Manifests};
+use crate::config::AgentConfig;
 
 use agent::Agent;
+use sources::Sources;
 
 /// Batches and commands that may wait for the loop.
 const QUEUE: usize = 64;
@@ -46,9 +47,8 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
     // Bound first: a second agent on the same socket must find out before it
     // touches the first one's maps.
     let listener = crate::api::server::bind(&config.socket)?;
-    let manifests = Manifests::spawn(config.manifests.clone(), batches)
-        .context("start the thread that reads manifests")?;
-    let mut agent = Agent::start(config.clone(), manifests, started).await?;
+    let sources = Sources::spawn(&config, batches).await?;
+    let mut agent = Agent::start(config.clone(), sources, started).await?;
     let handle = agent.handle(commands);
     let mut healths = agent.egress.healths();
     agent.watch_nodes();
@@ -65,7 +65,7 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
         let judgement = agent.policies.until_judgement(Instant::now());
         tokio::select! {
             batch = said.recv() => {
-                let Some(first) = batch else { anyhow::bail!("the thread that reads manifests died") };
+                let Some(first) = batch else { anyhow::bail!("the sources died") };
                 let mut round = vec![first];
                 while round.len() < ROUND && let Ok(batch) = said.try_recv() {
                     round.push(batch);

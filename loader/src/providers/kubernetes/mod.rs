@@ -1,0 +1,179 @@
+//! The API server of Kubernetes, watched through kube: what it lists and what
+//! it tells of changes, in the same events as a directory's.
+//!
+//! A task for each kind listens; one task puts together what they hear and says
+//! it to the loop. Losing the server costs nothing but news.
+
+mod client;
+mod fare;
+mod kinds;
+mod listed;
+mod store;
+mod trouble;
+mod watch;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+
+pub use client::Access;
+
+use self::{
+    fare::Fares,
+    kinds::KINDS,
+    store::Store,
+    watch::{Listener, Said},
+};
+use crate::event::{Batch, Problem};
+
+/// The name of the source.
+pub const SOURCE: &str = "kubernetes";
+
+/// Words of listeners that may wait.
+const QUEUE: usize = 256;
+
+/// How patient the provider is.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// After the first failure; twice as long after each one more.
+    pub pause: Duration,
+    /// The longest of these pauses.
+    pub longest: Duration,
+    /// Between the beginnings of two watches of a kind.
+    pub pace: Duration,
+    /// Between looks whether a kind has been installed.
+    pub discovery: Duration,
+    /// Changes this close together are one batch.
+    pub gather: Duration,
+    /// Objects of a page of a list.
+    pub page: u32,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            pause: Duration::from_millis(100),
+            longest: Duration::from_secs(10),
+            pace: Duration::from_millis(250),
+            discovery: Duration::from_secs(60),
+            gather: Duration::from_millis(2),
+            page: 250,
+        }
+    }
+}
+
+/// Ends its tasks when dropped.
+pub struct Kubernetes {
+    fences: mpsc::UnboundedSender<u64>,
+    _tasks: JoinSet<()>,
+}
+
+impl Kubernetes {
+    /// Starts to watch. Batches arrive until the receiver is gone.
+    ///
+    /// # Errors
+    /// When the server's address or our credentials cannot be used; that it
+    /// does not answer is no error.
+    pub async fn spawn(
+        access: &Access,
+        timing: Timing,
+        batches: mpsc::Sender<Batch>,
+    ) -> anyhow::Result<Self> {
+        let fares = Arc::new(Fares::new());
+        let (client, server) = client::connect(access, timing, fares.clone()).await?;
+        tracing::info!(%server, "watching the API server");
+        let (said, heard) = mpsc::channel(QUEUE);
+        let (fences, asked) = mpsc::unbounded_channel();
+        let mut tasks = JoinSet::new();
+        for kind in 0..KINDS.len() {
+            let (client, fares, said) = (client.clone(), fares.clone(), said.clone());
+            tasks.spawn(Listener { kind, client, timing, fares, said }.run());
+        }
+        let source: Arc<str> = SOURCE.into();
+        let store = Store::new(source.clone());
+        let gather = timing.gather;
+        let speaker = Speaker { source, server, store, fares, batches, gather, fence: 0, said: None };
+        tasks.spawn(speaker.run(heard, asked));
+        Ok(Self { fences, _tasks: tasks })
+    }
+
+    /// Asks for what was heard so far; the batch that ends it carries `fence`.
+    /// When that batch is not `synced`, the server could not be heard.
+    ///
+    /// A watch cannot be asked whether it is up to date: what the server has
+    /// not sent yet comes after.
+    pub fn fence(&self, fence: u64) {
+        // The task only ends before its owner when the loop has gone.
+        let _ = self.fences.send(fence);
+    }
+}
+
+/// Puts together and says what is news.
+struct Speaker {
+    source: Arc<str>,
+    server: String,
+    store: Store,
+    fares: Arc<Fares>,
+    batches: mpsc::Sender<Batch>,
+    gather: Duration,
+    /// The newest that has not been answered.
+    fence: u64,
+    /// What was said last of all that is wrong, and whether all was known.
+    said: Option<(Vec<Problem>, bool)>,
+}
+
+impl Speaker {
+    async fn run(mut self, mut heard: mpsc::Receiver<Said>, mut asked: mpsc::UnboundedReceiver<u64>) {
+        let mut due: Option<Instant> = None;
+        loop {
+            let fares = self.fares.clone();
+            tokio::select! {
+                said = heard.recv() => {
+                    let Some((kind, word)) = said else { return };
+                    self.store.take(kind, word);
+                }
+                () = fares.changed.notified() => {}
+                fence = asked.recv() => {
+                    let Some(fence) = fence else { return };
+                    self.fence = self.fence.max(fence);
+                    while let Ok((kind, word)) = heard.try_recv() {
+                        self.store.take(kind, word);
+                    }
+                }
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    due = None;
+                    // Nothing is heard while the loop is busy: the server keeps it.
+                    if self.say().await.is_err() {
+                        return;
+                    }
+                    continue;
+                }
+            }
+            due = due.or_else(|| Some(Instant::now() + self.gather));
+        }
+    }
+
+    async fn say(&mut self) -> Result<(), mpsc::error::SendError<Batch>> {
+        let events = self.store.news();
+        let troubles = self.fares.troubles();
+        let mut problems: Vec<Problem> = self.store.problems().cloned().collect();
+        problems.extend(trouble::problems(&self.source, &self.server, &troubles));
+        let whole = self.store.whole();
+        let synced = whole && troubles.is_empty();
+        // Who asks while all is being listed for the first time waits for it.
+        let fence = if whole || !troubles.is_empty() { std::mem::take(&mut self.fence) } else { 0 };
+        let known = self.said.as_ref();
+        let news = known.is_none_or(|(before, whole)| (before, *whole) != (&problems, synced));
+        if events.is_empty() && fence == 0 && !news {
+            return Ok(());
+        }
+        if news {
+            self.said = Some((problems.clone(), synced));
+        }
+        self.batches.send(Batch { source: self.source.clone(), events, problems, fence, synced }).await
+    }
+}

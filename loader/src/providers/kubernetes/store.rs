@@ -1,0 +1,222 @@
+//! What does the server have, as far as we were told? Lists and changes of each
+//! kind, turned into what is news to the model. Pure.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use kube::runtime::watcher;
+
+use super::{
+    kinds::{Index, KINDS, NODES, SERVICES, SLICES},
+    listed::Listed,
+};
+use crate::{
+    event::{Event, Object, ObjectKey, Origin, Problem},
+    providers::{
+        Names,
+        convert::Refusal,
+        object::{self, Raw},
+    },
+};
+
+/// What became known of one kind.
+#[derive(Debug)]
+pub enum Word {
+    Event(watcher::Event<Listed>),
+    /// The server has no such kind.
+    Absent,
+    /// It does not tell us, and is unlikely to soon.
+    Refused,
+}
+
+/// An object, and who said it.
+type Said = (Arc<Object>, Arc<Origin>);
+
+/// Names kept to be shared; more are stored anew.
+const NAMES: usize = 100_000;
+
+#[derive(Debug, Default)]
+struct Known {
+    objects: BTreeMap<ObjectKey, Said>,
+    problems: BTreeMap<ObjectKey, Vec<Problem>>,
+    /// While it is listed: what came so far.
+    listing: Option<BTreeSet<ObjectKey>>,
+    /// It was listed once, or there is no such kind.
+    whole: bool,
+    /// Whole, or known to stay unknown.
+    answered: bool,
+    /// The newest version that this list and its watch have shown.
+    newest: u64,
+}
+
+pub struct Store {
+    source: Arc<str>,
+    names: Names,
+    kinds: Vec<Known>,
+    /// What the model has not heard yet.
+    news: BTreeMap<ObjectKey, Option<Said>>,
+    changed: usize,
+}
+
+impl Store {
+    pub fn new(source: Arc<str>) -> Self {
+        let kinds = KINDS.iter().map(|_| Known::default()).collect();
+        Self { source, names: Names::default(), kinds, news: BTreeMap::new(), changed: 0 }
+    }
+
+    pub fn take(&mut self, kind: Index, word: Word) {
+        match word {
+            Word::Event(watcher::Event::Init) => {
+                self.kinds[kind].listing = Some(BTreeSet::new());
+                // Another list may be of another history.
+                self.kinds[kind].newest = 0;
+            }
+            Word::Event(watcher::Event::InitApply(object)) => {
+                let key = self.key(kind, &object);
+                let known = &mut self.kinds[kind];
+                known.newest = known.newest.max(object.version().unwrap_or(0));
+                known.listing.get_or_insert_default().insert(key.clone());
+                self.apply(kind, key, object);
+            }
+            Word::Event(watcher::Event::InitDone) => {
+                let listed = self.kinds[kind].listing.take().unwrap_or_default();
+                self.remove_others(kind, &listed);
+                self.kinds[kind].whole = true;
+                self.kinds[kind].answered = true;
+            }
+            Word::Event(watcher::Event::Apply(object)) => {
+                if self.is_news(kind, &object) {
+                    let key = self.key(kind, &object);
+                    self.apply(kind, key, object);
+                }
+            }
+            Word::Event(watcher::Event::Delete(object)) => {
+                if self.is_news(kind, &object) {
+                    let key = self.key(kind, &object);
+                    self.remove(kind, &key);
+                }
+            }
+            Word::Absent => {
+                self.remove_others(kind, &BTreeSet::new());
+                self.kinds[kind].whole = true;
+                self.kinds[kind].answered = true;
+            }
+            Word::Refused => self.kinds[kind].answered = true,
+        }
+        self.changed += 1;
+        if self.changed >= NAMES {
+            self.changed = 0;
+            self.names = Names::default();
+        }
+    }
+
+    /// What there is to tell the model now, an object once.
+    ///
+    /// Of services, and of what policies are about, nothing is told before all
+    /// of it is there: a service before its backends, or a policy before its
+    /// pods, would take away what an earlier agent has left.
+    pub fn news(&mut self) -> Vec<Event> {
+        let whole = |kind: Index| self.kinds[kind].whole;
+        let services = whole(SERVICES) && whole(SLICES);
+        let workloads = self.kinds[NODES + 1..].iter().all(|known| known.answered);
+        let ripe = |key: &ObjectKey| match KINDS.iter().position(|watched| watched.kind == key.kind) {
+            Some(SERVICES | SLICES) => services,
+            Some(NODES) => whole(NODES),
+            _ => workloads,
+        };
+        let (now, later) = std::mem::take(&mut self.news).into_iter().partition(|(key, _)| ripe(key));
+        self.news = later;
+        let now: BTreeMap<_, _> = now;
+        now.into_iter().map(|(key, object)| Event { key, object }).collect()
+    }
+
+    /// Whether every kind was listed once, or is none of the server's.
+    pub fn whole(&self) -> bool {
+        self.kinds.iter().all(|known| known.whole)
+    }
+
+    /// What is wrong with objects.
+    pub fn problems(&self) -> impl Iterator<Item = &Problem> {
+        self.kinds.iter().flat_map(|known| known.problems.values().flatten())
+    }
+
+    /// A watch tells each change once and in order. What is older than what was
+    /// heard is said again, and would undo what came after it.
+    fn is_news(&mut self, kind: Index, object: &Listed) -> bool {
+        let Some(version) = object.version() else { return true };
+        let newest = &mut self.kinds[kind].newest;
+        let news = version >= *newest;
+        *newest = version.max(*newest);
+        news
+    }
+
+    fn key(&mut self, kind: Index, object: &Listed) -> ObjectKey {
+        let kind = KINDS[kind].kind;
+        ObjectKey { kind, namespace: self.names.get(object.namespace()), name: self.names.get(object.name()) }
+    }
+
+    fn apply(&mut self, kind: Index, key: ObjectKey, object: Listed) {
+        let watched = &KINDS[kind];
+        let converted = object::convert(watched.api, watched.name, Raw::Value(object.value), &mut self.names);
+        let (objects, refusals) = match converted {
+            Some(Ok(converted)) => (converted.objects, converted.refusals),
+            Some(Err(refusal)) => (Vec::new(), vec![refusal]),
+            None => return,
+        };
+        let origin = Origin { source: self.source.clone(), place: place(&key).into() };
+        let known = &mut self.kinds[kind];
+        if refusals.is_empty() {
+            known.problems.remove(&key);
+        } else {
+            let problem = |refusal: Refusal| Problem {
+                origin: Some(origin.clone()),
+                object: key.to_string(),
+                field: refusal.field,
+                message: object::shortened(refusal.message),
+            };
+            known.problems.insert(key.clone(), refusals.into_iter().map(problem).collect());
+        }
+        for (key, object) in objects {
+            match known.objects.get(&key) {
+                Some((before, _)) if **before == object => continue,
+                // What was understood stands until its successor is, too.
+                Some((before, _)) if object.is_faulty() && !before.is_faulty() => continue,
+                _ => {}
+            }
+            let said = (Arc::new(object), Arc::new(origin.clone()));
+            self.news.insert(key.clone(), Some(said.clone()));
+            known.objects.insert(key, said);
+        }
+    }
+
+    fn remove(&mut self, kind: Index, key: &ObjectKey) {
+        let known = &mut self.kinds[kind];
+        known.problems.remove(key);
+        if known.objects.remove(key).is_some() {
+            self.news.insert(key.clone(), None);
+        }
+    }
+
+    fn remove_others(&mut self, kind: Index, listed: &BTreeSet<ObjectKey>) {
+        let known = &self.kinds[kind];
+        let keys = known.objects.keys().chain(known.problems.keys());
+        let gone: Vec<ObjectKey> = keys.filter(|key| !listed.contains(key)).cloned().collect();
+        for key in gone {
+            self.remove(kind, &key);
+        }
+    }
+}
+
+/// `Service/default/web`, `Node/n1`.
+fn place(key: &ObjectKey) -> String {
+    match &*key.namespace {
+        "" => format!("{}/{}", key.kind, key.name),
+        namespace => format!("{}/{namespace}/{}", key.kind, key.name),
+    }
+}
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;

@@ -1,0 +1,133 @@
+//! Who speaks to this agent, and who waits for what they say?
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use anyhow::Context;
+use tokio::sync::mpsc;
+
+use crate::{
+    config::AgentConfig,
+    event::Batch,
+    providers::{
+        kubernetes::{self, Kubernetes, Timing},
+        manifests::{self, Manifests},
+    },
+    snapshot::Reply,
+};
+
+/// The providers that the configuration names, started.
+pub struct Sources {
+    manifests: Option<Manifests>,
+    kubernetes: Option<Kubernetes>,
+}
+
+impl Sources {
+    /// # Errors
+    /// Names the source that cannot be started.
+    pub async fn spawn(config: &AgentConfig, batches: mpsc::Sender<Batch>) -> anyhow::Result<Self> {
+        let manifests = config.manifests.clone().map(|path| Manifests::spawn(path, batches.clone()));
+        let manifests = manifests.transpose().context("start the thread that reads manifests")?;
+        let kubernetes = match &config.kubernetes {
+            Some(access) => Some(Kubernetes::spawn(access, Timing::default(), batches).await?),
+            None => None,
+        };
+        Ok(Self { manifests, kubernetes })
+    }
+
+    /// The first is trusted most: what an operator has put on this node.
+    pub fn names(&self) -> Vec<Arc<str>> {
+        let manifests = self.manifests.as_ref().map(|_| manifests::SOURCE.into());
+        let kubernetes = self.kubernetes.as_ref().map(|_| kubernetes::SOURCE.into());
+        manifests.into_iter().chain(kubernetes).collect()
+    }
+
+    /// Asks every source for a look now; each says so in a batch with `fence`.
+    pub fn fence(&self, fence: u64) {
+        if let Some(manifests) = &self.manifests {
+            manifests.fence(fence);
+        }
+        if let Some(kubernetes) = &self.kubernetes {
+            kubernetes.fence(fence);
+        }
+    }
+}
+
+/// Those who wait until each source has looked again.
+#[derive(Default)]
+pub struct Fences {
+    newest: u64,
+    waiting: BTreeMap<u64, Waiting>,
+}
+
+struct Waiting {
+    reply: Reply<u64>,
+    /// Who has not said anything yet.
+    sources: BTreeSet<Arc<str>>,
+    /// Who could not look.
+    unread: Option<Arc<str>>,
+}
+
+impl Fences {
+    /// Notes one more who waits; the number to ask the sources with.
+    pub fn ask(&mut self, reply: Reply<u64>, sources: Vec<Arc<str>>) -> u64 {
+        self.newest += 1;
+        let sources = sources.into_iter().collect();
+        self.waiting.insert(self.newest, Waiting { reply, sources, unread: None });
+        self.newest
+    }
+
+    /// A source has looked, or could not, since it was asked for this fence and
+    /// those before it.
+    pub fn said(&mut self, source: &Arc<str>, fence: u64, readable: bool) {
+        for (_, waiting) in self.waiting.range_mut(..=fence) {
+            waiting.sources.remove(source);
+            if !readable {
+                waiting.unread = Some(source.clone());
+            }
+        }
+    }
+
+    /// Answers those for whom every source has spoken.
+    pub fn answer(&mut self, revision: u64) {
+        let done = self.waiting.extract_if(.., |_, waiting| waiting.sources.is_empty());
+        for (_, Waiting { reply, unread, .. }) in done {
+            let answer = match unread {
+                None => Ok(revision),
+                Some(source) => {
+                    Err(format!("source {source} cannot be read now: `causeway status` says why"))
+                }
+            };
+            // Nobody waits any more when the client has gone.
+            let _ = reply.send(answer);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_waits_for_every_source() {
+        let [a, b]: [Arc<str>; 2] = ["a".into(), "b".into()];
+        let mut fences = Fences::default();
+        let mut ask = || {
+            let (reply, answer) = oneshot::channel();
+            (fences.ask(reply, vec![a.clone(), b.clone()]), answer)
+        };
+        let ((first, mut one), (second, mut two)) = (ask(), ask());
+        fences.said(&a, second, true);
+        fences.said(&b, first, true);
+        fences.answer(7);
+        assert_eq!(one.try_recv().unwrap(), Ok(7));
+        assert!(two.try_recv().is_err(), "b has not looked again");
+        fences.said(&b, second, false);
+        fences.answer(8);
+        assert!(two.try_recv().unwrap().unwrap_err().contains("source b"));
+    }
+}
