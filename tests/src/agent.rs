@@ -27,7 +27,8 @@ use crate::scratch::{Dir, PinDir};
 /// What an agent is started with.
 pub struct Setup {
     pub node: String,
-    pub manifests: PathBuf,
+    /// `None`: another source is in the configuration.
+    pub manifests: Option<PathBuf>,
     pub netns: PathBuf,
     pub uplink: Option<String>,
     /// Contents of `--config`, if any.
@@ -69,7 +70,10 @@ impl Agent {
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
         let mut command = Command::new(binary());
         command.arg("agent").arg("--node").arg(&self.setup.node);
-        command.arg("--manifests").arg(&self.setup.manifests).arg("--netns").arg(&self.setup.netns);
+        if let Some(manifests) = &self.setup.manifests {
+            command.arg("--manifests").arg(manifests);
+        }
+        command.arg("--netns").arg(&self.setup.netns);
         command.arg("--state-dir").arg(self.dir.join("state")).arg("--bpffs").arg(self.pins.path());
         command.arg("--socket").arg(self.socket());
         if let Some(uplink) = &self.setup.uplink {

@@ -8,6 +8,7 @@
 //! the reason: the kit is test code, and panics where a library would return.
 
 pub mod agent;
+pub mod apiserver;
 pub mod bed;
 pub mod cable;
 pub mod capture;

@@ -9,13 +9,14 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use crate::{
     agent::{Agent, Setup},
+    apiserver::ApiServer,
     link::{self, Switch, address, route},
     manifest::{self, Manifests},
     netns::Netns,
@@ -25,6 +26,8 @@ use crate::{
 
 /// Name of each node's uplink.
 pub const UPLINK: &str = "up0";
+/// Where an API server listens, as kubeadm sets it up.
+pub const API_PORT: u16 = 6443;
 /// How long an agent may take for what takes it milliseconds.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -80,6 +83,26 @@ impl Cluster {
         cluster.nodes.iter().for_each(Node::forward);
         cluster.start();
         cluster
+    }
+
+    /// Of both families, with an API server on the outside host that knows the
+    /// nodes. No agent runs yet.
+    pub fn beside_api(nodes: u8) -> (Self, ApiServer) {
+        let shared = Arc::<Manifests>::default();
+        let cluster = Self::build(nodes, true, |_| shared.clone());
+        let api = ApiServer::start(&cluster.outside, (outside_address(), API_PORT));
+        cluster.nodes.iter().for_each(|node| api.apply(&node.yaml()));
+        (cluster, api)
+    }
+
+    /// As [`Cluster::dual`], but the agents take everything from an API server.
+    pub fn watching(nodes: u8) -> (Self, ApiServer) {
+        let (mut cluster, api) = Self::beside_api(nodes);
+        for node in &mut cluster.nodes {
+            node.start_watching(&api, false);
+        }
+        cluster.wait_converged();
+        (cluster, api)
     }
 
     /// As [`Cluster::dual`], with a configuration file for each agent.
@@ -207,9 +230,20 @@ impl Node {
     }
 
     pub fn start_with(&mut self, config: Option<&str>) {
+        self.start_from(Some(self.manifests.path().to_owned()), config);
+    }
+
+    /// Starts the agent with an API server as a source, and the manifests as
+    /// another one if they are wanted.
+    pub fn start_watching(&mut self, api: &ApiServer, with_manifests: bool) {
+        let manifests = with_manifests.then(|| self.manifests.path().to_owned());
+        self.start_from(manifests, Some(&format!("kubernetes_server = \"{}\"\n", api.url())));
+    }
+
+    fn start_from(&mut self, manifests: Option<PathBuf>, config: Option<&str>) {
         self.agent = Some(Agent::start(Setup {
             node: self.name.clone(),
-            manifests: self.manifests.path().to_owned(),
+            manifests,
             netns: self.netns.path().to_owned(),
             uplink: Some(UPLINK.into()),
             config: config.map(Into::into),
