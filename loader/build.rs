@@ -4,6 +4,7 @@
 
 use std::{
     env, fs,
+    hash::{DefaultHasher, Hasher},
     path::{Path, PathBuf},
 };
 
@@ -20,13 +21,20 @@ fn main() {
         );
     };
     println!("cargo:rerun-if-changed={}", object.display());
-    if let Err(error) = fs::copy(&object, out.join(NAME)) {
+    let bytes = fs::read(&object).unwrap_or_else(|error| {
         panic!(
-            "cannot copy the BPF object {} to {}: {error}; build it with `cargo xtask build-ebpf`",
-            object.display(),
-            out.display()
-        );
+            "cannot read the BPF object {}: {error}; build it with `cargo xtask build-ebpf`",
+            object.display()
+        )
+    });
+    let copy = out.join(NAME);
+    if let Err(error) = fs::write(&copy, &bytes) {
+        panic!("cannot write {}: {error}", copy.display());
     }
+    // An agent that finds programs of the same object in the kernel uses those.
+    let mut hasher = DefaultHasher::new();
+    hasher.write(&bytes);
+    println!("cargo:rustc-env=CAUSEWAY_BPF_BUILD={:016x}", hasher.finish());
 }
 
 fn find(out: &Path) -> Option<PathBuf> {

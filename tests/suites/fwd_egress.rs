@@ -302,6 +302,8 @@ fn who_leaves_gives_back_the_address() {
     cluster.manifests().write("egress.yaml", &manifest(&["n0", "n1"]));
     cluster.wait_converged();
     wait_held(&cluster, "n0", PATIENCE);
+    // Only of who has been heard of is it known that it was there.
+    thread::sleep(Duration::from_secs(1));
     // Nobody's but its own goes with it.
     cluster.nodes[0].netns.ip("address add 192.168.77.60/32 dev up0");
     let attempts = world().map(|to| Attempts::start(&container.netns, to));

@@ -1,11 +1,13 @@
 //! OPS-01: does traffic notice when the agent is killed and comes back?
 
-use std::{net::SocketAddrV4, thread, time::Duration};
+use std::{net::SocketAddrV4, path::Path, thread, time::Duration};
 
+use aya::programs::ProgramInfo;
 use causeway_testkit::{
     client::first_answer,
     load::ConnectLoad,
     manifest::{Port, Service},
+    pinned::Pinned,
     streams::Streams,
     topology::{Cluster, vip},
 };
@@ -60,6 +62,51 @@ fn twenty_kills_under_load_lose_nothing() {
     streams.assert_clean(STREAMS);
     assert_eq!(load.report.failed, 0, "{load}");
     assert!(load.report.ok > 1000, "hardly any load: {load}");
+}
+
+/// An agent goes on with the programs of the one before if they are of its
+/// build; another build's are replaced, under the traffic.
+#[test]
+fn programs_are_taken_over_from_the_same_build_alone() {
+    let mut cluster = Cluster::running(1);
+    let servers = cluster.servers(2, 8080);
+    let addresses: Vec<_> = servers.iter().map(|(container, _)| container.address).collect();
+    let web = Service::new("web", vip(1), &[Port::tcp(80, 8080)]);
+    cluster.manifests().service(&web, &web.slice(&addresses));
+    let client = cluster.nodes[0].container("client", 100);
+    cluster.wait_converged();
+    let streams = Streams::open(&client.netns, SocketAddrV4::new(vip(1), 80), 50, Duration::from_millis(10));
+    let pinned = Pinned::new(cluster.nodes[0].agent().pins());
+    let id = |name: &str| ProgramInfo::from_pin(pinned.file(name)).unwrap().id();
+    let ids = || ["from_container", "begin_v4", "sock_connect4"].map(id);
+    let first = ids();
+    let restart = |cluster: &mut Cluster| {
+        cluster.nodes[0].agent_mut().restart();
+        cluster.wait_converged();
+    };
+    cluster.nodes[0].agent_mut().kill9();
+    restart(&mut cluster);
+    assert_eq!(ids(), first);
+    cluster.nodes[0].agent_mut().kill9();
+    let build = pinned.file("from_container").parent().unwrap().to_owned();
+    let other = build.with_file_name("another");
+    std::fs::rename(&build, &other).unwrap();
+    restart(&mut cluster);
+    assert!(build.exists() && !other.exists());
+    let second = ids();
+    assert!(first.iter().zip(second).all(|(first, second)| *first != second), "{first:?}, {second:?}");
+    // One of them is gone, or a stranger's.
+    for spoil in [
+        |from: &Path| std::fs::remove_file(from.join("begin_v4")).unwrap(),
+        |from: &Path| std::fs::rename(from.join("carry_uplink_v4"), from.join("begin_v4")).unwrap(),
+    ] {
+        let before = ids();
+        cluster.nodes[0].agent_mut().kill9();
+        spoil(&build);
+        restart(&mut cluster);
+        assert!(ids().iter().zip(before).all(|(now, before)| *now != before), "{before:?}");
+    }
+    streams.close().assert_clean(50);
 }
 
 #[test]

@@ -128,6 +128,9 @@ fn differs(wanted: &DesiredState, found: &DesiredState) -> Option<String> {
     (!same).then(|| format!("policies {:?}, not {:?}", found.policies.keys(), wanted.policies.keys()))
 }
 
+/// Of the kinds below those that may be installed; they have no namespace.
+const CLUSTER_WIDE: [&str; 4] = ["AdminNetworkPolicy", "Policy", "VirtualNetwork", "Egress"];
+
 /// An object of kind and number, in one of a few forms.
 fn object(random: &mut Random, number: usize) -> (&'static str, String) {
     let form = random.below(3) + 1;
@@ -141,6 +144,7 @@ fn object(random: &mut Random, number: usize) -> (&'static str, String) {
         "AdminNetworkPolicy",
         "Policy",
         "VirtualNetwork",
+        "Egress",
     ];
     let kind = *random.pick(&kinds);
     let yaml = match kind {
@@ -177,6 +181,9 @@ fn object(random: &mut Random, number: usize) -> (&'static str, String) {
         "VirtualNetwork" => format!(
             "apiVersion: causeway.io/v1alpha1\nkind: VirtualNetwork\nmetadata: {{name: o{number}}}\nspec: {{members: {{namespaces: {{}}}}, peers: [o{form}]}}\n"
         ),
+        "Egress" => format!(
+            "apiVersion: causeway.io/v1alpha1\nkind: Egress\nmetadata: {{name: o{number}}}\nspec: {{subject: {{namespaces: {{}}}}, addresses: [192.0.2.{form}], nodes: [o1]}}\n"
+        ),
         _ => format!(
             "apiVersion: causeway.io/v1alpha1\nkind: Policy\nmetadata: {{name: o{number}}}\n\
              spec: {{tier: Admin, priority: {form}, subject: {{namespaces: {{}}}}, ingress: [{{action: Allow, from: [{{namespaces: {{}}}}]}}]}}\n"
@@ -196,8 +203,9 @@ async fn run(random: &mut Random) {
         "ClusterNetworkPolicy",
         "Policy",
         "VirtualNetwork",
+        "Egress",
     ] {
-        if !random.one_in(4) || matches!(name, "AdminNetworkPolicy" | "Policy" | "VirtualNetwork") {
+        if !random.one_in(4) || CLUSTER_WIDE.contains(&name) {
             api.install(kind(name), true);
         }
     }
@@ -212,8 +220,7 @@ async fn run(random: &mut Random) {
         let number = random.below(NUMBERS);
         let (name, yaml) = object(random, number);
         if number % 2 == 1 && random.one_in(3) {
-            let namespaced =
-                !matches!(name, "Node" | "Namespace" | "AdminNetworkPolicy" | "Policy" | "VirtualNetwork");
+            let namespaced = !matches!(name, "Node" | "Namespace") && !CLUSTER_WIDE.contains(&name);
             let namespace = if namespaced { "default" } else { "" };
             api.delete(kind(name), namespace, &format!("o{number}"));
             let dot = if namespaced { "default/" } else { "" };

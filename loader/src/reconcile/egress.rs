@@ -6,10 +6,11 @@ use std::{
     io,
     net::IpAddr,
     sync::Arc,
+    time::Duration,
 };
 
 use causeway_schema::{Flow, FlowKey, flow::flags, protocol};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 
 use super::{
     agent::Agent,
@@ -25,6 +26,8 @@ use crate::{
 /// Looks at the flows after a change: a program that has read the row from
 /// before may remember one a moment later.
 const LOOKS: u8 = 2;
+/// How long the others may take to be told that this node leaves.
+const FAREWELL: Duration = Duration::from_millis(200);
 /// What the status calls trouble with them.
 const EGRESS: &str = "keep egress addresses";
 
@@ -190,6 +193,8 @@ impl Agent {
             self.netlink.release_address(self.uplink.ifindex, address).await?;
         }
         self.egress.orders.send_replace(Orders { leaves: true, ..Orders::default() });
+        // The process may end as soon as this returns.
+        let _ = timeout(FAREWELL, self.egress.orders.closed()).await;
         Ok(())
     }
 }

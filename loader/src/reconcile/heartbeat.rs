@@ -75,7 +75,7 @@ impl Heartbeat {
         Self { uplink, netlink, orders, healths, watch, sockets: None, held, tellings: 0, questions }
     }
 
-    /// Asks until the loop ends.
+    /// Asks until the loop ends, or this node has said that it leaves.
     pub async fn run(mut self) {
         let mut rounds = interval(ROUND);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -97,6 +97,9 @@ impl Heartbeat {
                 tracing::warn!(%error, "cannot ask the nodes that may hold egress addresses");
             }
             failing = done.is_err();
+            if self.orders.borrow().leaves {
+                return;
+            }
         }
     }
 

@@ -12,7 +12,7 @@ pub type Kind = usize;
 
 /// Version, name, path, whether objects have a namespace, and whether every
 /// server has it.
-pub const KINDS: [(&str, &str, &str, bool, bool); 11] = [
+pub const KINDS: [(&str, &str, &str, bool, bool); 12] = [
     ("v1", "Service", "services", true, true),
     ("discovery.k8s.io/v1", "EndpointSlice", "endpointslices", true, true),
     ("v1", "Node", "nodes", false, true),
@@ -30,6 +30,7 @@ pub const KINDS: [(&str, &str, &str, bool, bool); 11] = [
     ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy", "clusternetworkpolicies", false, false),
     ("causeway.io/v1alpha1", "Policy", "policies", false, false),
     ("causeway.io/v1alpha1", "VirtualNetwork", "virtualnetworks", false, false),
+    ("causeway.io/v1alpha1", "Egress", "egresses", false, false),
 ];
 
 /// The kind of a name.

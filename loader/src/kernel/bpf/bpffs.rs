@@ -1,5 +1,5 @@
 //! Where are the pins? Under one directory of a BPF file system: `maps/NAME`,
-//! `progs/NAME`, `links/PROGRAM-IFINDEX`. They keep the dataplane running while
+//! `progs/BUILD/NAME`, `links/PROGRAM-IFINDEX`. They keep the dataplane running while
 //! no agent does.
 
 use std::{
@@ -20,6 +20,8 @@ use super::{BpfError, sys};
 const MOUNT_POINT: &str = "/sys/fs/bpf";
 /// `BPF_FS_MAGIC`.
 const MAGIC: FsType = FsType(0xcafe_4a11);
+/// The object that is built into this binary, by its contents.
+const BUILD: &str = env!("CAUSEWAY_BPF_BUILD");
 
 #[derive(Clone, Debug)]
 pub struct Pins {
@@ -55,8 +57,19 @@ impl Pins {
         self.root.join("maps")
     }
 
+    /// Those of this build.
     pub fn programs(&self) -> PathBuf {
-        self.root.join("progs")
+        self.root.join("progs").join(BUILD)
+    }
+
+    /// Removes the pins of other builds' programs.
+    pub fn remove_other_programs(&self) -> Result<(), BpfError> {
+        let all = self.root.join("progs");
+        let mut errors = Vec::new();
+        let found = names(&all).map_err(BpfError::call("list", all.display().to_string()))?;
+        let others = found.iter().filter(|name| *name != BUILD);
+        others.for_each(|name| remove_tree(&all.join(name), &mut errors));
+        BpfError::collect(errors)
     }
 
     pub fn links(&self) -> PathBuf {

@@ -13,6 +13,7 @@ mod mapped;
 mod node;
 mod object;
 mod policies;
+mod programs;
 mod sys;
 mod tables;
 mod tc;
@@ -149,7 +150,7 @@ impl Dataplane {
     /// # Errors
     /// When the kernel refuses, or knows no unified cgroups.
     pub fn attach_sockets(&mut self) -> Result<(), BpfError> {
-        self.object.load_sockets()?;
+        self.object.load_sockets(&self.capacity)?;
         SOCKETS.into_iter().try_for_each(|program| self.attach(Attachment::sockets(program)))
     }
 

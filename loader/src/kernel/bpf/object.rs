@@ -2,15 +2,12 @@
 //! into this binary; maps that an earlier agent pinned are taken over.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsRawFd, OwnedFd},
 };
 
-use aya::{
-    Ebpf, EbpfLoader,
-    programs::{Program, ProgramError},
-};
+use aya::{Ebpf, EbpfLoader};
 use causeway_schema::{
     Addr, Backend, Cell, Client, ClientKey, Egress, Endpoint, EndpointKey, Flow, FlowKey, Frontend,
     FrontendKey, Hop, JUMPS, Member, MemberKey, NodeConfig, PortRanges, Service, SourceRange, SourceRangeKey,
@@ -25,7 +22,7 @@ use super::{
     BpfError, Options,
     bpffs::{self, Pins},
     cgroup::SOCKETS,
-    sys,
+    programs, sys,
 };
 use crate::plan::{Capacity, Family};
 
@@ -151,23 +148,18 @@ impl Object {
             Err(BpfError::Shape { .. } | BpfError::Version { .. }) if options.recreate => discard(&pins)?,
             other => other?,
         }
-        let mut loader = EbpfLoader::new();
-        let ticks = ticks_per_second();
-        // No relocation against the kernel's types is used.
-        loader.btf(None).override_global("TICKS_PER_SECOND", &ticks, true);
-        for shape in &shapes {
-            loader.map_max_entries(shape.name, shape.info.max_entries);
-            loader.map_pin_path(shape.name, pins.maps().join(shape.name));
+        let first = ENTRIES.into_iter().chain(JUMPS).chain(options.xdp.then_some(UPLINK_XDP));
+        // Some are jumped to from both hooks.
+        let first: Vec<_> = first.collect::<BTreeSet<_>>().into_iter().collect();
+        let mut object = Self { programs: BTreeMap::new(), maps: BTreeMap::new(), pins, rest: None };
+        if !object.inherit(&shapes, &first) {
+            let mut ebpf = read(&object.pins, &shapes)?;
+            object.open_maps(&shapes)?;
+            object.load_programs(&mut ebpf, &first)?;
+            object.pins.remove_other_programs()?;
+            object.rest = Some(ebpf);
+            release(OBJECT);
         }
-        let mut ebpf =
-            loader.load(OBJECT).map_err(|error| BpfError::Object { step: "load", cause: Box::new(error) })?;
-        let mut maps = BTreeMap::new();
-        for shape in &shapes {
-            let map =
-                sys::open(&pins.maps().join(shape.name)).map_err(BpfError::call("open map", shape.name))?;
-            maps.insert(shape.name, map);
-        }
-        let mut object = Self { programs: BTreeMap::new(), maps, pins, rest: None };
         // An agent that died in a trace may have left its mark.
         let config = object.map("CONFIG")?;
         let there: Option<NodeConfig> =
@@ -175,12 +167,40 @@ impl Object {
         let there = there.unwrap_or_default();
         sys::map_update(&config, &0_u32, &NodeConfig { trace_mark: 0, version: SCHEMA_VERSION, ..there })
             .map_err(BpfError::call("write to map", "CONFIG"))?;
-        let first = ENTRIES.into_iter().chain(JUMPS).chain(options.xdp.then_some(UPLINK_XDP));
-        object.load_programs(&mut ebpf, &first.collect::<Vec<_>>())?;
         object.fill_jumps()?;
-        object.rest = Some(ebpf);
-        release(OBJECT);
         Ok(object)
+    }
+
+    /// Takes over the maps and programs of an earlier agent of this build; false
+    /// when some are not there.
+    fn inherit(&mut self, shapes: &[Shape], names: &[&'static str]) -> bool {
+        if self.open_maps(shapes).is_err() {
+            return false;
+        }
+        let Some(programs) = self.inherited(names, |kind| kind != SOCKET_STORAGE.0) else { return false };
+        self.programs.extend(programs);
+        true
+    }
+
+    /// Of an earlier agent, which work on the maps of some kinds.
+    fn inherited(
+        &self,
+        names: &[&'static str],
+        on: impl Fn(u32) -> bool,
+    ) -> Option<Vec<(&'static str, OwnedFd)>> {
+        let infos = self.maps.values().map(sys::info::<sys::MapInfo>);
+        let infos = infos.collect::<io::Result<Vec<_>>>().ok()?;
+        let ids = infos.iter().filter(|info| on(info.kind)).map(|info| info.id).collect();
+        programs::inherit(&self.pins, names, &ids)
+    }
+
+    fn open_maps(&mut self, shapes: &[Shape]) -> Result<(), BpfError> {
+        for shape in shapes {
+            let map = sys::open(&self.pins.maps().join(shape.name))
+                .map_err(BpfError::call("open map", shape.name))?;
+            self.maps.insert(shape.name, map);
+        }
+        Ok(())
     }
 
     /// Loads the programs for sockets too: a third of all instructions, and
@@ -188,15 +208,25 @@ impl Object {
     ///
     /// # Errors
     /// What the kernel refuses.
-    pub fn load_sockets(&mut self) -> Result<(), BpfError> {
-        match self.rest.take() {
-            Some(mut ebpf) => self.load_programs(&mut ebpf, &SOCKETS),
-            None => Ok(()),
+    pub fn load_sockets(&mut self, capacity: &Capacity) -> Result<(), BpfError> {
+        if self.programs.contains_key(SOCKETS[0]) {
+            return Ok(());
         }
+        let mut ebpf = match self.rest.take() {
+            Some(ebpf) => ebpf,
+            None => {
+                if let Some(programs) = self.inherited(&SOCKETS, |kind| kind == SOCKET_STORAGE.0) {
+                    self.programs.extend(programs);
+                    return Ok(());
+                }
+                read(&self.pins, &shapes(capacity))?
+            }
+        };
+        self.load_programs(&mut ebpf, &SOCKETS)
     }
 
     fn load_programs(&mut self, ebpf: &mut Ebpf, names: &[&'static str]) -> Result<(), BpfError> {
-        for (name, program) in load_programs(ebpf, names)? {
+        for (name, program) in programs::load(ebpf, names)? {
             bpffs::publish(&program, &self.pins.programs().join(name))?;
             self.programs.insert(name, program);
         }
@@ -254,6 +284,19 @@ impl Object {
     }
 }
 
+/// The object with its maps: pinned ones, and new ones, which are pinned.
+fn read(pins: &Pins, shapes: &[Shape]) -> Result<Ebpf, BpfError> {
+    let mut loader = EbpfLoader::new();
+    let ticks = ticks_per_second();
+    // No relocation against the kernel's types is used.
+    loader.btf(None).override_global("TICKS_PER_SECOND", &ticks, true);
+    for shape in shapes {
+        loader.map_max_entries(shape.name, shape.info.max_entries);
+        loader.map_pin_path(shape.name, pins.maps().join(shape.name));
+    }
+    loader.load(OBJECT).map_err(|error| BpfError::Object { step: "load", cause: Box::new(error) })
+}
+
 /// Gives back the memory of bytes in the executable that have done their work.
 fn release(bytes: &'static [u8]) {
     const PAGE: usize = 4096;
@@ -270,56 +313,6 @@ fn release(bytes: &'static [u8]) {
 fn duplicate(kind: &'static str, name: &str, fd: Option<&OwnedFd>) -> Result<OwnedFd, BpfError> {
     let fd = fd.ok_or_else(|| BpfError::Missing { kind, name: name.into() })?;
     fd.try_clone().map_err(BpfError::call("duplicate the descriptor of", name))
-}
-
-/// Each on a thread of its own: most of an agent's start is the verifier, and
-/// for a privileged process it runs on all CPUs.
-fn load_programs(ebpf: &mut Ebpf, names: &[&'static str]) -> Result<Vec<(&'static str, OwnedFd)>, BpfError> {
-    let missing = |name: &str| BpfError::Missing { kind: "program", name: name.into() };
-    let mut found: Vec<_> = ebpf
-        .programs_mut()
-        .filter_map(|(name, program)| Some((*names.iter().find(|wanted| **wanted == name)?, program)))
-        .collect();
-    if let Some(name) = names.iter().find(|name| !found.iter().any(|(there, _)| there == *name)) {
-        return Err(missing(name));
-    }
-    std::thread::scope(|scope| {
-        let loads: Vec<_> = found
-            .iter_mut()
-            .map(|(name, program)| (*name, scope.spawn(|| load_program(program, name))))
-            .collect();
-        loads
-            .into_iter()
-            .map(|(name, load)| {
-                let loaded = load.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-                Ok((name, loaded?))
-            })
-            .collect()
-    })
-}
-
-fn load_program(program: &mut Program, name: &'static str) -> Result<OwnedFd, BpfError> {
-    let missing = || BpfError::Missing { kind: "program", name: name.into() };
-    let loaded = match program {
-        Program::SchedClassifier(program) => program.load(),
-        Program::Xdp(program) => program.load(),
-        Program::CgroupSockAddr(program) => program.load(),
-        _ => return Err(missing()),
-    };
-    loaded.map_err(|error| match error {
-        ProgramError::LoadError { io_error, verifier_log } => {
-            BpfError::Verifier { program: name, cause: io_error, log: end_of(&verifier_log.to_string()) }
-        }
-        other => BpfError::Object { step: "load a program of", cause: Box::new(other) },
-    })?;
-    let fd = program.fd().map_err(|_| missing())?;
-    fd.as_fd().try_clone_to_owned().map_err(BpfError::call("duplicate the descriptor of", name))
-}
-
-/// The last lines of the verifier's log, where the reason stands.
-fn end_of(log: &str) -> String {
-    let lines: Vec<&str> = log.trim_end().lines().collect();
-    lines[lines.len().saturating_sub(30)..].join("\n")
 }
 
 /// Compares what is pinned with what is wanted.

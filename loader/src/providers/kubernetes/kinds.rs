@@ -41,7 +41,7 @@ pub const SERVICES: Index = 0;
 pub const SLICES: Index = 1;
 pub const NODES: Index = 2;
 
-pub static KINDS: [Watched; 11] = [
+pub static KINDS: [Watched; 12] = [
     built_in(Kind::Service, "Service", "v1", "services"),
     built_in(Kind::EndpointSlice, "EndpointSlice", "discovery.k8s.io/v1", "endpointslices"),
     built_in(Kind::Node, "Node", "v1", "nodes"),
@@ -58,6 +58,7 @@ pub static KINDS: [Watched; 11] = [
     installed(Kind::ClusterNetworkPolicy, "ClusterNetworkPolicy", CLUSTER_POLICIES, "clusternetworkpolicies"),
     installed(Kind::Policy, "Policy", OURS, "policies"),
     installed(Kind::VirtualNetwork, "VirtualNetwork", OURS, "virtualnetworks"),
+    installed(Kind::Egress, "Egress", OURS, "egresses"),
 ];
 
 const fn built_in(kind: Kind, name: &'static str, api: &'static str, plural: &'static str) -> Watched {
