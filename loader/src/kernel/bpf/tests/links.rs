@@ -68,6 +68,7 @@ fn every_packet_is_judged_while_agents_come_and_go() {
         for _ in 0..5 {
             drop(dataplane);
             sleep(Duration::from_millis(20));
+            place.upgrade();
             dataplane = place.open();
             dataplane.attach(at("v0")).unwrap();
         }
@@ -89,7 +90,7 @@ fn a_link_is_first_and_others_stay() {
     in_netns(|| {
         let place = Place::new();
         let dataplane = place.open();
-        let foreign = sys::open(&place.0.join("progs/sweep_v4")).unwrap();
+        let foreign = sys::open(&place.program("sweep_v4")).unwrap();
         let other = sys::tcx_create(&foreign, at("v0").ifindex).unwrap();
         let mut dataplane = dataplane;
         dataplane.attach(at("v0")).unwrap();
@@ -127,7 +128,7 @@ fn a_link_that_was_taken_away_is_put_back() {
         assert_eq!(tcx(&at("v0"))[0].1, link);
 
         // Another program in it.
-        let foreign = sys::open(&place.0.join("progs/sweep_v4")).unwrap();
+        let foreign = sys::open(&place.program("sweep_v4")).unwrap();
         sys::link_update(&sys::open(&pin).unwrap(), &foreign).unwrap();
         let (repaired, errors) = dataplane.audit_links();
         assert!(errors.is_empty() && repaired[0].contains("program replaced"), "{repaired:?} {errors:?}");
@@ -192,8 +193,13 @@ fn without_tcx_a_filter_does_it() {
         assert!(shown.contains("pref 1 ") && shown.contains("from_uplink"), "{shown}");
         assert_eq!(dataplane.audit_links().0, [""; 0]);
 
-        // A new agent exchanges the program in place.
+        // A new agent exchanges the program in place, if it has another.
         drop(dataplane);
+        let mut dataplane = place.open_clsact();
+        dataplane.attach(at("v0")).unwrap();
+        assert_eq!(tc("filter show dev v0 ingress"), shown);
+        drop(dataplane);
+        place.upgrade();
         let mut dataplane = place.open_clsact();
         dataplane.attach(at("v0")).unwrap();
         let again = tc("filter show dev v0 ingress");
@@ -222,7 +228,7 @@ fn a_foreign_qdisc_and_foreign_filters_stay() {
         let mut dataplane = place.open_clsact();
         dataplane.attach(at("v0")).unwrap();
         dataplane.attach(at("v1")).unwrap();
-        let pinned = place.0.join("progs/sweep_v4");
+        let pinned = place.program("sweep_v4");
         tc(&format!("filter add dev v1 egress pref 9 bpf object-pinned {} direct-action", pinned.display()));
         dataplane.uninstall().unwrap();
         assert!(tc("qdisc show dev v0").contains("clsact"));

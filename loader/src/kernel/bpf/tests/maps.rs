@@ -197,7 +197,7 @@ fn removed_pins_come_back_with_the_same_maps() {
     let mut dataplane = place.open();
     assert!(v4(&dataplane).apply(&[Step::PutFrontend { key: key(1), row: frontend(3) }]).is_empty());
     std::fs::remove_file(place.0.join("maps/FRONTENDS_V4")).unwrap();
-    std::fs::remove_file(place.0.join("progs/sweep_v4")).unwrap();
+    std::fs::remove_file(place.program("sweep_v4")).unwrap();
     let (repaired, errors) = dataplane.audit_links();
     assert_eq!((repaired.len(), errors.len()), (2, 0), "{repaired:?} {errors:?}");
     assert_eq!(dataplane.audit_links().0.len(), 0);

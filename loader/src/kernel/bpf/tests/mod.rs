@@ -54,6 +54,17 @@ impl Place {
         Dataplane::open(&self.0, capacity(), Options { force_clsact: true, ..Options::default() }).unwrap()
     }
 
+    /// Where a program of this build is pinned.
+    fn program(&self, name: &str) -> PathBuf {
+        self.0.join("progs").join(env!("CAUSEWAY_BPF_BUILD")).join(name)
+    }
+
+    /// Makes the programs look like those of another build.
+    fn upgrade(&self) {
+        let all = self.0.join("progs");
+        fs::rename(all.join(env!("CAUSEWAY_BPF_BUILD")), all.join("another")).unwrap();
+    }
+
     fn link(&self, attachment: &Attachment) -> PathBuf {
         self.0.join("links").join(format!("{}-{}", attachment.program, attachment.ifindex))
     }
