@@ -39,18 +39,15 @@ pub fn run(quick: bool) -> Result<Report> {
     compare("Policies", &variants, REFERENCE, &Workload::ALL, &Rounds::new(quick))
 }
 
-/// Half of them name a network, half a port; the last one allows what is
-/// measured.
+/// Each about another network; the last one allows what is measured.
 fn write_rules(node: &Node) {
     let network = |index: u32| Ipv4Addr::from(u32::from(Ipv4Addr::new(172, 16, 0, 0)) + index * 256);
     let rules = |peers: &str| -> String {
-        let rule = |index: u32| match index % 2 {
-            0 => format!(
-                "  - {{{peers}: [{{ipBlock: {{cidr: {}/24}}}}], ports: [{{port: {}}}]}}\n",
-                network(index),
-                80 + index
-            ),
-            _ => format!("  - {{ports: [{{port: {}}}]}}\n", 30_000 + index),
+        let rule = |index: u32| {
+            format!(
+                "  - {{{peers}: [{{ipBlock: {{cidr: {}/24}}}}], ports: [{{port: 443}}]}}\n",
+                network(index)
+            )
         };
         let last = format!("  - {{{peers}: [{{ipBlock: {{cidr: {}}}}}]}}\n", node.pod_cidr());
         (1..RULES).map(rule).chain([last]).collect()
