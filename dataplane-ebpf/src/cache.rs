@@ -8,6 +8,7 @@
 
 use core::arch::asm;
 
+use aya_ebpf::maps::Array;
 use causeway_schema::{Flow, FlowKey, TraceRecord, flow::flags};
 
 use crate::{family::Family, flow, maps, packet::Packet, service};
@@ -26,10 +27,16 @@ pub struct Line<A> {
 /// Raised after an entry has left the table of established flows.
 #[inline(always)]
 pub fn invalidate() {
-    if let Some(epoch) = maps::FLOW_EPOCH.get_ptr_mut(0) {
+    raise(&maps::FLOW_EPOCH);
+}
+
+/// Adds one to what all CPUs count together.
+#[inline(always)]
+pub fn raise(counter: &Array<u64>) {
+    if let Some(count) = counter.get_ptr_mut(0) {
         // SAFETY: the row lives as long as the map. `core` has no atomic
         // addition for this target; the instruction set has.
-        unsafe { asm!("lock *(u64 *)({epoch} + 0) += {one}", epoch = in(reg) epoch, one = in(reg) 1_u64) };
+        unsafe { asm!("lock *(u64 *)({count} + 0) += {one}", count = in(reg) count, one = in(reg) 1_u64) };
     }
 }
 

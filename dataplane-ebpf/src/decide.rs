@@ -3,7 +3,7 @@
 
 use aya_ebpf::programs::TcContext;
 use causeway_schema::{
-    Flow, Frontend, FrontendKey, Hop, Port, Service, Verdict, flow::flags, nat::Ports, protocol,
+    Flow, Frontend, FrontendKey, Hop, Port, Service, TraceRecord, Verdict, flow::flags, nat::Ports, protocol,
 };
 
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
     fragment,
     loose::{Loose, Part},
     nat::Begins,
+    own_socket,
     packet::Packet,
     pipeline::Side,
     policy,
@@ -56,7 +57,7 @@ pub fn decide<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> S
         return Step::Release;
     }
     if loose.has_ports()
-        && let Some(entry) = flow::find(&loose.packet, ifindex, dry)
+        && let Some(entry) = flow::find(&loose.packet, ifindex, dry).flow()
     {
         // SAFETY: map values stay readable until the program ends (RCU).
         let flow = unsafe { &*entry };
@@ -153,6 +154,10 @@ fn early<A: Refuse>(ctx: &TcContext, loose: &Loose<A>, ifindex: u32, dry: bool) 
 /// The first packet of a flow to a service.
 #[inline(always)]
 pub fn first<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>, frontend: &Frontend) -> Step<A> {
+    if own_socket::may_answer(&loose.packet) && own_socket::is_answered(ctx, &loose.packet) {
+        loose.service = TraceRecord::NONE;
+        return Step::Plain;
+    }
     let key = &loose.packet.key;
     if !source_range::is_open_to(frontend, key.src) {
         return Step::End(Verdict::DropSourceRange);

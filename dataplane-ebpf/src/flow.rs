@@ -19,10 +19,36 @@ pub fn is_known<A: Family>(key: &FlowKey<A>) -> bool {
     lookup(key).is_some()
 }
 
-/// The entry of a tuple, whatever its packets say.
+/// What is remembered of a tuple, whatever its packets say: to be read.
 #[inline(always)]
 pub fn lookup<A: Family>(key: &FlowKey<A>) -> Option<*mut Flow<A>> {
-    A::established(key).or_else(|| A::embryonic(key))
+    A::established(key).or_else(|| embryonic(key).map(|(_, flow)| flow))
+}
+
+/// An entry of the table of embryonic flows, to be written, and a copy of it, to
+/// be read.
+///
+/// The kernel gives the memory of an entry that leaves to the next that comes,
+/// whoever is reading it still; embryonic flows come and go all the time. What
+/// was read is the flow's own if its entry still stands there afterwards.
+#[inline(always)]
+fn embryonic<A: Family>(key: &FlowKey<A>) -> Option<(*mut Flow<A>, *mut Flow<A>)> {
+    let entry = A::embryonic(key)?;
+    // SAFETY: the row belongs to this CPU; map values stay readable until the
+    // program ends (RCU).
+    let copy = unsafe { &raw mut (*A::pair()?).found };
+    unsafe { *copy = *entry };
+    (A::embryonic(key) == Some(entry)).then_some((entry, copy))
+}
+
+/// How often a flow has become an established one; see [`maps::PROMOTIONS`].
+#[inline(always)]
+fn promotions() -> u64 {
+    match maps::PROMOTIONS.get_ptr(0) {
+        // SAFETY: the row lives as long as the map.
+        Some(count) => unsafe { core::ptr::read_volatile(count) },
+        None => 0,
+    }
 }
 
 /// The interface that an endpoint's packets come by, as flows remember it.
@@ -70,6 +96,8 @@ impl Serving {
 pub struct Pair<A> {
     pub request: Flow<A>,
     pub reply: Flow<A>,
+    /// The embryonic flow that was found last.
+    found: Flow<A>,
 }
 
 /// The entries of a flow whose requests go from `before` to `after`, to the
@@ -109,27 +137,48 @@ pub fn pair<A: Family>(
     Some(pair)
 }
 
+/// What is known of a packet's flow.
+pub enum Found<A> {
+    Flow(*mut Flow<A>),
+    Nothing,
+    /// It was in neither table, but flows have moved from one to the other
+    /// meanwhile: who looks again finds it.
+    Moving,
+}
+
+impl<A> Found<A> {
+    /// For who is looking again.
+    #[inline(always)]
+    pub fn flow(self) -> Option<*mut Flow<A>> {
+        match self {
+            Self::Flow(flow) => Some(flow),
+            Self::Nothing | Self::Moving => None,
+        }
+    }
+}
+
 /// The entry that translates this packet, if the flow goes on as it began.
 ///
-/// `None` for a packet of no known flow, and for one that begins a flow anew:
+/// `Nothing` for a packet of no known flow, and for one that begins a flow anew:
 /// a SYN on an old connection's ports, or a datagram whose service has lost a
 /// backend since the flow began; nor for one that comes from another container
 /// than the flow's own.
 #[inline(always)]
-pub fn find<A: Family>(packet: &Packet<A>, ifindex: u32, dry: bool) -> Option<*mut Flow<A>> {
-    let now = now();
-    let epoch = cache::epoch();
-    if !dry && let Some(flow) = cache::find(packet, ifindex, epoch, now) {
-        return Some(flow);
-    }
-    let (entry, established) = match A::established(&packet.key) {
-        Some(entry) => (entry, true),
-        None => (A::embryonic(&packet.key)?, false),
+pub fn find<A: Family>(packet: &Packet<A>, ifindex: u32, dry: bool) -> Found<A> {
+    let promotions = promotions();
+    let (entry, found, established) = match A::established(&packet.key) {
+        Some(entry) => (entry, entry, true),
+        None => match embryonic(&packet.key) {
+            Some((entry, copy)) => (entry, copy, false),
+            None if self::promotions() == promotions => return Found::Nothing,
+            None => return Found::Moving,
+        },
     };
-    // SAFETY: map values stay readable until the program ends (RCU).
-    let flow = unsafe { &mut *entry };
+    // SAFETY (here and below): map values stay readable until the program ends
+    // (RCU), and so does the memory of this CPU.
+    let flow = unsafe { &mut *found };
     if !comes_by(flow, ifindex) {
-        return None;
+        return Found::Nothing;
     }
     if flow.flags & flags::REPLY == 0 && begins_anew(packet, flow, dry) {
         if !dry {
@@ -145,24 +194,39 @@ pub fn find<A: Family>(packet: &Packet<A>, ifindex: u32, dry: bool) -> Option<*m
             // Nor what it may have hidden, of whoever sent in its name.
             A::drop_embryonic(&packet.key);
         }
-        return None;
+        return Found::Nothing;
     }
     if dry {
-        return Some(entry);
+        return Found::Flow(found);
     }
-    touch(flow, now);
+    let there = unsafe { &mut *entry };
+    touch(there, now());
     if packet.closes_connection() && flow.flags & flags::CLOSING == 0 {
-        flow.flags |= flags::CLOSING;
+        there.flags |= flags::CLOSING;
     }
-    if established {
+    if !established {
+        advance(packet, flow, there);
+    }
+    Found::Flow(found)
+}
+
+/// As [`find`], asking this CPU's cache first.
+#[inline(always)]
+pub fn find_cached<A: Family>(packet: &Packet<A>, ifindex: u32, dry: bool) -> Found<A> {
+    let epoch = cache::epoch();
+    if !dry && let Some(flow) = cache::find(packet, ifindex, epoch, now()) {
+        return Found::Flow(flow);
+    }
+    let found = find(packet, ifindex, dry);
+    if !dry && let Found::Flow(flow) = &found {
+        // SAFETY: as in `find`.
+        let flow = unsafe { &**flow };
         // XDP carries whatever it finds in the cache.
-        if !is_expired(flow) {
+        if flow.flags & (flags::ESTABLISHED | flags::EXPIRED) == flags::ESTABLISHED {
             cache::fill(&packet.key, flow, epoch);
         }
-    } else {
-        advance(packet, flow);
     }
-    Some(entry)
+    found
 }
 
 /// As [`find`], for a hook in front of the one that knows all: the entry of an
@@ -216,13 +280,14 @@ fn begins_anew<A: Family>(packet: &Packet<A>, flow: &Flow<A>, dry: bool) -> bool
 }
 
 /// Moves an embryonic flow on: the first answer marks both entries, the
-/// client's next packet after it makes the flow an established one.
+/// client's next packet after it makes the flow an established one. `flow` is a
+/// copy of what stands `there`.
 #[inline(always)]
-fn advance<A: Family>(packet: &Packet<A>, flow: &mut Flow<A>) {
+fn advance<A: Family>(packet: &Packet<A>, flow: &mut Flow<A>, there: &mut Flow<A>) {
     let is_reply = flow.flags & flags::REPLY != 0;
     if is_reply {
         if flow.flags & flags::REPLIED == 0 {
-            flow.flags |= flags::REPLIED;
+            there.flags |= flags::REPLIED;
             if let Some(request) = A::embryonic(&flow.twin(packet.key.protocol)) {
                 // SAFETY: as in `find`.
                 unsafe { (*request).flags |= flags::REPLIED };
@@ -235,8 +300,8 @@ fn advance<A: Family>(packet: &Packet<A>, flow: &mut Flow<A>) {
     }
     let reply_key = flow.twin(packet.key.protocol);
     let Some(reply) = A::embryonic(&reply_key) else { return };
-    let mut request = *flow;
-    request.flags |= flags::ESTABLISHED;
+    flow.last_seen = there.last_seen;
+    flow.flags = there.flags | flags::ESTABLISHED;
     // SAFETY: as in `find`.
     let mut reply = unsafe { *reply };
     reply.flags |= flags::ESTABLISHED;
@@ -244,12 +309,14 @@ fn advance<A: Family>(packet: &Packet<A>, flow: &mut Flow<A>) {
         count::event(Event::FlowPromotionFailed);
         return;
     }
-    if !A::put_established(&packet.key, &request) {
+    if !A::put_established(&packet.key, flow) {
         A::drop_established(&reply_key);
         cache::invalidate();
         count::event(Event::FlowPromotionFailed);
         return;
     }
+    // Before they leave where somebody may just have looked in vain.
+    cache::raise(&maps::PROMOTIONS);
     A::drop_embryonic(&packet.key);
     A::drop_embryonic(&reply_key);
     count::event(Event::FlowPromoted);
@@ -267,7 +334,7 @@ pub enum Created {
 /// Remembers a new flow, both directions.
 #[inline(always)]
 pub fn create<A: Family>(key: &FlowKey<A>, pair: &Pair<A>) -> Created {
-    let Pair { request, reply } = pair;
+    let Pair { request, reply, .. } = pair;
     let reply_key = request.twin(key.protocol);
     // The reply entry first: an answer must never find the way back missing.
     if A::established(&reply_key).is_some() {

@@ -27,6 +27,7 @@ mod maps;
 mod nat;
 mod nd;
 mod outer_error;
+mod own_socket;
 mod packet;
 mod pipeline;
 mod policy;

@@ -154,6 +154,13 @@ pub static NEXT_HOP: PerCpuArray<bpf_redir_neigh> = PerCpuArray::with_max_entrie
 #[map]
 pub static FLOW_EPOCH: Array<u64> = Array::with_max_entries(1, 0);
 
+/// Raised when a flow is in the table of established ones and about to leave
+/// that of embryonic ones: who has looked for it in one and then in the other,
+/// and found it in neither, looks again. Apart from the epoch, whose memory
+/// every packet reads.
+#[map]
+pub static PROMOTIONS: Array<u64> = Array::with_max_entries(1, 0);
+
 /// Which of the two rows of an endpoint in the table of policies counts, and
 /// which classes: all change over at once.
 #[map]

@@ -13,8 +13,8 @@ use crate::{
     deliver::{self, Way},
     egress,
     family::Family,
-    flow::{self, Created, Serving},
-    jump,
+    flow::{self, Created, Found, Serving},
+    jump, own_socket,
     packet::{self, Frame, Packet},
     policy,
     rewrite::L4,
@@ -80,8 +80,11 @@ fn not_ip(ctx: &TcContext, side: Side, frame: Frame) -> Decision {
 #[inline(always)]
 fn ip<A: Family>(ctx: &TcContext, side: Side, packet: &Packet<A>) -> Decision {
     let dry = trace::is_dry(ctx);
-    if let Some(entry) = flow::find(packet, ctx.ifindex(), dry) {
-        return established(ctx, packet, entry, dry, L4::Plain);
+    match flow::find_cached(packet, ctx.ifindex(), dry) {
+        Found::Flow(entry) => return established(ctx, packet, entry, dry, L4::Plain),
+        // The slow program looks again.
+        Found::Moving => return Decision::slow(),
+        Found::Nothing => {}
     }
     if side == Side::Container
         && (deliver::sender(ctx, packet.key.src).is_none_or(policy::has) || decide::is_rogue(packet))
@@ -130,7 +133,8 @@ fn first<A: Family>(
     dry: bool,
 ) -> Decision {
     let Some(service) = service::row::<A>(frontend.service) else { return Decision::slow() };
-    if frontend.flags & Frontend::SOURCE_RANGES != 0 || service.flags & Service::AFFINITY != 0 {
+    let asks = frontend.flags & Frontend::SOURCE_RANGES != 0 || service.flags & Service::AFFINITY != 0;
+    if asks || own_socket::may_answer(packet) {
         return Decision::slow();
     }
     let key = &packet.key;

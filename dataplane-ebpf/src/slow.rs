@@ -115,7 +115,7 @@ pub fn carry<A: Refuse>(ctx: &TcContext, side: Side) -> i32 {
 /// it is of a flow; that is left where flows are made.
 #[inline(always)]
 pub fn known<A: Family>(ctx: &TcContext, loose: &mut Loose<A>) -> Option<jump::Target> {
-    let entry = flow::find(&loose.packet, ctx.ifindex(), trace::is_dry(ctx))?;
+    let entry = flow::find(&loose.packet, ctx.ifindex(), trace::is_dry(ctx)).flow()?;
     if let Some(pair) = A::pair() {
         // SAFETY: as in `flow::pair`, and map values stay readable.
         unsafe { (*pair).request = *entry };

@@ -133,7 +133,10 @@ fn request_udp(to: SocketAddr, patience: Duration) -> io::Result<(Answer, Socket
     socket.set_read_timeout(Some(patience))?;
     socket.send_to(WHO.as_bytes(), to)?;
     let mut buffer = [0; 512];
-    let (length, source) = socket.recv_from(&mut buffer)?;
+    let (length, source) = socket.recv_from(&mut buffer).map_err(|error| {
+        let from = socket.local_addr().map_or(0, |own| own.port());
+        io::Error::new(error.kind(), format!("no answer to port {from}: {error}"))
+    })?;
     Ok((parse(&String::from_utf8_lossy(&buffer[..length]))?, source))
 }
 

@@ -4,8 +4,8 @@
 
 use std::{
     collections::BTreeSet,
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
+    io::{self, Read, Write},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     time::{Duration, Instant},
 };
 
@@ -18,8 +18,9 @@ use causeway_testkit::{
     topology::{
         Cluster, Container, node_address, node_address6, outside_address, outside_address6, vip, vip6, widen,
     },
-    wire::{Protocol, WHO},
+    wire::{Answer, Protocol, WHO},
 };
+use socket2::{Domain, Socket, Type};
 
 const REQUESTS: u64 = 200;
 const NODE_PORT: u16 = 30_080;
@@ -310,4 +311,69 @@ fn many_connections_to_a_node_port_at_a_time() {
         });
         assert!(open.iter().all(|stream| stream.peer_addr().unwrap() == to));
     }
+}
+
+/// The kernel gives connections of the node any port, which may be a node port's
+/// number as well: their answers are theirs, and who knocks there from outside is
+/// served all the same.
+#[test]
+fn the_nodes_own_connections_may_have_a_node_ports_number() {
+    let rig = Rig::new("");
+    let _outside = Server::start(&rig.cluster.outside, "outside", 9000);
+    let (near, far) = (&rig.servers[0].0, &rig.servers[3].0);
+    let outside: [IpAddr; 2] = [outside_address().into(), outside_address6().into()];
+    for six in [false, true] {
+        let at = |v4: Ipv4Addr, v6: Ipv6Addr| if six { IpAddr::from(v6) } else { v4.into() };
+        let peers = [
+            SocketAddr::new(at(vip(1), vip6(1)), 80),
+            SocketAddr::new(at(Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST), NODE_PORT),
+            SocketAddr::new(at(near.address, near.address6.unwrap()), 8080),
+            SocketAddr::new(at(far.address, far.address6.unwrap()), 8080),
+            SocketAddr::new(outside[usize::from(six)], 9000),
+        ];
+        let own = SocketAddr::new(at(node_address(0), node_address6(0)), NODE_PORT);
+        for to in peers {
+            for kind in [Type::STREAM, Type::DGRAM] {
+                // Services have datagrams at a port of their own.
+                let to = match (kind, to.port()) {
+                    (Type::DGRAM, 80) => SocketAddr::new(to.ip(), 53),
+                    _ => to,
+                };
+                let answer = rig.host().run(|| ask_from(own.port(), to, kind));
+                let answer = answer.unwrap_or_else(|error| panic!("{kind:?} from {own} to {to}: {error}"));
+                assert_eq!(answer.peer, own, "{kind:?} to {to}");
+            }
+        }
+        let knock = || {
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                requests(&rig.cluster.outside, own, 20, protocol).assert_clean(20, own);
+            }
+        };
+        knock();
+        // A process that listens there, or hears all, takes nothing away.
+        let _listens = rig.host().run(|| (TcpListener::bind(own).unwrap(), UdpSocket::bind(own).unwrap()));
+        knock();
+    }
+}
+
+/// One question from a connected socket with that port, and its answer.
+fn ask_from(port: u16, to: SocketAddr, kind: Type) -> io::Result<Answer> {
+    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let mut socket = Socket::new(Domain::for_address(to), kind, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+    // The port is free at once for the next.
+    if kind == Type::STREAM {
+        socket.set_linger(Some(Duration::ZERO))?;
+    }
+    socket.bind(&SocketAddr::new(any, port).into())?;
+    socket.connect_timeout(&to.into(), Duration::from_secs(2))?;
+    let mut buffer = [0; 512];
+    let mut length = 0;
+    for _ in 0..3 {
+        socket.write_all(format!("{WHO}\n").as_bytes())?;
+        length = socket.read(&mut buffer)?;
+    }
+    let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+    Answer::parse(&text).ok_or_else(|| io::Error::other(text))
 }

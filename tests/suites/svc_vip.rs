@@ -35,12 +35,14 @@ fn ten_thousand_requests_by_each_way_without_an_error() {
     {
         thread::scope(|scope| {
             for (protocol, port) in [(Protocol::Tcp, 80), (Protocol::Udp, 53)] {
-                let cluster = &cluster;
+                let (cluster, servers) = (&cluster, &servers);
                 scope.spawn(move || {
                     let to = SocketAddrV4::new(address, port);
                     let report = requests(netns, to, REQUESTS, protocol);
                     println!("{protocol:?} from {from}: {report}");
                     if report.failed > 0 {
+                        let heard: Vec<u64> = servers.iter().map(|(_, server)| server.datagrams()).collect();
+                        println!("datagrams that servers have heard: {heard:?}");
                         cluster
                             .nodes
                             .iter()

@@ -65,6 +65,7 @@ fn shapes(capacity: &Capacity) -> Vec<Shape> {
     shapes.extend(family_shapes::<V6>(capacity));
     shapes.extend([
         shape::<u32, u64>("FLOW_EPOCH", ARRAY, 1),
+        shape::<u32, u64>("PROMOTIONS", ARRAY, 1),
         shape::<u32, u64>("COUNTERS", PERCPU_ARRAY, verdict::COUNTERS),
         shape::<u32, NodeConfig>("CONFIG", ARRAY, 1),
         shape::<u32, TraceRecord>("TRACE", ARRAY, 1),
