@@ -11,7 +11,7 @@ use crate::{
     deliver::{self, Way},
     egress,
     family::Family,
-    flow::{self, Serving},
+    flow::{self, Found, Serving},
     fragment,
     loose::{Loose, Part},
     nat::Begins,
@@ -27,6 +27,8 @@ use crate::{
 /// What has to be done with a packet.
 pub enum Step<A: 'static> {
     Translate(&'static Flow<A>),
+    /// Its flow moves from one table to the other: it is decided once more.
+    Again,
     /// A new flow, to what `Loose::begins` says.
     Begin,
     /// A new flow of a container's to the world.
@@ -56,13 +58,18 @@ pub fn decide<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> S
     if !dry && fragment::is_awaited(loose) {
         return Step::Release;
     }
-    if loose.has_ports()
-        && let Some(entry) = flow::find(&loose.packet, ifindex, dry).flow()
-    {
-        // SAFETY: map values stay readable until the program ends (RCU).
-        let flow = unsafe { &*entry };
-        (loose.service, loose.backend) = (flow.service, flow.backend);
-        return if flow::is_expired(flow) { Step::End(Verdict::DropExpired) } else { Step::Translate(flow) };
+    if loose.has_ports() {
+        match flow::find(&loose.packet, ifindex, dry) {
+            Found::Flow(entry) => {
+                // SAFETY: map values stay readable until the program ends (RCU).
+                let flow = unsafe { &*entry };
+                (loose.service, loose.backend) = (flow.service, flow.backend);
+                let expired = flow::is_expired(flow);
+                return if expired { Step::End(Verdict::DropExpired) } else { Step::Translate(flow) };
+            }
+            Found::Moving => return Step::Again,
+            Found::Nothing => {}
+        }
     }
     if side == Side::Container && is_rogue(&loose.packet) {
         return Step::End(Verdict::DropRogueServer);

@@ -16,7 +16,7 @@ pub fn now() -> u32 {
 /// Whether either table has an entry for packets of this tuple.
 #[inline(always)]
 pub fn is_known<A: Family>(key: &FlowKey<A>) -> bool {
-    lookup(key).is_some()
+    A::established(key).is_some() || A::embryonic(key).is_some()
 }
 
 /// What is remembered of a tuple, whatever its packets say: to be read.
@@ -30,7 +30,8 @@ pub fn lookup<A: Family>(key: &FlowKey<A>) -> Option<*mut Flow<A>> {
 ///
 /// The kernel gives the memory of an entry that leaves to the next that comes,
 /// whoever is reading it still; embryonic flows come and go all the time. What
-/// was read is the flow's own if its entry still stands there afterwards.
+/// was read is the flow's own if its entry still stands there afterwards. (One of
+/// the established leaves when it has long been idle, or begins anew.)
 #[inline(always)]
 fn embryonic<A: Family>(key: &FlowKey<A>) -> Option<(*mut Flow<A>, *mut Flow<A>)> {
     let entry = A::embryonic(key)?;
@@ -141,13 +142,12 @@ pub fn pair<A: Family>(
 pub enum Found<A> {
     Flow(*mut Flow<A>),
     Nothing,
-    /// It was in neither table, but flows have moved from one to the other
-    /// meanwhile: who looks again finds it.
+    /// It was in neither table, but some flow has moved from one to the other
+    /// meanwhile: look again.
     Moving,
 }
 
 impl<A> Found<A> {
-    /// For who is looking again.
     #[inline(always)]
     pub fn flow(self) -> Option<*mut Flow<A>> {
         match self {
@@ -199,12 +199,18 @@ pub fn find<A: Family>(packet: &Packet<A>, ifindex: u32, dry: bool) -> Found<A> 
     if dry {
         return Found::Flow(found);
     }
-    let there = unsafe { &mut *entry };
-    touch(there, now());
-    if packet.closes_connection() && flow.flags & flags::CLOSING == 0 {
-        there.flags |= flags::CLOSING;
+    let now = now();
+    let closes = packet.closes_connection() && flow.flags & flags::CLOSING == 0;
+    touch(flow, now);
+    if closes {
+        flow.flags |= flags::CLOSING;
     }
     if !established {
+        let there = unsafe { &mut *entry };
+        touch(there, now);
+        if closes {
+            there.flags |= flags::CLOSING;
+        }
         advance(packet, flow, there);
     }
     Found::Flow(found)
@@ -299,13 +305,17 @@ fn advance<A: Family>(packet: &Packet<A>, flow: &mut Flow<A>, there: &mut Flow<A
         return;
     }
     let reply_key = flow.twin(packet.key.protocol);
-    let Some(reply) = A::embryonic(&reply_key) else { return };
-    flow.last_seen = there.last_seen;
-    flow.flags = there.flags | flags::ESTABLISHED;
-    // SAFETY: as in `find`.
-    let mut reply = unsafe { *reply };
+    let (Some(there), Some(pair)) = (A::embryonic(&reply_key), A::pair()) else { return };
+    flow.flags |= flags::ESTABLISHED;
+    // SAFETY: as in `find`; nobody else is making a flow on this CPU.
+    let reply = unsafe { &mut (*pair).reply };
+    *reply = unsafe { *there };
     reply.flags |= flags::ESTABLISHED;
-    if !A::put_established(&reply_key, &reply) {
+    if A::embryonic(&reply_key) != Some(there) {
+        // Gone meanwhile, as in `embryonic`.
+        return;
+    }
+    if !A::put_established(&reply_key, reply) {
         count::event(Event::FlowPromotionFailed);
         return;
     }

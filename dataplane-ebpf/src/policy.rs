@@ -18,6 +18,7 @@ use crate::{
     loose::{self, Loose, Part},
     maps,
     nat::Begins,
+    packet::Packet,
     pipeline::Side,
     refuse::Refuse,
     slow, trace,
@@ -52,10 +53,21 @@ pub fn asks<A: Refuse>(side: Side, loose: &mut Loose<A>) -> bool {
     if !applies(side, key.src, hop) {
         return false;
     }
-    (loose.side, loose.question) = (side, Question::Sends);
+    loose.side = side;
+    loose.question = if is_answer(&loose.packet) { Question::AnswerSends } else { Question::Sends };
     loose.begins =
         Begins { after: key, serving: Serving::NONE, hop, ports: Ports::ALL, attempt: 0, flags: 0 };
     true
+}
+
+/// Whether a packet of a connection that nobody has seen begin looks like one of
+/// the side that was called: clients have the higher ports. If it began before
+/// anybody asked, it is judged as the other side's; or else who may not call could
+/// go on by answering.
+#[inline(always)]
+fn is_answer<A: Family>(packet: &Packet<A>) -> bool {
+    let key = &packet.key;
+    packet.is_tcp() && !packet.opens_connection() && key.src_port.get() < key.dst_port.get()
 }
 
 /// What is asked, one question at a run: the program jumps to itself for the
@@ -67,8 +79,7 @@ pub enum Question {
     Sends,
     /// May the receiver get it from there?
     Gets,
-    /// Both denied a packet that may go on with a talk which began before
-    /// anybody asked: might it have been begun by the other side?
+    /// Of [an answer](is_answer): might the other side have begun it?
     AnswerSends,
     AnswerGets,
 }
@@ -83,8 +94,8 @@ pub fn run<A: Refuse>(ctx: &TcContext) -> i32 {
     }
     let (target, verdict) = match ask(ctx, loose) {
         Some(Outcome::Allow | Outcome::Audit) => allowed(loose),
-        Some(Outcome::Deny) => denied(loose, Verdict::DropPolicy),
-        Some(Outcome::Reject) => denied(loose, Verdict::DropPolicyReject),
+        Some(Outcome::Deny) => (None, denied(loose, Verdict::DropPolicy)),
+        Some(Outcome::Reject) => (None, denied(loose, Verdict::DropPolicyReject)),
         None => (None, Verdict::DropInconsistent),
     };
     if let Some(target) = target {
@@ -135,24 +146,12 @@ fn allowed<A: Refuse>(loose: &mut Loose<A>) -> (Option<jump::Target>, Verdict) {
     (Some(target), Verdict::DropInconsistent)
 }
 
-/// Who goes on when it is answered with no.
+/// What is done when it is answered with no.
 #[inline(always)]
-fn denied<A: Refuse>(loose: &mut Loose<A>, verdict: Verdict) -> (Option<jump::Target>, Verdict) {
-    let first = matches!(loose.question, Question::Sends | Question::Gets);
-    if !first {
-        return (None, loose.verdict);
-    }
-    loose.verdict = verdict;
+fn denied<A: Refuse>(loose: &mut Loose<A>, verdict: Verdict) -> Verdict {
     // It was allowed once, or began before anybody asked: both sides are told.
     loose.cuts = loose.packet.is_tcp() && !loose.packet.opens_connection() && is_plain(loose);
-    // From the port that looks like the one that was called: clients have the
-    // higher ones.
-    let key = &loose.packet.key;
-    if !loose.cuts || key.src_port.get() >= key.dst_port.get() {
-        return (None, verdict);
-    }
-    loose.question = Question::AnswerSends;
-    (Some(A::TO_POLICY), verdict)
+    verdict
 }
 
 /// Whether it is to no service.
@@ -170,7 +169,7 @@ fn ask<A: Refuse>(ctx: &TcContext, loose: &mut Loose<A>) -> Option<Outcome> {
         Side::Container => A::endpoint_hop(before.src).unwrap_or(Hop::NONE),
         Side::Uplink => Hop::NONE,
     };
-    if loose.question == Question::Sends {
+    if matches!(loose.question, Question::Sends | Question::AnswerSends) {
         loose.standing = standing();
         // To the node itself, which every container may always talk to.
         loose.stays = loose.side == Side::Container

@@ -49,6 +49,7 @@ pub fn go_on<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>, step:
             }
             carrier(flow)
         }
+        Step::Again => A::TO_SLOW,
         Step::Begin => policy::next(side, loose),
         Step::Leave => A::TO_EGRESS,
         Step::Affinity => A::TO_AFFINITY,

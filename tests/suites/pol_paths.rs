@@ -3,9 +3,9 @@
 //! container that calls itself, and what began before anybody asked.
 
 use std::{
-    io::ErrorKind,
+    io::{ErrorKind, Read, Write},
     mem::MaybeUninit,
-    net::{IpAddr, SocketAddr, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     thread,
     time::{Duration, Instant},
 };
@@ -377,4 +377,24 @@ fn what_is_allowed_goes_on_under_the_first_policy() {
         report.assert_clean(5);
     }
     assert_eq!(cut.close().lost, 5, "the foe's connections end");
+}
+
+/// Who was called before anybody asked cannot keep the caller by speaking first.
+#[test]
+fn what_is_denied_does_not_go_on_because_the_one_who_was_called_speaks_first() {
+    let stage = Stage::new();
+    let pairs = addresses(&stage.web).map(|address| {
+        let listener = stage.web.netns.run(|| TcpListener::bind((address, 80))).unwrap();
+        let caller = stage.foe.netns.run(|| TcpStream::connect((address, 80))).unwrap();
+        [caller, listener.accept().unwrap().0]
+    });
+    stage.policies(&[policy("web", "Ingress", &from("friend", "{port: 80}"))]);
+    for mut ends in pairs {
+        ends[1].write_all(b"still there?").unwrap();
+        for end in &mut ends {
+            end.set_read_timeout(Some(PATIENCE)).unwrap();
+            let said = end.read(&mut [0; 16]);
+            assert_eq!(said.map_err(|error| error.kind()), Err(ErrorKind::ConnectionReset));
+        }
+    }
 }
