@@ -3,7 +3,7 @@
 
 use aya_ebpf::programs::TcContext;
 use causeway_schema::{
-    Flow, Frontend, FrontendKey, Hop, Port, Service, TraceRecord, Verdict, flow::flags, nat::Ports, protocol,
+    Flow, Frontend, FrontendKey, Hop, Port, Service, Verdict, flow::flags, nat::Ports, protocol,
 };
 
 use crate::{
@@ -95,8 +95,8 @@ pub fn decide<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> S
     }
     let key = &loose.packet.key;
     if let Some(frontend) = service::frontend(key) {
-        loose.service = frontend.service;
-        return first(ctx, side, loose, &frontend);
+        let port = key.dst_port;
+        return first(ctx, side, loose, frontend, port);
     }
     if is_service_address(key.dst) {
         return Step::PortRange;
@@ -158,15 +158,28 @@ fn early<A: Refuse>(ctx: &TcContext, loose: &Loose<A>, ifindex: u32, dry: bool) 
     Step::End(verdict)
 }
 
-/// The first packet of a flow to a service.
+/// The first packet of a flow to a service, by a frontend at a port, or at a range
+/// that begins there.
 #[inline(always)]
-pub fn first<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>, frontend: &Frontend) -> Step<A> {
+pub fn first<A: Refuse>(
+    ctx: &TcContext,
+    side: Side,
+    loose: &mut Loose<A>,
+    mut frontend: Frontend,
+    port: Port,
+) -> Step<A> {
     if own_socket::may_answer(&loose.packet) && own_socket::is_answered(ctx, &loose.packet) {
-        loose.service = TraceRecord::NONE;
         return Step::Plain;
     }
     let key = &loose.packet.key;
-    if !source_range::is_open_to(frontend, key.src) {
+    if side == Side::Uplink
+        && frontend.flags & Frontend::OUTSIDE != 0
+        && let Some(outside) = service::for_outside(key, port)
+    {
+        frontend = outside;
+    }
+    loose.service = frontend.service;
+    if !source_range::is_open_to(&frontend, key.src) {
         return Step::End(Verdict::DropSourceRange);
     }
     let Some(row) = service::row::<A>(loose.service) else {
@@ -189,6 +202,7 @@ pub fn begin_with<A: Refuse>(
 ) -> Step<A> {
     let backend = match choice {
         Choice::Backend(backend) => backend,
+        Choice::None if row.flags & Service::SILENT != 0 => return Step::End(Verdict::DropNoLocalBackend),
         Choice::None => return Step::End(Verdict::DropNoBackend),
         Choice::Broken => return Step::End(Verdict::DropInconsistent),
     };

@@ -28,6 +28,7 @@ pub fn run<A: Refuse>(ctx: &TcContext) -> i32 {
 fn first<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> Step<A> {
     let key = &loose.packet.key;
     let Some(range) = service::in_range(key) else { return Step::End(gateway::closed(key)) };
-    (loose.service, loose.offset) = (range.service, range.offset(key.dst_port));
-    decide::first(ctx, side, loose, &Frontend { service: range.service, flags: u32::from(range.flags) })
+    loose.offset = range.offset(key.dst_port);
+    let frontend = Frontend { service: range.service, flags: u32::from(range.flags) };
+    decide::first(ctx, side, loose, frontend, range.first)
 }

@@ -18,6 +18,14 @@ pub fn frontend<A: Family>(key: &FlowKey<A>) -> Option<Frontend> {
     A::frontend(&FrontendKey::new(A::UNSPECIFIED, key.dst_port, key.protocol))
 }
 
+/// The frontend of clients who come from outside, where it is another than that
+/// of all: of a range of ports, by its first.
+#[inline(always)]
+pub fn for_outside<A: Family>(key: &FlowKey<A>, port: Port) -> Option<Frontend> {
+    let at = |addr| A::frontend(&FrontendKey::new(addr, port, key.protocol).for_outside());
+    at(key.dst).or_else(|| if key.dst == A::node() { at(A::UNSPECIFIED) } else { None })
+}
+
 /// The range of ports that packets of this tuple knock at, where they find no
 /// frontend.
 #[inline(always)]

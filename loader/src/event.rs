@@ -179,6 +179,8 @@ impl Object {
 pub struct ServiceObject {
     /// Virtual addresses: cluster IPs first, then external ones.
     pub addresses: Vec<IpAddr>,
+    /// How many of them are the cluster's.
+    pub cluster: usize,
     pub ports: Vec<ServicePort>,
     /// Boxed, because few services have any and there may be many services.
     pub options: Option<Box<ServiceOptions>>,
@@ -196,6 +198,37 @@ pub struct ServiceOptions {
     /// themselves.
     pub dsr: Option<Dsr>,
     pub source_ranges: Option<SourceRanges>,
+    pub traffic: Traffic,
+}
+
+/// Which of a service's endpoints may have which of its traffic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// `internalTrafficPolicy`: what comes by the cluster's addresses.
+    pub internal: TrafficPolicy,
+    /// `externalTrafficPolicy`: what comes from outside by external addresses and
+    /// node ports.
+    pub external: TrafficPolicy,
+    /// `trafficDistribution`, for endpoints without hints.
+    pub distribution: Option<Distribution>,
+    /// `healthCheckNodePort`, where a node tells how many endpoints it has; or 0.
+    pub health_check: u16,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TrafficPolicy {
+    #[default]
+    Cluster,
+    /// Those of the node alone, and none if it has none.
+    Local,
+}
+
+/// Which endpoints are preferred.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Distribution {
+    SameZone,
+    /// Then those of the zone.
+    SameNode,
 }
 
 /// How a packet reaches a backend that answers its client itself.
@@ -277,6 +310,17 @@ pub struct SliceEndpoint {
     pub address: IpAddr,
     pub state: EndpointState,
     pub node: Option<Arc<str>>,
+    /// Equal ones are shared.
+    pub place: Option<Arc<Place>>,
+}
+
+/// Where an endpoint is, and whom it is for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Place {
+    pub zone: Option<Arc<str>>,
+    /// `hints.forZones` and `hints.forNodes`; sorted, empty without hints.
+    pub for_zones: Box<[Arc<str>]>,
+    pub for_nodes: Box<[Arc<str>]>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -285,6 +329,8 @@ pub struct NodeObject {
     pub addresses: Vec<IpAddr>,
     /// `spec.podCIDRs`, or `spec.podCIDR`.
     pub pod_cidrs: Vec<IpNet>,
+    /// Of the label `topology.kubernetes.io/zone`.
+    pub zone: Option<Arc<str>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -12,19 +12,29 @@ use crate::{Addr, Port, V4, V6};
 /// "this whole address belongs to services", so that a packet to a port that has
 /// no row here goes to whom the address's [ranges](crate::port_range) give it, or
 /// is refused instead of routed away.
+///
+/// A frontend [with other backends for the outside](Frontend::OUTSIDE) has a second
+/// row; that of a range of ports stands at its first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct FrontendKey<A> {
     pub addr: A,
     pub port: Port,
     pub protocol: u8,
-    pub pad: u8,
+    /// 1 in the row for clients who come from outside, else 0.
+    pub outside: u8,
 }
 
 impl<A: Addr> FrontendKey<A> {
     #[inline(always)]
     pub fn new(addr: A, port: Port, protocol: u8) -> Self {
-        Self { addr, port, protocol, pad: 0 }
+        Self { addr, port, protocol, outside: 0 }
+    }
+
+    /// The row for clients who come from outside.
+    #[inline(always)]
+    pub fn for_outside(self) -> Self {
+        Self { outside: 1, ..self }
     }
 
     /// The marker row of `addr`.
@@ -40,7 +50,8 @@ impl<A: Addr> FrontendKey<A> {
 pub struct Frontend {
     /// Index of the [`Service`] row; [`Frontend::WHOLE_ADDRESS`] in marker rows.
     pub service: u32,
-    /// [`Frontend::SOURCE_RANGES`], in marker rows [`Frontend::EGRESS`], or zero.
+    /// [`Frontend::SOURCE_RANGES`] and [`Frontend::OUTSIDE`], in marker rows
+    /// [`Frontend::EGRESS`], or zero.
     pub flags: u32,
 }
 
@@ -50,6 +61,8 @@ impl Frontend {
     pub const SOURCE_RANGES: u32 = 1 << 1;
     /// No service's address: one that this node holds for containers to leave under.
     pub const EGRESS: u32 = 1 << 2;
+    /// Clients who come from outside are served by others: their row says by whom.
+    pub const OUTSIDE: u32 = 1 << 3;
     /// The marker row of such an address.
     pub const HELD: Self = Self { service: Self::WHOLE_ADDRESS, flags: Self::EGRESS };
 }
@@ -63,7 +76,8 @@ pub struct Service {
     /// Raised each time a backend leaves the service (and when the id gets
     /// another service), after the new table stands.
     pub generation: u32,
-    /// [`Service::AFFINITY`], and one of the ways of direct return, or none.
+    /// [`Service::AFFINITY`], one of the ways of direct return, or none, and
+    /// [`Service::SILENT`].
     pub flags: u32,
 }
 
@@ -76,7 +90,10 @@ impl Service {
     /// The same, by the hardware address of the next hop instead: it gets the packet
     /// as it is, and chooses the same backend.
     pub const DSR_L2: u32 = 1 << 2;
-    pub const FLAGS: u32 = Self::AFFINITY | Self::DSR | Self::DSR_L2;
+    /// It has backends on other nodes only, which are not to serve here: who finds
+    /// none is told nothing, and may find another node when it asks again.
+    pub const SILENT: u32 = 1 << 3;
+    pub const FLAGS: u32 = Self::AFFINITY | Self::DSR | Self::DSR_L2 | Self::SILENT;
 }
 
 /// How a table chooses.

@@ -83,11 +83,14 @@ pub enum Verdict {
     DropNoEgress = 34,
     /// To an egress address, and of no flow that left under it.
     DropEgressClosed = 35,
+    /// To a service whose traffic policy wants a backend on this node, and there is
+    /// none: those elsewhere do not count.
+    DropNoLocalBackend = 36,
 }
 
 impl Verdict {
     /// Every verdict, in numeric order.
-    pub const ALL: [Verdict; 36] = [
+    pub const ALL: [Verdict; 37] = [
         Verdict::Delivered,
         Verdict::Forwarded,
         Verdict::GatewayArp,
@@ -124,6 +127,7 @@ impl Verdict {
         Verdict::DropTunnelSource,
         Verdict::DropNoEgress,
         Verdict::DropEgressClosed,
+        Verdict::DropNoLocalBackend,
     ];
 
     pub fn from_number(number: u32) -> Option<Self> {
@@ -169,6 +173,7 @@ impl Verdict {
             Verdict::DropTunnelSource => "drop_tunnel_source",
             Verdict::DropNoEgress => "drop_no_egress",
             Verdict::DropEgressClosed => "drop_egress_closed",
+            Verdict::DropNoLocalBackend => "drop_no_local_backend",
         }
     }
 

@@ -146,6 +146,7 @@ impl Service {
             backends: backends.iter().map(|&address| address.into()).collect(),
             draining: Vec::new(),
             weight: None,
+            placed: false,
         }
     }
 
@@ -198,12 +199,19 @@ pub struct Slice {
     pub draining: Vec<IpAddr>,
     /// The annotation `causeway.io/weight`.
     pub weight: Option<u32>,
+    /// Says of each which node of a [`Cluster`](crate::topology::Cluster) it is on.
+    pub placed: bool,
 }
 
 impl Slice {
     /// With some of the backends on their way out.
     pub fn draining<A: Into<IpAddr> + Copy>(mut self, backends: &[A]) -> Self {
         self.draining = backends.iter().map(|&address| address.into()).collect();
+        self
+    }
+
+    pub fn placed(mut self) -> Self {
+        self.placed = true;
         self
     }
 
@@ -249,6 +257,13 @@ impl Slice {
                 false => "ready: true",
             };
             let _ = write!(text, "- addresses: [{address}]\n  conditions: {{{conditions}}}\n");
+            if self.placed {
+                let node = match backend {
+                    IpAddr::V4(address) => u16::from(address.octets()[2]),
+                    IpAddr::V6(address) => address.segments()[3],
+                };
+                let _ = writeln!(text, "  nodeName: n{node}");
+            }
         }
         text
     }

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use aya::maps::HashMap;
 use causeway_schema::{
-    Egress, Endpoint, Frontend, FrontendKey, NodeConfig, Service, V4, Verdict, config, flow::flags,
+    Egress, Endpoint, Frontend, FrontendKey, NodeConfig, Port, Service, V4, Verdict, config, flow::flags,
     nat::Ports, policy::Outcome, protocol,
 };
 use causeway_testkit::{
@@ -112,6 +112,15 @@ fn rows() -> Vec<Row> {
             (rig.client(), by(rig.client(), packet))
         }),
         (Verdict::DropNoBackend, |rig| {
+            (rig.client(), by(rig.client(), Datagram::tcp("10.244.0.1:4000", "10.96.0.4:80")))
+        }),
+        (Verdict::DropNoLocalBackend, |rig| {
+            let mut image = rig.world.image::<V4>();
+            let key = FrontendKey::new(V4([10, 96, 0, 4]), Port::new(80), protocol::TCP);
+            let id = image.frontends[&key].service;
+            let row = *image.services.get(&id).unwrap();
+            image.services.insert(id, Service { flags: Service::SILENT, ..row });
+            rig.programs.fill(&image);
             (rig.client(), by(rig.client(), Datagram::tcp("10.244.0.1:4000", "10.96.0.4:80")))
         }),
         (Verdict::DropNoFrontend, |rig| {

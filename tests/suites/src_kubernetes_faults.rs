@@ -52,7 +52,7 @@ impl Watcher {
         let (said, batches) = mpsc::channel(4);
         let access = Access { kubeconfig: None, server: Some(api.url()) };
         let provider = Kubernetes::spawn(&access, TIMING, said).await.unwrap();
-        let model = Model::new(&[kubernetes::SOURCE.into()]);
+        let model = Model::new(&[kubernetes::SOURCE.into()], "n0");
         Self { _provider: provider, batches, model, deleted: BTreeSet::new(), problems: Vec::new() }
     }
 
@@ -97,7 +97,7 @@ fn from_files(api: &ApiServer) -> DesiredState {
     let dir = Dir::new();
     let list = json!({"kind": "List", "apiVersion": "v1", "items": api.objects()});
     std::fs::write(dir.join("all.json"), list.to_string()).unwrap();
-    let mut model = Model::new(&[manifests::SOURCE.into()]);
+    let mut model = Model::new(&[manifests::SOURCE.into()], "n0");
     let batch = manifests::scan(dir.path());
     assert!(batch.problems.is_empty(), "{:?}", batch.problems);
     model.apply(batch);

@@ -10,13 +10,14 @@ use causeway_testkit::{
     manifest::{Port, Service},
     server::Server,
     streams::Streams,
-    topology::{Cluster, Container, vip, vip6, widen},
+    topology::{Cluster, Container, node_address, node_address6, vip, vip6, widen},
     wire::Protocol,
 };
 
 const REPLACEMENTS: u8 = 10;
 const RATE: u32 = 500;
 const STREAMS: usize = 10;
+const NODE_PORT: u16 = 30_080;
 
 fn addresses(backends: &[&(Container, Server)]) -> Vec<IpAddr> {
     backends.iter().flat_map(|(at, _)| [at.address.into(), at.address6.unwrap().into()]).collect()
@@ -25,7 +26,11 @@ fn addresses(backends: &[&(Container, Server)]) -> Vec<IpAddr> {
 #[test]
 fn ten_rolling_replacements_lose_nothing() {
     let cluster = Cluster::dual(2);
-    let service = Service::new("web", vip(1), &[Port::tcp(80, 8080)]).dual(vip6(1));
+    // From outside a node serves by its own backends alone.
+    let service = Service::new("web", vip(1), &[Port::tcp(80, 8080).at_node(NODE_PORT)])
+        .dual(vip6(1))
+        .with("type: NodePort")
+        .with("externalTrafficPolicy: Local");
     let client = cluster.nodes[0].container("client", 200);
     widen(&cluster.outside);
     // One on each node; the next ones have other addresses.
@@ -40,16 +45,19 @@ fn ten_rolling_replacements_lose_nothing() {
     let publish = |ready: &[&(Container, Server)], draining: &[&(Container, Server)]| {
         let (ready, draining) = (addresses(ready), addresses(draining));
         let all: Vec<IpAddr> = [ready, draining.clone()].concat();
-        cluster.manifests().slice(&service.slice(&all).draining(&draining));
+        cluster.manifests().slice(&service.slice(&all).placed().draining(&draining));
         cluster.wait_converged();
     };
     let mut current = generation(0);
-    cluster.manifests().service(&service, &service.slice(&addresses(&current.iter().collect::<Vec<_>>())));
+    let first = addresses(&current.iter().collect::<Vec<_>>());
+    cluster.manifests().service(&service, &service.slice(&first).placed());
     cluster.wait_converged();
     let loads = [
         ConnectLoad::start(&client.netns, (vip(1), 80), RATE),
         ConnectLoad::start(&client.netns, (vip6(1), 80), RATE),
         ConnectLoad::start(&cluster.outside, (vip(1), 80), RATE),
+        ConnectLoad::start(&cluster.outside, (node_address(0), NODE_PORT), RATE),
+        ConnectLoad::start(&cluster.outside, (node_address6(1), NODE_PORT), RATE),
     ];
     for number in 1..=REPLACEMENTS {
         let old: Vec<_> = current.iter().collect();

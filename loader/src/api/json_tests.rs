@@ -48,9 +48,11 @@ fn every_field_is_documented() {
         idle_timeout_seconds: None,
         dsr: None,
         source_ranges: Some(SourceRangesView { addresses: vec![], clients: vec![] }),
+        silent: false,
         origin: text(),
     };
-    let node = NodeView { name: text(), addresses: vec![], pod_cidrs: vec![], stray_pods: vec![] };
+    let node =
+        NodeView { name: text(), addresses: vec![], pod_cidrs: vec![], stray_pods: vec![], zone: None };
     let endpoint = EndpointView {
         name: text(),
         addresses: vec![],

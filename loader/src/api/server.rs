@@ -28,7 +28,7 @@ use crate::{
     model::desired::DesiredState,
     snapshot::{
         AttachRequest, COMMAND_TIMEOUT, Command, Counter, ExplainReply, ExplainRequest, FlowView, Handle,
-        Reply, TraceReply, TraceRequest,
+        Reply, SelectionReply, SelectionRequest, TraceReply, TraceRequest,
     },
 };
 
@@ -58,6 +58,7 @@ pub async fn serve(listener: UnixListener, handle: Handle) {
         .route("/v1/converged", get(converged))
         .route("/v1/trace", post(trace))
         .route("/v1/explain", post(explain))
+        .route("/v1/selection", get(selection))
         .route("/v1/uninstall", post(uninstall))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
@@ -182,6 +183,13 @@ async fn counters(State(handle): State<Handle>) -> Answer<Vec<Counter>> {
 
 async fn explain(State(handle): State<Handle>, Body(request): Body<ExplainRequest>) -> Answer<ExplainReply> {
     ask(&handle, |reply| Command::Explain(request, reply)).await.map(Json)
+}
+
+async fn selection(
+    State(handle): State<Handle>,
+    Params(request): Params<SelectionRequest>,
+) -> Answer<SelectionReply> {
+    ask(&handle, |reply| Command::Selection(request, reply)).await.map(Json)
 }
 
 async fn trace(State(handle): State<Handle>, Body(request): Body<TraceRequest>) -> Answer<TraceReply> {

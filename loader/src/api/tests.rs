@@ -241,9 +241,16 @@ async fn the_desired_state_is_told_at_one_revision() {
                 frontends: vec![frontend],
                 backends: vec![backend],
                 options: Default::default(),
+                silent: false,
+                terminating: false,
                 origin,
             };
-            let id = ServiceId::new("default".into(), "web".into(), "http".into());
+            let id = ServiceId::new(
+                "default".into(),
+                "web".into(),
+                "http".into(),
+                crate::model::desired::Scope::Cluster,
+            );
             let services = BTreeMap::from([(id, service)]);
             let desired = DesiredState { revision: 5, services, ..DesiredState::default() };
             let _ = reply.send(Ok(Arc::new(desired)));

@@ -12,9 +12,10 @@ use crate::{event::SourceRanges, model::desired::DesiredState, snapshot::Attache
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServiceView {
-    /// `namespace/name:port`.
+    /// `namespace/name:port`, with `@local` behind it where the endpoints of this node
+    /// alone serve.
     pub name: String,
-    /// `address:port/protocol`.
+    /// `address:port/protocol`, and for whom if not for all.
     pub frontends: Vec<String>,
     /// `rendezvous`, `weighted rendezvous`, `maglev` or `none`.
     pub algorithm: String,
@@ -33,6 +34,9 @@ pub struct ServiceView {
     /// `None`: every frontend is for all.
     #[serde(default)]
     pub source_ranges: Option<SourceRangesView>,
+    /// Without backends here, but not elsewhere: who asks is told nothing.
+    #[serde(default)]
+    pub silent: bool,
     pub origin: String,
 }
 
@@ -83,6 +87,8 @@ pub struct NodeView {
     pub pod_cidrs: Vec<String>,
     /// Addresses of pods outside `pod_cidrs`.
     pub stray_pods: Vec<String>,
+    #[serde(default)]
+    pub zone: Option<String>,
 }
 
 /// The answer to `wait` and `converged`.
@@ -159,6 +165,7 @@ pub fn services(desired: &DesiredState) -> Vec<ServiceView> {
                 idle_timeout_seconds: service.options.idle_timeout,
                 dsr: service.options.dsr.map(|way| way.to_string()),
                 source_ranges: service.options.source_ranges.as_ref().map(source_ranges),
+                silent: service.silent,
                 origin: service.origin.to_string(),
             }
         })
@@ -197,6 +204,7 @@ pub fn nodes(desired: &DesiredState) -> Vec<NodeView> {
             addresses: text(&node.addresses),
             pod_cidrs: node.pod_cidrs.iter().map(ToString::to_string).collect(),
             stray_pods: text(&node.stray_pods),
+            zone: node.zone.as_ref().map(ToString::to_string),
         })
         .collect()
 }

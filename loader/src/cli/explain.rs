@@ -1,4 +1,5 @@
-//! `causeway explain`: may these two talk, and which rule says so?
+//! `causeway explain`: may these two talk, and which rule says so? Who serves a
+//! service at a node, and why not the others?
 
 use std::path::Path;
 
@@ -6,13 +7,34 @@ use hyper::Method;
 
 use super::Output;
 use crate::{
-    api::client::ask,
+    api::client::{ask, get},
     event::Protocol,
-    snapshot::{ExplainReply, ExplainRequest, TraceReply},
+    snapshot::{ExplainReply, ExplainRequest, SelectionEndpoint, SelectionReply, TraceReply},
 };
 
 #[derive(clap::Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Arguments {
+    #[command(subcommand)]
+    what: Option<What>,
+    #[command(flatten)]
+    pair: Option<Pair>,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum What {
+    /// Which endpoints serve a service at a node, and why not the others. Exit 1 if none does.
+    Service {
+        /// `namespace/name`; without a namespace, `default`.
+        name: String,
+        /// As another node chooses.
+        #[arg(long)]
+        node: Option<String>,
+    },
+}
+
+#[derive(clap::Args, Debug)]
+pub struct Pair {
     /// Who begins: an endpoint or a pod (namespace/name), or an address.
     #[arg(long)]
     from: String,
@@ -34,7 +56,13 @@ enum Transport {
 
 /// True when they may.
 pub async fn run(arguments: Arguments, socket: &Path, output: Output) -> anyhow::Result<bool> {
-    let Arguments { from, to, port, protocol } = arguments;
+    let Pair { from, to, port, protocol } = match arguments {
+        Arguments { what: Some(What::Service { name, node }), .. } => {
+            return service(name, node, socket, output).await;
+        }
+        Arguments { pair: Some(pair), .. } => pair,
+        Arguments { pair: None, .. } => anyhow::bail!("name --from, --to and --port, or `service NAME`"),
+    };
     let protocol = match protocol {
         Transport::Tcp => Protocol::Tcp,
         Transport::Udp => Protocol::Udp,
@@ -43,6 +71,41 @@ pub async fn run(arguments: Arguments, socket: &Path, output: Output) -> anyhow:
     let reply: ExplainReply = ask(socket, Method::POST, "/v1/explain", Some(&request)).await?;
     output.print(&reply, text)?;
     Ok(reply.allowed)
+}
+
+/// True when somebody serves.
+async fn service(
+    service: String,
+    node: Option<String>,
+    socket: &Path,
+    output: Output,
+) -> anyhow::Result<bool> {
+    let node = node.map(|node| format!("&node={node}")).unwrap_or_default();
+    let reply: SelectionReply = get(socket, &format!("/v1/selection?service={service}{node}")).await?;
+    output.print(&reply, selection)?;
+    Ok(reply.ports.iter().flat_map(|port| &port.endpoints).any(|endpoint| endpoint.serves))
+}
+
+fn selection(reply: &SelectionReply) -> String {
+    let zone = reply.zone.as_ref().map(|zone| format!(", zone {zone}")).unwrap_or_default();
+    let mut lines = vec![format!("{} ({}) at node {}{zone}", reply.service, reply.origin, reply.node)];
+    for port in &reply.ports {
+        lines.push(format!("{}: {}", port.name, port.frontends.join(", ")));
+        for endpoint in &port.endpoints {
+            let sign = if endpoint.serves { '+' } else { '-' };
+            let of = |what: &str, name: &Option<String>| {
+                name.as_ref().map(|name| format!(", {what} {name}")).unwrap_or_default()
+            };
+            let place = of("node", &endpoint.node) + &of("zone", &endpoint.zone);
+            let SelectionEndpoint { address, weight, why, origin, .. } = endpoint;
+            let weight = if *weight == 1 { String::new() } else { format!(", weight {weight}") };
+            lines.push(format!("  {sign} {address}{place}{weight}: {why} ({origin})"));
+        }
+        if port.endpoints.is_empty() {
+            lines.push("  no slice names an endpoint for this port".to_owned());
+        }
+    }
+    lines.join("\n")
 }
 
 fn text(reply: &ExplainReply) -> String {

@@ -174,10 +174,8 @@ mod tests {
 
     fn inputs() -> PolicyInputs {
         let frontend = |address: &str, port, end_port| Frontend {
-            address: address.parse().unwrap(),
-            port,
             end_port,
-            protocol: Protocol::Tcp,
+            ..Frontend::at(address.parse().unwrap(), port, Protocol::Tcp)
         };
         let frontends = vec![
             frontend("10.96.0.1", 80, 80),

@@ -82,8 +82,8 @@ enum Command {
         #[command(subcommand)]
         action: Endpoint,
     },
-    /// May these two talk, which rule says so, and does the loaded program agree? Exit 0 if they
-    /// may, 1 if not.
+    /// May these two talk, which rule says so, and does the loaded program agree? Or: who serves a
+    /// service? Exit 0 if they may, or somebody does; 1 if not.
     Explain(explain::Arguments),
     /// Ask about policies that do not stand yet.
     Policy {

@@ -40,10 +40,11 @@ struct Change {
 
 /// False when the directory has problems.
 pub async fn run(directory: &Path, socket: &Path, output: Output) -> anyhow::Result<bool> {
-    let model = read(directory)?;
+    readable(directory)?;
+    let status: Status = get(socket, "/v1/status").await?;
+    let model = read(directory, &status.node)?;
     let mut stands: DesiredView = get(socket, "/v1/desired").await?;
     let wanted = view::desired(&model.desired());
-    let status: Status = get(socket, "/v1/status").await?;
     if status.sources.iter().any(|source| source.name != manifests::SOURCE) {
         leave_out_others(&mut stands, &wanted);
     }
@@ -56,19 +57,23 @@ pub async fn run(directory: &Path, socket: &Path, output: Output) -> anyhow::Res
     Ok(plan.problems.is_empty())
 }
 
-/// What a directory says.
+/// What a directory says, to a node.
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn read(directory: &Path) -> anyhow::Result<Model> {
-    // The provider keeps what an unreadable directory last said; here there is
-    // no last word, and a plan to remove everything would be a lie.
-    std::fs::read_dir(directory).with_context(|| format!("read {}", directory.display()))?;
+pub fn read(directory: &Path, node: &str) -> anyhow::Result<Model> {
+    readable(directory)?;
     let scanned = manifests::scan(directory);
     anyhow::ensure!(scanned.synced, "{} went away while it was read", directory.display());
-    let mut model = Model::new(&[manifests::SOURCE.into()]);
+    let mut model = Model::new(&[manifests::SOURCE.into()], node);
     model.apply(scanned);
     Ok(model)
+}
+
+/// The provider keeps what an unreadable directory last said; here there is no last
+/// word, and a plan to remove everything would be a lie.
+pub fn readable(directory: &Path) -> anyhow::Result<()> {
+    std::fs::read_dir(directory).with_context(|| format!("read {}", directory.display())).map(drop)
 }
 
 /// Takes away what other sources say: the directory says nothing of it.
@@ -286,6 +291,7 @@ mod tests {
             idle_timeout_seconds: None,
             dsr: None,
             source_ranges: None,
+            silent: false,
             origin: "manifests:web.yaml#1".into(),
         }
     }
@@ -303,6 +309,7 @@ mod tests {
             addresses: vec!["192.168.0.1".into()],
             pod_cidrs: vec![cidr.into()],
             stray_pods: Vec::new(),
+            zone: None,
         };
         let stands = [node("n1", "10.244.1.0/24"), node("n2", "10.244.2.0/24")];
         let wanted = [node("n1", "10.244.9.0/24"), node("n2", "10.244.2.0/24")];

@@ -16,7 +16,7 @@ use super::{Output, flow_lines, ground, plan};
 use crate::{
     api::{client::get, policy_inputs::PolicyInputs},
     policy::{self, Difference, Here, Judgement, Talk},
-    snapshot::{FlowView, ProblemView},
+    snapshot::{FlowView, ProblemView, Status},
 };
 
 #[derive(clap::Args, Debug)]
@@ -81,7 +81,9 @@ impl std::error::Error for BadLines {}
 /// True when nothing would change.
 pub async fn run(arguments: Arguments, socket: &Path, output: Output) -> anyhow::Result<bool> {
     let Arguments { directory, flows } = arguments;
-    let model = plan::read(&directory)?;
+    plan::readable(&directory)?;
+    let status: Status = get(socket, "/v1/status").await?;
+    let model = plan::read(&directory, &status.node)?;
     let inputs: PolicyInputs = get(socket, "/v1/policy-inputs").await?;
     let (stands, candidate) = (ground::stands(&inputs), ground::candidate(&inputs, &model));
     let here = ground::here(&inputs);

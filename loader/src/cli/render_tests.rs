@@ -99,6 +99,7 @@ fn service(name: &str, backends: usize, weight: u32) -> ServiceView {
         idle_timeout_seconds: None,
         dsr: None,
         source_ranges: None,
+        silent: false,
         origin: "manifests:web.yaml#1".into(),
     }
 }
@@ -163,6 +164,7 @@ fn endpoints_nodes_flows_and_counters_are_lists() {
         addresses: vec!["192.168.0.2".into()],
         pod_cidrs: vec!["10.244.1.0/24".into()],
         stray_pods: vec!["10.9.9.9".into()],
+        zone: None,
     };
     check(
         &nodes(&[node]),

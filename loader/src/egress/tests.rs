@@ -51,7 +51,12 @@ impl Case {
     fn decide(&self, dead: &[usize], unknown: &[usize]) -> Decision {
         let nodes = NODES.iter().enumerate().map(|(number, &name)| {
             let six = ip(&format!("fd00:77::1{number}"));
-            let node = Node { addresses: vec![node(number), six], pod_cidrs: vec![], stray_pods: vec![] };
+            let node = Node {
+                addresses: vec![node(number), six],
+                pod_cidrs: vec![],
+                stray_pods: vec![],
+                zone: None,
+            };
             (name.into(), node)
         });
         let nodes = nodes.collect();

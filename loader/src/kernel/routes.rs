@@ -158,6 +158,7 @@ mod tests {
             addresses: vec![address.into()],
             pod_cidrs: vec![cidr.parse().unwrap()],
             stray_pods: stray.iter().map(|&address| address.into()).collect(),
+            zone: None,
         }
     }
 

@@ -24,11 +24,30 @@ pub struct ServicePort {
     pub name: Arc<str>,
     /// The port's name, or empty.
     pub port: Arc<str>,
+    pub scope: Scope,
+}
+
+/// Whose endpoints serve: a service whose [traffic
+/// policies](crate::event::Traffic) differ has a set of backends for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum Scope {
+    Cluster,
+    /// Those of the node itself.
+    Local,
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Scope::Cluster => "cluster",
+            Scope::Local => "local",
+        })
+    }
 }
 
 impl ServiceId {
-    pub fn new(namespace: Arc<str>, name: Arc<str>, port: Arc<str>) -> Self {
-        Self(Arc::new(ServicePort { namespace, name, port }))
+    pub fn new(namespace: Arc<str>, name: Arc<str>, port: Arc<str>, scope: Scope) -> Self {
+        Self(Arc::new(ServicePort { namespace, name, port, scope }))
     }
 }
 
@@ -43,7 +62,10 @@ impl std::ops::Deref for ServiceId {
 impl fmt::Display for ServiceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)?;
-        if self.port.is_empty() { Ok(()) } else { write!(f, ":{}", self.port) }
+        if !self.port.is_empty() {
+            write!(f, ":{}", self.port)?;
+        }
+        if self.scope == Scope::Local { f.write_str("@local") } else { Ok(()) }
     }
 }
 
@@ -55,12 +77,32 @@ pub struct Frontend {
     /// The last of a range that begins with `port`, or `port` itself.
     pub end_port: u16,
     pub protocol: Protocol,
+    #[serde(default, skip_serializing_if = "Clients::is_all")]
+    pub clients: Clients,
+}
+
+/// Who is served by a frontend's service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Clients {
+    #[default]
+    All,
+    /// Containers and the node; whoever comes from outside has the same frontend
+    /// at another service.
+    Inside,
+    /// Those.
+    Outside,
+}
+
+impl Clients {
+    fn is_all(&self) -> bool {
+        *self == Clients::All
+    }
 }
 
 impl Frontend {
-    /// At one port.
+    /// At one port, for all.
     pub fn at(address: IpAddr, port: u16, protocol: Protocol) -> Self {
-        Self { address, port, end_port: port, protocol }
+        Self { address, port, end_port: port, protocol, clients: Clients::All }
     }
 
     pub fn is_range(&self) -> bool {
@@ -74,7 +116,12 @@ impl fmt::Display for Frontend {
         if self.is_range() {
             write!(f, "-{}", self.end_port)?;
         }
-        write!(f, "/{}", self.protocol)
+        write!(f, "/{}", self.protocol)?;
+        match self.clients {
+            Clients::All => Ok(()),
+            Clients::Inside => f.write_str(" (from inside)"),
+            Clients::Outside => f.write_str(" (from outside)"),
+        }
     }
 }
 
@@ -96,6 +143,11 @@ pub struct Service {
     /// Sorted by (address, port), without duplicates.
     pub backends: Vec<Backend>,
     pub options: ServiceOptions,
+    /// It has no backend, but would have some if its policy allowed those of other
+    /// nodes.
+    pub silent: bool,
+    /// Its backends terminate, and serve because nobody is ready.
+    pub terminating: bool,
     pub origin: Arc<Origin>,
 }
 
@@ -105,6 +157,7 @@ impl Service {
         let facts = |backend: &Backend| (backend.address, backend.port, backend.weight, backend.node.clone());
         self.frontends == other.frontends
             && self.options == other.options
+            && (self.silent, self.terminating) == (other.silent, other.terminating)
             && self.backends.iter().map(facts).eq(other.backends.iter().map(facts))
     }
 }
@@ -116,6 +169,7 @@ pub struct Node {
     pub pod_cidrs: Vec<IpNet>,
     /// Addresses of pods on this node that lie outside its `pod_cidrs`.
     pub stray_pods: Vec<IpAddr>,
+    pub zone: Option<Arc<str>>,
 }
 
 /// A workload attached to this node: what `causeway endpoint attach` wired.

@@ -4,46 +4,113 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
 };
 
-use super::desired::{Backend, Frontend, Node, Service, ServiceId};
+use super::desired::{Backend, Clients, Frontend, Node, Scope, Service, ServiceId};
+use super::selection::{Fate, Here, select};
 use super::{Said, ServiceName};
-use crate::event::{EndpointState, NodeObject, Object, ObjectKey, PodObject, ServiceObject};
+use crate::event::{
+    Distribution, NodeObject, Object, ObjectKey, Origin, PodObject, ServiceObject, ServicePort,
+    SliceEndpoint, TrafficPolicy,
+};
 
-/// The services of a service object: one for each port.
+/// The services of a service object: one for each port and scope.
 pub fn ids((namespace, name): &ServiceName, object: Option<&Said>) -> Vec<ServiceId> {
-    let ports = object.and_then(served).map_or(&[][..], |object| &object.ports);
-    ports.iter().map(|port| ServiceId::new(namespace.clone(), name.clone(), port.name.clone())).collect()
+    let Some(object) = object.and_then(served) else { return Vec::new() };
+    let scopes =
+        |port| [Scope::Cluster, Scope::Local].into_iter().filter(move |&scope| has(object, port, scope));
+    let named =
+        |port: &ServicePort, scope| ServiceId::new(namespace.clone(), name.clone(), port.name.clone(), scope);
+    object.ports.iter().flat_map(|port| scopes(port).map(move |scope| named(port, scope))).collect()
 }
 
-/// One port of a service object and of the slices that name it. Ports are
-/// matched by name and protocol, as the API has it; one that slices cannot name
-/// has all their endpoints.
-pub fn service(id: &ServiceId, said: &Said, slices: &[&Said]) -> Option<Service> {
-    let object = served(said)?;
-    let port = object.ports.iter().find(|port| port.name == id.port)?;
-    let mut frontends: Vec<Frontend> = object
-        .addresses
-        .iter()
-        .map(|&address| Frontend {
-            end_port: port.end_port,
-            ..Frontend::at(address, port.port, port.protocol)
-        })
-        .collect();
-    if port.node_port != 0 {
-        // At every node's own address, of the service's families.
-        let families = object.addresses.iter().map(|address| match address {
-            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        });
-        frontends.extend(families.map(|address| Frontend::at(address, port.node_port, port.protocol)));
+/// The policies for what comes by a service's own addresses, and for what comes
+/// from outside by others.
+fn policies(object: &ServiceObject) -> [TrafficPolicy; 2] {
+    let traffic = object.options.as_ref().map(|options| options.traffic).unwrap_or_default();
+    [traffic.internal, traffic.external]
+}
+
+/// Whether a port has a frontend in a scope.
+fn has(object: &ServiceObject, port: &ServicePort, scope: Scope) -> bool {
+    let [internal, external] = policies(object);
+    let beyond = object.addresses.len() > object.cluster || port.node_port != 0;
+    match scope {
+        // Containers come by external addresses to all endpoints, whatever the policy.
+        Scope::Cluster => internal == TrafficPolicy::Cluster || beyond,
+        Scope::Local => internal == TrafficPolicy::Local || external == TrafficPolicy::Local && beyond,
+    }
+}
+
+fn frontends(object: &ServiceObject, port: &ServicePort, scope: Scope) -> Vec<Frontend> {
+    let [internal, external] = policies(object);
+    let (cluster, beyond) = object.addresses.split_at(object.cluster.min(object.addresses.len()));
+    let mut frontends = Vec::new();
+    let range = |&address: &IpAddr| Frontend {
+        end_port: port.end_port,
+        ..Frontend::at(address, port.port, port.protocol)
+    };
+    if (internal == TrafficPolicy::Local) == (scope == Scope::Local) {
+        frontends.extend(cluster.iter().map(range));
+    }
+    let clients = match (scope, external) {
+        (Scope::Cluster, TrafficPolicy::Cluster) => Some(Clients::All),
+        (Scope::Cluster, TrafficPolicy::Local) => Some(Clients::Inside),
+        (Scope::Local, TrafficPolicy::Local) => Some(Clients::Outside),
+        (Scope::Local, TrafficPolicy::Cluster) => None,
+    };
+    if let Some(clients) = clients {
+        frontends.extend(beyond.iter().map(|address| Frontend { clients, ..range(address) }));
+        if port.node_port != 0 {
+            // At every node's own address, of the service's families.
+            let families = object.addresses.iter().map(|address| match address {
+                IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+                IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+            });
+            let at = |address| Frontend { clients, ..Frontend::at(address, port.node_port, port.protocol) };
+            frontends.extend(families.map(at));
+        }
     }
     frontends.sort_unstable();
     frontends.dedup();
+    frontends
+}
 
-    let mut backends: Vec<Backend> = Vec::new();
-    // Those that drain serve while nobody else does.
-    let mut draining: Vec<Backend> = Vec::new();
+/// One port of a service object in a scope, and what becomes of each endpoint of the
+/// slices that name it.
+#[derive(Clone, Debug)]
+pub struct Selected {
+    pub id: ServiceId,
+    pub frontends: Vec<Frontend>,
+    /// Each with its zone.
+    pub endpoints: Vec<(Backend, Option<Arc<str>>, Fate)>,
+}
+
+/// An endpoint of a slice, at the port that a service's has there.
+struct Candidate<'a> {
+    endpoint: &'a SliceEndpoint,
+    port: u16,
+    weight: u32,
+    origin: &'a Arc<Origin>,
+}
+
+impl Candidate<'_> {
+    fn backend(&self) -> Backend {
+        Backend {
+            address: self.endpoint.address,
+            port: self.port,
+            weight: self.weight,
+            node: self.endpoint.node.clone(),
+            origin: self.origin.clone(),
+        }
+    }
+}
+
+/// Ports are matched by name and protocol, as the API has it; one that slices
+/// cannot name has all their endpoints. Slices of weight 0 have none.
+fn candidates<'a>(port: &ServicePort, slices: &[&'a Said]) -> Vec<Candidate<'a>> {
+    let mut candidates = Vec::new();
     for (slice, origin) in slices {
         let Object::Slice(slice) = &**slice else { continue };
         let same =
@@ -51,24 +118,61 @@ pub fn service(id: &ServiceId, said: &Said, slices: &[&Said]) -> Option<Service>
         let target =
             if port.unlisted { Some(port.port) } else { slice.ports.iter().find(same).map(|port| port.port) };
         let Some(target) = target.filter(|_| slice.weight > 0) else { continue };
-        for endpoint in &slice.endpoints {
-            let list = match endpoint.state {
-                EndpointState::Ready => &mut backends,
-                EndpointState::Draining => &mut draining,
-                EndpointState::NotReady => continue,
-            };
-            list.push(Backend {
-                address: endpoint.address,
-                port: target,
-                weight: slice.weight,
-                node: endpoint.node.clone(),
-                origin: origin.clone(),
-            });
+        let candidate = |endpoint| Candidate { endpoint, port: target, weight: slice.weight, origin };
+        candidates.extend(slice.endpoints.iter().map(candidate));
+    }
+    candidates
+}
+
+/// The fate of each candidate, each family by itself.
+fn fates(
+    candidates: &[Candidate<'_>],
+    scope: Scope,
+    distribution: Option<Distribution>,
+    here: Here<'_>,
+) -> Vec<Fate> {
+    let mut fates = vec![Fate::NotReady; candidates.len()];
+    for six in [false, true] {
+        let (at, endpoints): (Vec<usize>, Vec<&SliceEndpoint>) = candidates
+            .iter()
+            .map(|candidate| candidate.endpoint)
+            .enumerate()
+            .filter(|(_, endpoint)| endpoint.address.is_ipv6() == six)
+            .unzip();
+        for (at, fate) in at.into_iter().zip(select(&endpoints, scope, distribution, here)) {
+            fates[at] = fate;
         }
     }
-    if backends.is_empty() {
-        backends = draining;
-    }
+    fates
+}
+
+/// The port of a service, if it has a frontend in its scope.
+fn port<'a>(id: &ServiceId, said: &'a Said) -> Option<(&'a ServiceObject, &'a ServicePort)> {
+    let object = served(said)?;
+    let port = object.ports.iter().find(|port| port.name == id.port)?;
+    has(object, port, id.scope).then_some((object, port))
+}
+
+pub fn selected(id: ServiceId, said: &Said, slices: &[&Said], here: Here<'_>) -> Option<Selected> {
+    let (object, port) = port(&id, said)?;
+    let distribution = object.options.as_ref().and_then(|options| options.traffic.distribution);
+    let candidates = candidates(port, slices);
+    let fates = fates(&candidates, id.scope, distribution, here);
+    let zone = |candidate: &Candidate<'_>| candidate.endpoint.place.as_ref()?.zone.clone();
+    let endpoints = candidates.iter().zip(fates).map(|(one, fate)| (one.backend(), zone(one), fate));
+    Some(Selected { frontends: frontends(object, port, id.scope), endpoints: endpoints.collect(), id })
+}
+
+/// One port of a service object and of the slices that name it, in a scope.
+pub fn service(id: &ServiceId, said: &Said, slices: &[&Said], here: Here<'_>) -> Option<Service> {
+    let (object, port) = port(id, said)?;
+    let options = object.options.as_deref().cloned().unwrap_or_default();
+    let candidates = candidates(port, slices);
+    let fates = fates(&candidates, id.scope, options.traffic.distribution, here);
+    let silent = fates.contains(&Fate::OtherNode) && !fates.iter().any(|fate| fate.serves());
+    let terminating = fates.contains(&Fate::ServesTerminating);
+    let serving = candidates.iter().zip(fates).filter(|(_, fate)| fate.serves());
+    let mut backends: Vec<Backend> = serving.map(|(candidate, _)| candidate.backend()).collect();
     // One backend named twice counts once, with its larger weight; the order
     // of the slices decides nothing.
     let rank = |backend: &Backend| {
@@ -76,8 +180,8 @@ pub fn service(id: &ServiceId, said: &Said, slices: &[&Said]) -> Option<Service>
     };
     backends.sort_by_cached_key(rank);
     backends.dedup_by_key(|backend| (backend.address, backend.port));
-    let options = object.options.as_deref().cloned().unwrap_or_default();
-    Some(Service { frontends, backends, options, origin: said.1.clone() })
+    let frontends = frontends(object, port, id.scope);
+    Some(Service { frontends, backends, options, silent, terminating, origin: said.1.clone() })
 }
 
 /// A headless service is none that we serve.
@@ -90,12 +194,13 @@ fn served((object, _): &Said) -> Option<&ServiceObject> {
 
 /// A node, and those of its pods that live outside its pod networks.
 pub fn node<'a>(object: &Object, pods: impl Iterator<Item = (&'a ObjectKey, &'a PodObject)>) -> Option<Node> {
-    let Object::Node(NodeObject { addresses, pod_cidrs }) = object else { return None };
+    let Object::Node(NodeObject { addresses, pod_cidrs, zone }) = object else { return None };
     let stray = |address: &IpAddr| !pod_cidrs.iter().any(|cidr| cidr.contains(address));
     let pods: BTreeSet<IpAddr> = pods.flat_map(|(_, pod)| pod.addresses.iter().copied()).collect();
     Some(Node {
         addresses: addresses.clone(),
         pod_cidrs: pod_cidrs.clone(),
         stray_pods: pods.into_iter().filter(stray).collect(),
+        zone: zone.clone(),
     })
 }

@@ -5,7 +5,9 @@
 //! much memory as all that the sources say.
 
 pub mod desired;
+mod explain;
 mod merge;
+pub mod selection;
 mod workloads;
 
 use std::{
@@ -14,15 +16,18 @@ use std::{
     sync::Arc,
 };
 
-use crate::event::{Batch, Kind, Object, ObjectKey, Origin, PodObject, Problem};
+use crate::event::{Batch, Event, Kind, Object, ObjectKey, Origin, PodObject, Problem};
 
 use desired::{DesiredState, Node, PodName, PolicyId, Service, ServiceId};
+pub use explain::HealthCheck;
+pub use merge::Selected;
+use selection::Here;
 
 /// An object, and who said it.
-type Said = (Arc<Object>, Arc<Origin>);
+pub type Said = (Arc<Object>, Arc<Origin>);
 
 /// Namespace and name of a service object.
-type ServiceName = (Arc<str>, Arc<str>);
+pub type ServiceName = (Arc<str>, Arc<str>);
 
 /// What a source has said, as it stands.
 #[derive(Debug)]
@@ -69,6 +74,8 @@ impl Touched {
 
 #[derive(Debug)]
 pub struct Model {
+    /// The name of the node that all this is for.
+    here: Arc<str>,
     /// In order of precedence: where two sources have one service, the first
     /// gives its frontends; backends are added up.
     slots: Vec<Slot>,
@@ -98,8 +105,8 @@ struct Affected {
 }
 
 impl Model {
-    /// A model of these sources, the first of them the most trusted.
-    pub fn new(sources: &[Arc<str>]) -> Self {
+    /// A model of these sources, the first of them the most trusted, for a node.
+    pub fn new(sources: &[Arc<str>], here: &str) -> Self {
         let slot = |source: &Arc<str>| Slot {
             source: source.clone(),
             synced: false,
@@ -108,6 +115,7 @@ impl Model {
         };
         let slots = sources.iter().map(slot).collect();
         Self {
+            here: here.into(),
             slots,
             slices: BTreeSet::new(),
             pods_of_nodes: BTreeSet::new(),
@@ -120,10 +128,7 @@ impl Model {
 
     /// Everything, put together now.
     pub fn desired(&self) -> DesiredState {
-        let objects = self.slots.iter().flat_map(|slot| slot.objects.keys());
-        let named = objects.filter(|key| key.kind == Kind::Service);
-        let names: BTreeSet<ServiceName> =
-            named.map(|key| (key.namespace.clone(), key.name.clone())).collect();
+        let names = self.service_names().collect();
         let pods = self.pods().map(|(key, pod)| ((key.namespace.clone(), key.name.clone()), pod.clone()));
         DesiredState {
             revision: self.revision,
@@ -190,6 +195,9 @@ impl Model {
                 affected.by(&event.key, object);
             }
         }
+        if batch.events.iter().any(|event| self.moves_us(event)) {
+            affected.services.extend(self.service_names());
+        }
         let before = self.merged(&affected.services);
         for event in batch.events {
             self.take(index, event.key, event.object);
@@ -198,12 +206,13 @@ impl Model {
         slot.problems = batch.problems;
         slot.synced |= batch.synced;
 
-        let services = self.compare(&affected.services, before);
-        let mut touched = Touched { services, ..Touched::default() };
-        self.compare_workloads(workloads, &mut touched);
+        let mut touched = Touched::default();
+        // First, because services depend on this node's zone.
         for name in affected.nodes {
             self.merge_node(name, &mut touched);
         }
+        touched.services = self.compare(&affected.services, before);
+        self.compare_workloads(workloads, &mut touched);
         if !touched.is_empty() {
             self.revision += 1;
         }
@@ -214,6 +223,22 @@ impl Model {
             self.pods_of_nodes = std::mem::take(&mut self.pods_of_nodes).into_iter().collect();
         }
         touched
+    }
+
+    fn service_names(&self) -> impl Iterator<Item = ServiceName> {
+        let objects = self.slots.iter().flat_map(|slot| slot.objects.keys());
+        let named = objects.filter(|key| key.kind == Kind::Service);
+        named.map(|key| (key.namespace.clone(), key.name.clone()))
+    }
+
+    /// Whether an event may bring this node to another zone.
+    fn moves_us(&self, event: &Event) -> bool {
+        let said = event.object.as_ref().map(|(object, _)| &**object);
+        let zone = match said {
+            Some(Object::Node(node)) => node.zone.as_deref(),
+            _ => None,
+        };
+        event.key.kind == Kind::Node && event.key.name == self.here && zone != self.seen_from(&self.here).zone
     }
 
     /// Puts one object into its slot.
@@ -258,14 +283,23 @@ impl Model {
     /// What all sources say of one service now.
     pub fn service(&self, id: &ServiceId) -> Option<Service> {
         let object = self.service_object(&id.namespace, &id.name)?;
-        let slices: Vec<_> = members(&self.slices, (id.namespace.clone(), id.name.clone()))
+        let slices = self.slices(&(id.namespace.clone(), id.name.clone()));
+        merge::service(id, object, &slices, self.seen_from(&self.here))
+    }
+
+    fn slices(&self, name: &ServiceName) -> Vec<&Said> {
+        members(&self.slices, name.clone())
             .filter_map(|(index, key)| self.slots.get(index)?.objects.get(key))
-            .collect();
-        merge::service(id, object, &slices)
+            .collect()
+    }
+
+    /// A node as the selection of endpoints knows it.
+    fn seen_from<'a>(&'a self, node: &'a str) -> Here<'a> {
+        Here { node, zone: self.nodes.get(node).and_then(|node| node.zone.as_deref()) }
     }
 
     /// The word of the first source that has a service object.
-    fn service_object(&self, namespace: &Arc<str>, name: &Arc<str>) -> Option<&Said> {
+    pub fn service_object(&self, namespace: &Arc<str>, name: &Arc<str>) -> Option<&Said> {
         let key = ObjectKey { kind: Kind::Service, namespace: namespace.clone(), name: name.clone() };
         self.slots.iter().find_map(|slot| slot.objects.get(&key))
     }

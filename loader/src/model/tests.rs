@@ -10,6 +10,7 @@ use crate::event::{
     EndpointState, Event, NodeObject, PodObject, Protocol, ServiceObject, ServicePort, SliceEndpoint,
     SliceObject, SlicePort,
 };
+use crate::model::desired::Scope;
 
 fn batch(source: &str, events: Vec<Event>) -> Batch {
     Batch { source: source.into(), events, synced: true, ..Batch::default() }
@@ -34,7 +35,8 @@ fn service(name: &str, host: u8, ports: &[u16]) -> Event {
             unlisted: false,
         })
         .collect();
-    let object = ServiceObject { addresses: vec![[10, 96, 0, host].into()], ports, options: None };
+    let object =
+        ServiceObject { addresses: vec![[10, 96, 0, host].into()], cluster: 1, ports, options: None };
     event(Kind::Service, name, Some(Object::Service(object)))
 }
 
@@ -43,7 +45,7 @@ fn slice(name: &str, service: &str, port: u16, weight: u32, backends: &[(u8, boo
         .iter()
         .map(|&(host, ready)| {
             let state = if ready { EndpointState::Ready } else { EndpointState::NotReady };
-            SliceEndpoint { address: [10, 244, 0, host].into(), state, node: None }
+            SliceEndpoint { address: [10, 244, 0, host].into(), state, node: None, place: None }
         })
         .collect();
     let ports = vec![SlicePort { name: port.to_string().into(), protocol: Protocol::Tcp, port: port + 8000 }];
@@ -52,14 +54,14 @@ fn slice(name: &str, service: &str, port: u16, weight: u32, backends: &[(u8, boo
 }
 
 fn backends(model: &Model, port: &str) -> Vec<(String, u32)> {
-    let id = ServiceId::new("default".into(), "web".into(), port.into());
+    let id = ServiceId::new("default".into(), "web".into(), port.into(), Scope::Cluster);
     let service = &model.desired().services[&id];
     service.backends.iter().map(|b| (format!("{}:{}", b.address, b.port), b.weight)).collect()
 }
 
 #[test]
 fn ready_backends_of_matching_ports_serve() {
-    let mut model = Model::new(&["a".into()]);
+    let mut model = Model::new(&["a".into()], "here");
     model.apply(batch(
         "a",
         vec![
@@ -75,7 +77,7 @@ fn ready_backends_of_matching_ports_serve() {
 
 #[test]
 fn who_drains_serves_while_nobody_is_ready() {
-    let mut model = Model::new(&["a".into()]);
+    let mut model = Model::new(&["a".into()], "here");
     let with = |ready: bool| {
         let mut all = slice("s", "web", 80, 1, &[(1, ready), (2, false), (3, false)]);
         let (object, _) = all.object.as_mut().unwrap();
@@ -92,7 +94,7 @@ fn who_drains_serves_while_nobody_is_ready() {
 
 #[test]
 fn a_slice_that_changes_its_service_leaves_the_old_one() {
-    let mut model = Model::new(&["a".into()]);
+    let mut model = Model::new(&["a".into()], "here");
     model.apply(batch("a", vec![service("web", 1, &[80]), slice("s", "web", 80, 1, &[(1, true)])]));
     let touched = model.apply(batch("a", vec![slice("s", "other", 80, 1, &[(1, true)])]));
     assert!(backends(&model, "80").is_empty());
@@ -101,7 +103,7 @@ fn a_slice_that_changes_its_service_leaves_the_old_one() {
 
 #[test]
 fn the_same_again_changes_nothing() {
-    let mut model = Model::new(&["a".into()]);
+    let mut model = Model::new(&["a".into()], "here");
     let events = vec![service("web", 1, &[80]), slice("s", "web", 80, 1, &[(1, true)])];
     model.apply(batch("a", events.clone()));
     assert!(model.apply(batch("a", events)).is_empty());
@@ -110,7 +112,7 @@ fn the_same_again_changes_nothing() {
 
 #[test]
 fn a_move_within_the_file_is_noted_and_is_no_change() {
-    let mut model = Model::new(&["a".into()]);
+    let mut model = Model::new(&["a".into()], "here");
     model.apply(batch("a", vec![service("web", 1, &[80]), slice("s", "web", 80, 1, &[(1, true)])]));
     let mut moved = service("web", 1, &[80]);
     moved.object.as_mut().unwrap().1 = Arc::new(Origin { source: "s".into(), place: "elsewhere".into() });
@@ -121,7 +123,7 @@ fn a_move_within_the_file_is_noted_and_is_no_change() {
 
 #[test]
 fn two_sources_add_their_backends_and_the_first_gives_the_frontend() {
-    let mut model = Model::new(&["a".into(), "b".into()]);
+    let mut model = Model::new(&["a".into(), "b".into()], "here");
     model.apply(batch("b", vec![service("web", 2, &[80]), slice("s", "web", 80, 1, &[(2, true)])]));
     assert!(!model.synced());
     model.apply(batch("a", vec![service("web", 1, &[80]), slice("s", "web", 80, 1, &[(1, true)])]));
@@ -134,10 +136,11 @@ fn two_sources_add_their_backends_and_the_first_gives_the_frontend() {
 
 #[test]
 fn pods_outside_their_nodes_networks_are_stray() {
-    let mut model = Model::new(&["a".into()]);
+    let mut model = Model::new(&["a".into()], "here");
     let node = NodeObject {
         addresses: vec![[192, 168, 0, 1].into()],
         pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()],
+        zone: None,
     };
     let pod = |name: &str, address: [u8; 4]| {
         pod_object(
@@ -175,7 +178,7 @@ fn pod(name: &str, node: u8, host: u8) -> Event {
 
 fn node(name: u8, net: u8) -> Event {
     let pod_cidrs = vec![format!("10.244.{net}.0/24").parse().unwrap()];
-    let object = NodeObject { addresses: vec![[192, 168, 0, net].into()], pod_cidrs };
+    let object = NodeObject { addresses: vec![[192, 168, 0, net].into()], pod_cidrs, zone: None };
     event(Kind::Node, &format!("n{name}"), Some(Object::Node(object)))
 }
 
@@ -213,7 +216,7 @@ proptest! {
     /// Whatever came before, in whatever batches: what stands last decides.
     #[test]
     fn only_the_last_word_on_each_object_counts(events in proptest::collection::vec(any_event(), 1..40), cut in 1usize..7) {
-        let mut step_by_step = Model::new(&["a".into()]);
+        let mut step_by_step = Model::new(&["a".into()], "here");
         for chunk in events.chunks(cut) {
             step_by_step.apply(batch("a", chunk.to_vec()));
         }
@@ -221,7 +224,7 @@ proptest! {
         for event in events {
             last.insert(event.key.clone(), event);
         }
-        let mut at_once = Model::new(&["a".into()]);
+        let mut at_once = Model::new(&["a".into()], "here");
         at_once.apply(batch("a", last.into_values().rev().collect()));
         prop_assert_eq!(&step_by_step.desired().services, &at_once.desired().services);
         let [last, once] = [step_by_step.desired(), at_once.desired()];

@@ -218,7 +218,12 @@ fn find_frontends<A: Family>(frontends: &[(FrontendKey<A>, Frontend)], found: &m
         if key == FrontendKey::whole_address(key.addr) && row == Frontend::HELD {
             image.frontends.entry(key).or_insert(row);
         }
-        let sound = key.pad == 0 && key.port != Port::NONE && row.flags & !Frontend::SOURCE_RANGES == 0;
+        let flags = match key.outside {
+            0 => Frontend::SOURCE_RANGES | Frontend::OUTSIDE,
+            1 => Frontend::SOURCE_RANGES,
+            _ => continue,
+        };
+        let sound = key.port != Port::NONE && row.flags & !flags == 0;
         if sound && Protocol::from_number(key.protocol).is_some() && image.services.contains_key(&row.service)
         {
             image.frontends.insert(key, row);
@@ -237,7 +242,7 @@ fn find_ranges<A: Family>(rows: &[(A, PortRanges)], found: &mut Found<A>) {
             first != 0
                 && first < last
                 && range.pad == 0
-                && u32::from(range.flags) & !Frontend::SOURCE_RANGES == 0
+                && u32::from(range.flags) & !(Frontend::SOURCE_RANGES | Frontend::OUTSIDE) == 0
                 && Protocol::from_number(range.protocol).is_some()
                 && image.services.contains_key(&range.service)
         };
@@ -255,7 +260,8 @@ fn find_options<A: Family>(rows: &impl Rows<A>, found: &mut Found<A>) -> Result<
     let image = &mut found.image;
     for (key, row) in rows.members()? {
         // Settings are of affinity, members of that and of direct return.
-        let wants = if row.backend == Member::NONE { Service::AFFINITY } else { Service::FLAGS };
+        let wants =
+            if row.backend == Member::NONE { Service::AFFINITY } else { Service::FLAGS & !Service::SILENT };
         let has = image.services.get(&key.service).is_some_and(|row| row.flags & wants != 0);
         let backend = image.backends.get(&row.backend).map_or(A::UNSPECIFIED, |row| row.addr);
         if has && backend == key.backend {

@@ -18,9 +18,10 @@ pub fn describe<A: Family>(step: &Step<A>) -> String {
         Step::PutTable { cells, .. } => format!("a table of {} cells", cells.len()),
         Step::PutService { row, .. } => {
             let affinity = if row.flags & Service::AFFINITY != 0 { ", affinity" } else { "" };
+            let silent = if row.flags & Service::SILENT != 0 { ", silent" } else { "" };
             let direct = row.flags & (Service::DSR | Service::DSR_L2) != 0;
             let dsr = if direct { ", direct return" } else { "" };
-            format!("{}, generation {}{affinity}{dsr}", target(row.target), row.generation)
+            format!("{}, generation {}{affinity}{dsr}{silent}", target(row.target), row.generation)
         }
         Step::PutEndpoint { row, .. } => {
             format!("interface {}, {}, generation {}", row.ifindex, mac(row.mac), row.generation)
@@ -29,10 +30,7 @@ pub fn describe<A: Family>(step: &Step<A>) -> String {
         Step::PutFrontend { row: Frontend { service: Frontend::WHOLE_ADDRESS, .. }, .. } => {
             "belongs to services".to_owned()
         }
-        Step::PutFrontend { row, .. } if row.flags & Frontend::SOURCE_RANGES != 0 => {
-            format!("service {}, from its source ranges only", row.service)
-        }
-        Step::PutFrontend { row, .. } => format!("service {}", row.service),
+        Step::PutFrontend { row, .. } => format!("service {}{}", row.service, clients(row.flags)),
         Step::PutMember { row: Member { backend: Member::NONE, timeout, .. }, .. } => {
             format!("clients remembered for {timeout} s")
         }
@@ -109,9 +107,10 @@ pub fn frontend<A: Family>(key: &FrontendKey<A>) -> String {
         return key.addr.to_ip().to_string();
     }
     let socket = std::net::SocketAddr::new(key.addr.to_ip(), key.port.get());
+    let from = if key.outside == 0 { "" } else { " from outside" };
     match Protocol::from_number(key.protocol) {
-        Some(protocol) => format!("{socket}/{protocol}"),
-        None => format!("{socket}/{}", key.protocol),
+        Some(protocol) => format!("{socket}/{protocol}{from}"),
+        None => format!("{socket}/{}{from}", key.protocol),
     }
 }
 
@@ -120,14 +119,25 @@ fn ranges(row: &PortRanges) -> String {
     let range = |range: &PortRange| {
         let protocol = Protocol::from_number(range.protocol)
             .map_or_else(|| range.protocol.to_string(), |protocol| protocol.to_string());
-        let only = match u32::from(range.flags) & Frontend::SOURCE_RANGES {
-            0 => "",
-            _ => ", from its source ranges only",
-        };
-        let PortRange { first, last, service, .. } = range;
-        format!("{}-{}/{protocol} service {service}{only}", first.get(), last.get())
+        let PortRange { first, last, service, flags, .. } = range;
+        let clients = clients(u32::from(*flags));
+        format!("{}-{}/{protocol} service {service}{clients}", first.get(), last.get())
     };
     row.iter().map(range).collect::<Vec<_>>().join("; ")
+}
+
+/// Who may come by a frontend with these flags.
+fn clients(flags: u32) -> String {
+    let mut said = String::new();
+    for (flag, words) in [
+        (Frontend::SOURCE_RANGES, ", from its source ranges only"),
+        (Frontend::OUTSIDE, ", from outside another"),
+    ] {
+        if flags & flag != 0 {
+            said += words;
+        }
+    }
+    said
 }
 
 fn target(target: Target) -> String {

@@ -122,7 +122,7 @@ fn of<A: Family>(
         }
         let mut state = State::new(b'f');
         state.add_address(&key.addr);
-        state.add(u64::from(key.port.get()) << 16 | u64::from(key.protocol) << 8 | u64::from(key.pad));
+        state.add(u64::from(key.port.get()) << 16 | u64::from(key.protocol) << 8 | u64::from(key.outside));
         state.add(u64::from(row.flags));
         if row.service == Frontend::WHOLE_ADDRESS {
             state.add(MARKER);

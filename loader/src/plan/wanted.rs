@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use causeway_schema::{FrontendKey, Port, PortRange, choice::MAX_WEIGHT};
+use causeway_schema::{Frontend as Row, FrontendKey, Port, PortRange, choice::MAX_WEIGHT};
 
 use super::Family;
 use super::claims::Ranges;
-use crate::event::{Dsr, Origin, Problem, ServiceOptions};
-use crate::model::desired::{Frontend, Service, ServiceId};
+use crate::event::{Dsr, Origin, Problem};
+use crate::model::desired::{Clients, Frontend, Service, ServiceId};
 
 /// Compact, because the planner keeps one of each service.
 #[derive(Clone, Debug)]
@@ -30,6 +30,10 @@ pub struct Options<A> {
     pub dsr: Option<Dsr>,
     /// Frontends' addresses that are not for all.
     pub restricted: Box<[A]>,
+    /// Those where clients who come from outside are served by others.
+    pub inside: Box<[A]>,
+    /// Whoever finds no backend is told nothing.
+    pub silent: bool,
     /// Networks of those who may come there, with the length of their prefixes.
     pub clients: Box<[(A, u8)]>,
     /// Without service or flags.
@@ -37,6 +41,14 @@ pub struct Options<A> {
     /// Backends whose ports end before the ranges do; they are not among the
     /// service's own.
     pub misfits: Box<[(A, Port)]>,
+}
+
+impl<A: Family> Options<A> {
+    /// Of the rows of a frontend, or a range of ports, at an address.
+    pub fn flags(&self, addr: A) -> u32 {
+        let restricted = if self.restricted.contains(&addr) { Row::SOURCE_RANGES } else { 0 };
+        restricted | if self.inside.contains(&addr) { Row::OUTSIDE } else { 0 }
+    }
 }
 
 /// A backend and its share of the flows.
@@ -54,16 +66,18 @@ impl<A: Family> Wanted<A> {
         let mut frontends: Vec<FrontendKey<A>> = service
             .frontends
             .iter()
-            .filter(|frontend| !frontend.is_range())
+            .filter(|frontend| !frontend.is_range() || frontend.clients == Clients::Outside)
             .filter_map(|frontend| {
                 let addr = A::from_ip(frontend.address)?;
-                Some(FrontendKey::new(addr, Port::new(frontend.port), frontend.protocol.number()))
+                let key = FrontendKey::new(addr, Port::new(frontend.port), frontend.protocol.number());
+                Some(if frontend.clients == Clients::Outside { key.for_outside() } else { key })
             })
             .collect();
         frontends.sort_unstable();
         frontends.dedup();
         let ranges = ranges(service);
-        let span = span(&ranges);
+        let span = service.frontends.iter().map(|frontend| frontend.end_port - frontend.port).max();
+        let span = span.unwrap_or(0);
         let mut backends: Vec<Share<A>> = service
             .backends
             .iter()
@@ -85,7 +99,7 @@ impl<A: Family> Wanted<A> {
         Self {
             frontends: frontends.into_boxed_slice(),
             backends: backends.into_boxed_slice(),
-            options: options(&service.options, ranges, misfits),
+            options: options(service, ranges, misfits),
             origin: service.origin.clone(),
         }
     }
@@ -101,7 +115,7 @@ impl<A: Family> Wanted<A> {
 
     /// How far the last port of a range is from its first.
     pub fn span(&self) -> u16 {
-        span(self.ranges())
+        self.ranges().iter().map(|(_, range)| range.offset(range.last)).max().unwrap_or(0)
     }
 
     /// The port that all backends have in common, or [`Port::NONE`].
@@ -127,10 +141,14 @@ impl<A: Family> Wanted<A> {
 /// A service with ranges of the other family alone has none here: nobody of
 /// this family may come.
 fn options<A: Family>(
-    options: &ServiceOptions,
+    service: &Service,
     ranges: Ranges<A>,
     misfits: Box<[(A, Port)]>,
 ) -> Option<Box<Options<A>>> {
+    let options = &service.options;
+    let inside = service.frontends.iter().filter(|frontend| frontend.clients == Clients::Inside);
+    let mut inside: Vec<A> = inside.filter_map(|frontend| A::from_ip(frontend.address)).collect();
+    inside.dedup();
     let sources = options.source_ranges.as_ref();
     let restricted = sources.into_iter().flat_map(|ranges| &ranges.addresses);
     let clients = sources.into_iter().flat_map(|ranges| &ranges.clients);
@@ -140,16 +158,20 @@ fn options<A: Family>(
         dsr: options.dsr,
         restricted: restricted.filter_map(|&address| A::from_ip(address)).collect(),
         clients: clients.filter_map(|net| Some((A::from_ip(net.network())?, net.prefix_len()))).collect(),
+        inside: inside.into(),
+        silent: service.silent,
         ranges,
         misfits,
     };
     let any = wanted.affinity.is_some() || wanted.idle_timeout.is_some() || wanted.dsr.is_some();
+    let any = any || wanted.silent || !wanted.inside.is_empty() || !wanted.misfits.is_empty();
     let any = any || !wanted.restricted.is_empty() || !wanted.ranges.is_empty();
     any.then(|| Box::new(wanted))
 }
 
 fn ranges<A: Family>(service: &Service) -> Ranges<A> {
-    let ranges = service.frontends.iter().filter(|frontend| frontend.is_range());
+    let is_own = |frontend: &&Frontend| frontend.is_range() && frontend.clients != Clients::Outside;
+    let ranges = service.frontends.iter().filter(is_own);
     let range = |frontend: &Frontend| {
         let (first, last) = (Port::new(frontend.port), Port::new(frontend.end_port));
         let range = PortRange { first, last, protocol: frontend.protocol.number(), ..PortRange::NONE };
@@ -159,8 +181,4 @@ fn ranges<A: Family>(service: &Service) -> Ranges<A> {
     ranges.sort_unstable();
     ranges.dedup();
     ranges.into()
-}
-
-fn span<A>(ranges: &[(A, PortRange)]) -> u16 {
-    ranges.iter().map(|(_, range)| range.offset(range.last)).max().unwrap_or(0)
 }

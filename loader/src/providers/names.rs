@@ -4,7 +4,10 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use crate::event::policy::{Labels, NamedPort};
+use crate::event::{
+    Place,
+    policy::{Labels, NamedPort},
+};
 
 /// Forgetting a name is harmless: a later use of it is stored anew.
 #[derive(Debug, Default)]
@@ -12,6 +15,7 @@ pub struct Names {
     names: HashSet<Arc<str>>,
     labels: HashSet<Labels>,
     ports: HashSet<Arc<[NamedPort]>>,
+    places: HashSet<Arc<Place>>,
 }
 
 impl Names {
@@ -31,6 +35,15 @@ impl Names {
         }
         self.labels.insert(labels.clone());
         labels
+    }
+
+    pub fn place(&mut self, place: Place) -> Arc<Place> {
+        if let Some(known) = self.places.get(&place) {
+            return known.clone();
+        }
+        let place = Arc::new(place);
+        self.places.insert(place.clone());
+        place
     }
 
     pub fn ports(&mut self, ports: Vec<NamedPort>) -> Arc<[NamedPort]> {

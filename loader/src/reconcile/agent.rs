@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     egress::EgressState,
+    health_checks::HealthChecks,
     neighbours::Neighbours,
     plane::Plane,
     policies::Policies,
@@ -42,6 +43,7 @@ pub(super) struct Agent {
     pub v6: Plane<V6>,
     pub policies: Policies,
     pub egress: EgressState,
+    pub health_checks: HealthChecks,
     /// `None` only after it was uninstalled.
     pub dataplane: Option<Dataplane>,
     pub netlink: Netlink,
@@ -101,11 +103,12 @@ impl Agent {
         let egress = EgressState::open(&dataplane)?;
         let now = Instant::now();
         let mut agent = Self {
-            model: Model::new(&sources.names()),
+            model: Model::new(&sources.names(), &config.node),
             v4,
             v6,
             policies,
             egress,
+            health_checks: HealthChecks::default(),
             dataplane: Some(dataplane),
             netlink,
             routes: RouteTable::default(),

@@ -39,6 +39,7 @@ impl Agent {
             let written = (self.v4.update(changes()), self.v6.update(changes()));
             self.note_written(written);
             self.last_apply = start.elapsed();
+            self.tell_health_checks(&touched);
         }
         if touched.nodes {
             self.keep_routes().await;

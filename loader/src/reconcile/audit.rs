@@ -16,6 +16,7 @@ impl Agent {
         self.keep_routes().await;
         self.audit_policies();
         self.settle_egress().await;
+        self.health_checks.settle();
         self.audit_maps();
         if !self.settled && self.start_micros != 0 {
             self.settle();

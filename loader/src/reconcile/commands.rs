@@ -40,6 +40,9 @@ impl Agent {
             Command::Explain(request, reply) => {
                 let _ = reply.send(self.explain(&request));
             }
+            Command::Selection(request, reply) => {
+                let _ = reply.send(self.selection(&request));
+            }
             Command::PolicyGround(reply) => {
                 let _ = reply.send(Ok(self.policy_ground()));
             }

@@ -10,12 +10,14 @@ mod commands;
 mod egress;
 mod endpoints;
 mod explain;
+mod health_checks;
 mod heartbeat;
 mod neighbours;
 mod networks;
 mod plane;
 mod policies;
 mod probe;
+mod selection;
 mod sources;
 mod status;
 

@@ -87,7 +87,7 @@ impl Agent {
 
     fn problems(&self) -> Vec<ProblemView> {
         let all = self.model.problems().chain(self.plan_problems()).chain(&self.route_problems);
-        let all = all.chain(&self.egress.decision.problems);
+        let all = all.chain(&self.egress.decision.problems).chain(self.health_checks.problems());
         let mut problems: Vec<ProblemView> = all.map(ProblemView::from).collect();
         problems.extend(self.network_problems().map(|problem| ProblemView::from(&problem)));
         // Each port of a service has a plan of its own.

@@ -51,7 +51,7 @@ fn check(touched: &Touched, namespaces: &[&str], pods: &[&str], policies: &[&str
 
 #[test]
 fn a_batch_touches_what_it_changes() {
-    let mut model = Model::new(&["a".into()]);
+    let mut model = Model::new(&["a".into()], "here");
     let touched =
         model.apply(batch("a", vec![namespace("n", Some(1)), web("web"), policy("p", Some(false))]));
     check(&touched, &["n"], &["web"], &["p"]);
@@ -82,7 +82,7 @@ fn a_batch_touches_what_it_changes() {
 
 #[test]
 fn a_policy_that_moves_within_its_file_is_no_change_and_names_its_place() {
-    let mut model = Model::new(&["a".into()]);
+    let mut model = Model::new(&["a".into()], "here");
     model.apply(batch("a", vec![policy("p", Some(false))]));
     let mut moved = policy("p", Some(false));
     moved.object.as_mut().unwrap().1 = Arc::new(Origin { source: "s".into(), place: "elsewhere".into() });
@@ -92,7 +92,7 @@ fn a_policy_that_moves_within_its_file_is_no_change_and_names_its_place() {
 
 #[test]
 fn of_two_sources_the_first_is_believed() {
-    let mut model = Model::new(&["a".into(), "b".into()]);
+    let mut model = Model::new(&["a".into(), "b".into()], "here");
     let second = vec![policy("p", Some(true)), policy("q", Some(true)), namespace("n", Some(2))];
     model.apply(batch("b", second));
     check(
@@ -112,13 +112,13 @@ fn of_two_sources_the_first_is_believed() {
 
 #[test]
 fn a_namespace_without_an_object_has_its_name() {
-    let model = Model::new(&["a".into()]);
+    let model = Model::new(&["a".into()], "here");
     assert_eq!(*model.namespace_labels(&"shop".into()), *labels(&[("kubernetes.io/metadata.name", "shop")]));
 }
 
 #[test]
 fn an_endpoint_has_its_pods_labels_and_before_them_those_given() {
-    let mut model = Model::new(&["a".into()]);
+    let mut model = Model::new(&["a".into()], "here");
     model.apply(batch("a", vec![web("web")]));
     let given = [("app".to_owned(), "db".to_owned()), ("x".to_owned(), "y".to_owned())].into();
     let none = BTreeMap::new();

@@ -22,6 +22,9 @@ impl<A: Family> Planner<A> {
 
         let timeout = options.and_then(|options| options.affinity);
         let mut flags = if timeout.is_some() { Service::AFFINITY } else { 0 };
+        if options.is_some_and(|options| options.silent) {
+            flags |= Service::SILENT;
+        }
         flags |= match options.and_then(|options| options.dsr) {
             None => 0,
             Some(Dsr::Ipip) => Service::DSR,
@@ -42,7 +45,7 @@ impl<A: Family> Planner<A> {
             // Served the plain way rather than not at all.
             problems.push(self.full(name, &entry.wanted, Map::Members));
             self.ledger.set_members(place.id, &BTreeMap::new(), 0);
-            flags = 0;
+            flags &= Service::SILENT;
         }
         self.ledger.flag_service(place.id, flags);
 
@@ -55,9 +58,13 @@ impl<A: Family> Planner<A> {
             // Open to those of before rather than to all.
             problems.push(self.full(name, &entry.wanted, Map::SourceRanges));
         }
-        let restricted = options.map_or(&[][..], |options| &options.restricted);
-        for &key in place.frontends.iter().filter(|key| restricted.contains(&key.addr)) {
-            self.ledger.flag_frontend(key, place.id, Frontend::SOURCE_RANGES);
+        let Some(options) = options else { return };
+        for &key in &place.frontends {
+            let flags =
+                options.flags(key.addr) & if key.outside != 0 { !Frontend::OUTSIDE } else { u32::MAX };
+            if flags != 0 {
+                self.ledger.flag_frontend(key, place.id, flags);
+            }
         }
     }
 

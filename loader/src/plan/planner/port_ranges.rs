@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use causeway_schema::{Frontend as Row, FrontendKey, PORT_RANGES, PortRange};
+use causeway_schema::{FrontendKey, PORT_RANGES, PortRange};
 
 use super::{Entry, Planner};
 use crate::event::{Problem, Protocol};
@@ -57,14 +57,13 @@ impl<A: Family> Planner<A> {
     ) {
         let id = entry.place.as_ref().map(|place| place.id);
         let options = entry.wanted.options.as_deref();
-        let restricted = options.map_or(&[][..], |options| &options.restricted);
         let claimed = entry.wanted.ranges().iter().filter(|(addr, _)| {
             // What found no row waits for room, not for a rival.
             id.is_none() || self.has_row(addr) || won.iter().any(|(there, _)| there == addr)
         });
         let ranges = claimed.map(|&(addr, range)| {
-            let flags = if restricted.contains(&addr) { Row::SOURCE_RANGES as u16 } else { 0 };
-            (addr, PortRange { flags, ..range })
+            let flags = options.map_or(0, |options| options.flags(addr));
+            (addr, PortRange { flags: flags as u16, ..range })
         });
         let ranges = ranges.collect();
         self.claim_ranges(name, id, ranges, queue);
@@ -120,7 +119,7 @@ impl<A: Family> Planner<A> {
 fn shown<A: Family>(addr: A, range: &PortRange) -> String {
     let PortRange { first, last, protocol, .. } = *range;
     let ports =
-        |protocol| Frontend { address: addr.to_ip(), port: first.get(), end_port: last.get(), protocol };
+        |protocol| Frontend { end_port: last.get(), ..Frontend::at(addr.to_ip(), first.get(), protocol) };
     Protocol::from_number(protocol)
         .map_or_else(|| addr.to_ip().to_string(), |protocol| ports(protocol).to_string())
 }

@@ -9,16 +9,16 @@ use std::time::Duration;
 use causeway_schema::{Frontend as FrontendRow, FrontendKey, Port, V4, choice, hash};
 use proptest::prelude::*;
 
-use crate::event::{Dsr, Origin, Protocol, ServiceOptions, SourceRanges};
+use crate::event::{Dsr, Origin, Protocol, ServiceOptions, SourceRanges, Traffic};
 use crate::kernel::Tables;
 use crate::kernel::memory::{Contents, MemoryTables};
-use crate::model::desired::{Backend, Frontend, Service, ServiceId};
+use crate::model::desired::{Backend, Frontend, Scope, Service, ServiceId};
 use crate::plan::{Capacity, GRACE, Planner, Step, audit, confirm};
 
 pub type Services = BTreeMap<ServiceId, Service>;
 
 pub fn id(name: &str) -> ServiceId {
-    ServiceId::new("default".into(), name.into(), "".into())
+    ServiceId::new("default".into(), name.into(), "".into(), Scope::Cluster)
 }
 
 /// A service from `(VIP's last byte, port)` and `(backend's number, port, weight)`.
@@ -28,6 +28,8 @@ pub fn service(frontends: &[(u8, u16)], backends: &[(u16, u16, u32)]) -> Service
         frontends: Vec::new(),
         backends: Vec::new(),
         options: Default::default(),
+        silent: false,
+        terminating: false,
         origin: origin.clone(),
     };
     for &(vip, port) in frontends {
@@ -66,6 +68,7 @@ pub fn options(affinity: u32, clients: &[&str]) -> ServiceOptions {
         idle_timeout: None,
         dsr: None,
         affinity: Some(affinity).filter(|&seconds| seconds > 0),
+        traffic: Traffic::default(),
         source_ranges: (!clients.is_empty()).then_some(SourceRanges { addresses, clients }),
     }
 }

@@ -3,13 +3,18 @@
 use super::{Converted, Names, Refusal, address, key, wire::Node};
 use crate::event::{Kind, NodeObject, Object};
 
+/// Names the zone that a node is in.
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+
 pub fn node(node: Node, names: &mut Names) -> Converted {
     let key = match key(Kind::Node, &node.metadata, names) {
         Ok(key) => key,
         Err(refusal) => return Converted::refused(vec![refusal]),
     };
     let mut refusals = Vec::new();
-    let mut object = NodeObject { addresses: Vec::new(), pod_cidrs: Vec::new() };
+    let zone = node.metadata.labels.as_ref().and_then(|labels| labels.get(ZONE_LABEL));
+    let zone = zone.filter(|zone| !zone.is_empty()).map(|zone| names.get(zone));
+    let mut object = NodeObject { addresses: Vec::new(), pod_cidrs: Vec::new(), zone };
     let wire = node.status.unwrap_or_default().addresses.unwrap_or_default();
     for (index, wire) in wire.into_iter().enumerate().filter(|(_, wire)| wire.type_ == "InternalIP") {
         match address::unicast(&wire.address, &format!("status.addresses[{index}].address")) {

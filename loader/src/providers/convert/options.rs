@@ -1,16 +1,16 @@
 //! Which of a service's fields do few services have? Affinity, the ranges of
-//! clients of its load-balancer addresses, how long flows may be silent, and
-//! whether backends answer past the node that chose them.
+//! clients of its load-balancer addresses, how long flows may be silent, whether
+//! backends answer past the node that chose them, and traffic policies.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use super::{
-    Refusal, quoted,
+    Refusal, port, quoted,
     wire::{ObjectMeta, ServiceSpec},
 };
-use crate::event::{Dsr, ServiceOptions, SourceRanges};
+use crate::event::{Distribution, Dsr, ServiceOptions, SourceRanges, Traffic, TrafficPolicy};
 
 /// Seconds after which a client is forgotten, unless given (three hours), and
 /// the most there can be (a day), as the API has it.
@@ -37,7 +37,8 @@ pub fn options(
     let idle_timeout = idle_timeout(metadata, refusals);
     let source_ranges = source_ranges(spec, balanced, refusals);
     let dsr = dsr(metadata, refusals);
-    let options = ServiceOptions { affinity, idle_timeout, dsr, source_ranges };
+    let traffic = traffic(spec, refusals);
+    let options = ServiceOptions { affinity, idle_timeout, dsr, source_ranges, traffic };
     (options != ServiceOptions::default()).then(|| Box::new(options))
 }
 
@@ -97,6 +98,41 @@ fn dsr(metadata: &ObjectMeta, refusals: &mut Vec<Refusal>) -> Option<Dsr> {
             None
         }
     }
+}
+
+/// A policy that cannot be is Cluster, by which everybody is served.
+fn traffic(spec: &ServiceSpec, refusals: &mut Vec<Refusal>) -> Traffic {
+    let mut policy = |field: &str, text: Option<&String>| match text.map(String::as_str) {
+        None | Some("" | "Cluster") => TrafficPolicy::Cluster,
+        Some("Local") => TrafficPolicy::Local,
+        Some(other) => {
+            let message = format!("{} is no traffic policy: use Cluster or Local", quoted(other));
+            refusals.push(Refusal::new(field, message));
+            TrafficPolicy::Cluster
+        }
+    };
+    let internal = policy("spec.internalTrafficPolicy", spec.internal_traffic_policy.as_ref());
+    let external = policy("spec.externalTrafficPolicy", spec.external_traffic_policy.as_ref());
+    let distribution = match spec.traffic_distribution.as_deref() {
+        None | Some("") => None,
+        Some("PreferClose" | "PreferSameZone") => Some(Distribution::SameZone),
+        Some("PreferSameNode") => Some(Distribution::SameNode),
+        Some(other) => {
+            let message =
+                format!("{} is no distribution: use PreferSameZone or PreferSameNode", quoted(other));
+            refusals.push(Refusal::new("spec.trafficDistribution", message));
+            None
+        }
+    };
+    let balanced = spec.type_.as_deref() == Some("LoadBalancer") && external == TrafficPolicy::Local;
+    let asked = spec.health_check_node_port.filter(|&port| port != 0 && balanced);
+    let health_check = asked.map_or(0, |port| {
+        port::number(Some(port), "spec.healthCheckNodePort").unwrap_or_else(|refusal| {
+            refusals.push(refusal);
+            0
+        })
+    });
+    Traffic { internal, external, distribution, health_check }
 }
 
 /// A range that cannot be lets nobody in; the others stand.
@@ -189,6 +225,51 @@ mod tests {
             assert_eq!(found.and_then(|options| options.dsr), expected, "{text}");
             let fields: Vec<_> = refusals.iter().map(|refusal| refusal.field.as_str()).collect();
             assert_eq!(fields, &["metadata.annotations[causeway.io/dsr]"][..refused], "{text}");
+        }
+    }
+
+    #[test]
+    fn traffic_policies_are_read_and_what_they_cannot_be_is_refused() {
+        let local = Traffic { external: TrafficPolicy::Local, ..Traffic::default() };
+        for (spec, expected, refused) in [
+            ("{}", Traffic::default(), ""),
+            ("{externalTrafficPolicy: Local}", local, ""),
+            ("{externalTrafficPolicy: Local, healthCheckNodePort: 30100}", local, ""),
+            (
+                "{type: LoadBalancer, externalTrafficPolicy: Local, healthCheckNodePort: 30100}",
+                Traffic { health_check: 30_100, ..local },
+                "",
+            ),
+            (
+                "{type: LoadBalancer, externalTrafficPolicy: Local, healthCheckNodePort: 70000}",
+                local,
+                "spec.healthCheckNodePort",
+            ),
+            ("{type: LoadBalancer, healthCheckNodePort: 30100}", Traffic::default(), ""),
+            (
+                "{internalTrafficPolicy: Local, externalTrafficPolicy: Cluster}",
+                Traffic { internal: TrafficPolicy::Local, ..Traffic::default() },
+                "",
+            ),
+            ("{internalTrafficPolicy: Node}", Traffic::default(), "spec.internalTrafficPolicy"),
+            ("{externalTrafficPolicy: local}", Traffic::default(), "spec.externalTrafficPolicy"),
+            (
+                "{trafficDistribution: PreferClose}",
+                Traffic { distribution: Some(Distribution::SameZone), ..Traffic::default() },
+                "",
+            ),
+            (
+                "{trafficDistribution: PreferSameNode}",
+                Traffic { distribution: Some(Distribution::SameNode), ..Traffic::default() },
+                "",
+            ),
+            ("{trafficDistribution: Near}", Traffic::default(), "spec.trafficDistribution"),
+        ] {
+            let mut refusals = Vec::new();
+            let spec: ServiceSpec = serde_saphyr::from_str(spec).unwrap();
+            assert_eq!(traffic(&spec, &mut refusals), expected, "{spec:?}");
+            let fields: Vec<_> = refusals.into_iter().map(|refusal| refusal.field).collect();
+            assert_eq!(fields.join(" "), refused, "{spec:?}");
         }
     }
 

@@ -10,6 +10,9 @@ use super::{
 };
 use crate::event::{Kind, Object, ServiceObject, ServicePort};
 
+/// Names another proxy, whose service it is alone.
+const PROXY_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+
 /// Cluster addresses and ports. Headless and ExternalName services have no
 /// frontend here, which is no error. External addresses and those that a load
 /// balancer has given are served like the cluster's own; of `ipMode: Proxy` the
@@ -20,11 +23,15 @@ pub fn service(service: Service, names: &mut Names) -> Converted {
         Err(refusal) => return Converted::refused(vec![refusal]),
     };
     let (metadata, spec) = (service.metadata, service.spec.unwrap_or_default());
+    if metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(PROXY_LABEL)) {
+        return Converted::default();
+    }
     let mut refusals = Vec::new();
     match spec.type_.as_deref().unwrap_or("ClusterIP") {
         "ClusterIP" | "NodePort" | "LoadBalancer" => {}
         "ExternalName" => {
-            let object = ServiceObject { addresses: Vec::new(), ports: Vec::new(), options: None };
+            let object =
+                ServiceObject { addresses: Vec::new(), cluster: 0, ports: Vec::new(), options: None };
             return Converted { objects: vec![(key, Object::Service(object))], refusals };
         }
         other => {
@@ -41,6 +48,7 @@ pub fn service(service: Service, names: &mut Names) -> Converted {
         }
     };
     let mut balanced = Vec::new();
+    let cluster = addresses.len();
     if !headless {
         let external = external(&spec, &balancer, &addresses, &mut refusals);
         balanced = external.balanced;
@@ -59,7 +67,8 @@ pub fn service(service: Service, names: &mut Names) -> Converted {
     if addresses.is_empty() && !headless {
         return Converted::refused(refusals);
     }
-    Converted { objects: vec![(key, Object::Service(ServiceObject { addresses, ports, options }))], refusals }
+    let object = ServiceObject { addresses, cluster, ports, options };
+    Converted { objects: vec![(key, Object::Service(object))], refusals }
 }
 
 /// The addresses, and whether the service asks for none. An error leaves

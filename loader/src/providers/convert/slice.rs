@@ -1,14 +1,15 @@
 //! EndpointConditions, EndpointSlice, and the older Endpoints -> backends.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use super::{
     Converted, Names, Refusal, address, key, label, port, quoted, subdomain,
     wire::{
-        Endpoint, EndpointConditions, EndpointPort, EndpointSlice, EndpointSubset, Endpoints, ObjectMeta,
+        Endpoint, EndpointConditions, EndpointPort, EndpointSlice, EndpointSubset, Endpoints, Hint,
+        ObjectMeta,
     },
 };
-use crate::event::{EndpointState, Kind, Object, ObjectKey, SliceEndpoint, SliceObject, SlicePort};
+use crate::event::{EndpointState, Kind, Object, ObjectKey, Place, SliceEndpoint, SliceObject, SlicePort};
 
 /// Names the service that a slice belongs to.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
@@ -87,7 +88,24 @@ fn endpoint(wire: &Endpoint, index: usize, v4: bool, names: &mut Names) -> Resul
     }
     let state = wire.conditions.as_ref().map_or(EndpointState::Ready, state);
     let field = || format!("endpoints[{index}].nodeName");
-    described(address, state, wire.node_name.as_deref(), field, names)
+    let described = described(address, state, wire.node_name.as_deref(), field, names)?;
+    Ok(SliceEndpoint { place: place(wire, names), ..described })
+}
+
+/// What is said of an endpoint's place, if anything.
+fn place(wire: &Endpoint, names: &mut Names) -> Option<Arc<Place>> {
+    let zone = wire.zone.as_deref().filter(|zone| !zone.is_empty()).map(|zone| names.get(zone));
+    let mut listed = |hints: Option<&Vec<Hint>>| {
+        let mut hinted: Vec<_> = hints.into_iter().flatten().map(|hint| names.get(&hint.name)).collect();
+        hinted.sort_unstable();
+        hinted.dedup();
+        hinted.into_boxed_slice()
+    };
+    let hints = wire.hints.as_ref();
+    let for_zones = listed(hints.and_then(|hints| hints.for_zones.as_ref()));
+    let for_nodes = listed(hints.and_then(|hints| hints.for_nodes.as_ref()));
+    let place = Place { zone, for_zones, for_nodes };
+    (place != Place::default()).then(|| names.place(place))
 }
 
 /// An endpoint that says nothing of itself is ready, and serves.
@@ -167,7 +185,7 @@ fn described(
     if let Some(name) = node {
         subdomain(name, "").map_err(|refusal| Refusal { field: field(), ..refusal })?;
     }
-    Ok(SliceEndpoint { address, state, node: node.map(|name| names.get(name)) })
+    Ok(SliceEndpoint { address, state, node: node.map(|name| names.get(name)), place: None })
 }
 
 fn weight(metadata: &ObjectMeta) -> Result<u32, Refusal> {

@@ -41,6 +41,10 @@ pub struct ServiceSpec {
     pub session_affinity: Option<String>,
     pub session_affinity_config: Option<SessionAffinityConfig>,
     pub load_balancer_source_ranges: Option<Vec<String>>,
+    pub internal_traffic_policy: Option<String>,
+    pub external_traffic_policy: Option<String>,
+    pub traffic_distribution: Option<String>,
+    pub health_check_node_port: Option<i32>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -111,6 +115,21 @@ pub struct Endpoint {
     pub addresses: Vec<String>,
     pub conditions: Option<EndpointConditions>,
     pub node_name: Option<String>,
+    pub zone: Option<String>,
+    pub hints: Option<EndpointHints>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointHints {
+    pub for_zones: Option<Vec<Hint>>,
+    pub for_nodes: Option<Vec<Hint>>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Hint {
+    #[serde(default)]
+    pub name: String,
 }
 
 #[derive(Debug, Deserialize)]

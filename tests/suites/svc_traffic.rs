@@ -1,0 +1,326 @@
+//! SVC-23: do traffic policies send packets where they should? From outside to a
+//! node's own endpoints under the client's own address, from containers to all of
+//! them, and nobody anywhere while a node has none; and what do load balancers hear?
+
+use std::{
+    io::{Read, Write},
+    net::{IpAddr, SocketAddr, TcpStream},
+    time::{Duration, Instant},
+};
+
+use causeway_testkit::{
+    client::{Report, requests},
+    manifest::{Port, Service},
+    netns::Netns,
+    server::Server,
+    streams::Streams,
+    topology::{
+        Cluster, Container, node_address, node_address6, outside_address, outside_address6, vip, vip6,
+    },
+    wire::Protocol,
+};
+
+const NODE_PORT: u16 = 30_080;
+const HEALTH: u16 = 30_081;
+const REQUESTS: u64 = 100;
+/// How long nobody is heard where nobody is to answer.
+const SILENCE: Duration = Duration::from_millis(1500);
+
+struct Rig {
+    cluster: Cluster,
+    /// Two on each node.
+    servers: Vec<(Container, Server)>,
+    /// One on each node.
+    clients: Vec<Container>,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let cluster = Cluster::dual(2);
+        let servers = cluster.servers(2, 8080);
+        let clients =
+            cluster.nodes.iter().map(|node| node.container(&format!("c-{}", node.name), 100)).collect();
+        Self { cluster, servers, clients }
+    }
+
+    /// All servers but those of the node that is left out.
+    fn serve(&self, service: &Service, without: Option<&str>, draining: &[&str]) {
+        let addresses = |wanted: &dyn Fn(&str) -> bool| -> Vec<IpAddr> {
+            let chosen = self.servers.iter().filter(|(at, _)| wanted(&at.name));
+            chosen.flat_map(|(at, _)| [at.address.into(), at.address6.unwrap().into()]).collect()
+        };
+        let there = addresses(&|name| without.is_none_or(|node| !name.contains(node)));
+        let leaving = addresses(&|name| draining.contains(&name));
+        self.cluster.manifests().service(service, &service.slice(&there).placed().draining(&leaving));
+        self.cluster.wait_converged();
+    }
+
+    fn ask(&self, from: &Netns, to: SocketAddr, protocol: Protocol) -> Report {
+        let report = requests(from, to, REQUESTS, protocol);
+        report.assert_clean(REQUESTS, to);
+        report
+    }
+
+    fn node_port(&self, node: u8, six: bool) -> SocketAddr {
+        let address = if six { node_address6(node).into() } else { IpAddr::from(node_address(node)) };
+        SocketAddr::new(address, NODE_PORT)
+    }
+}
+
+fn service() -> Service {
+    let ports = [Port::tcp(80, 8080).at_node(NODE_PORT), Port::udp(53, 8080).at_node(NODE_PORT)];
+    Service::new("web", vip(1), &ports).dual(vip6(1)).with("externalIPs: [10.96.0.8, \"fd00:10:96::8\"]")
+}
+
+fn external_local() -> Service {
+    service()
+        .with("type: LoadBalancer")
+        .with("externalTrafficPolicy: Local")
+        .with(&format!("healthCheckNodePort: {HEALTH}"))
+}
+
+fn both() -> [(Protocol, bool); 4] {
+    [(Protocol::Tcp, false), (Protocol::Tcp, true), (Protocol::Udp, false), (Protocol::Udp, true)]
+}
+
+fn cluster_address(six: bool, protocol: Protocol) -> SocketAddr {
+    let port = if protocol == Protocol::Tcp { 80 } else { 53 };
+    SocketAddr::new(if six { vip6(1).into() } else { vip(1).into() }, port)
+}
+
+fn external_address(six: bool, protocol: Protocol) -> SocketAddr {
+    let address = if six { "fd00:10:96::8" } else { "10.96.0.8" }.parse().unwrap();
+    SocketAddr::new(address, cluster_address(six, protocol).port())
+}
+
+/// Nobody answers, and nothing says so.
+#[track_caller]
+fn silent(from: &Netns, to: SocketAddr) {
+    let begun = Instant::now();
+    let error = from.run(|| TcpStream::connect_timeout(&to, SILENCE)).unwrap_err();
+    assert!(begun.elapsed() >= SILENCE, "{to} after {:?}: {error}", begun.elapsed());
+}
+
+#[test]
+fn who_comes_from_outside_is_served_by_the_nodes_own_under_its_own_address() {
+    let mut rig = Rig::new();
+    rig.serve(&external_local(), None, &[]);
+    let check = |rig: &Rig, state: &str| {
+        for (protocol, six) in both() {
+            let outside: IpAddr = if six { outside_address6().into() } else { outside_address().into() };
+            let mut doors: Vec<_> = [0, 1].map(|node| (node, rig.node_port(node, six))).into();
+            // Packets to it are routed by the first node.
+            doors.push((0, external_address(six, protocol)));
+            for (node, to) in doors {
+                let report = rig.ask(&rig.cluster.outside, to, protocol);
+                let own = format!("-n{node}-");
+                assert!(report.by_server.keys().all(|name| name.contains(&own)), "{state}, {to}: {report}");
+                assert_eq!(report.by_server.len(), 2, "{state}, {to}: {report}");
+                assert!(report.peers_seen.keys().eq([&outside]), "{state}, {to}: {:?}", report.peers_seen);
+            }
+            // Inside, everybody serves everybody.
+            let inside =
+                [(0, &rig.clients[0].netns), (1, &rig.clients[1].netns), (0, &rig.cluster.nodes[0].netns)];
+            for (node, from) in inside {
+                for to in [
+                    cluster_address(six, protocol),
+                    external_address(six, protocol),
+                    rig.node_port(node, six),
+                ] {
+                    let report = rig.ask(from, to, protocol);
+                    assert_eq!(report.by_server.len(), 4, "{state}, {} to {to}: {report}", from.name());
+                }
+            }
+        }
+    };
+    check(&rig, "at first");
+    for node in &mut rig.cluster.nodes {
+        node.agent_mut().kill9();
+        node.agent_mut().restart();
+    }
+    rig.cluster.wait_converged();
+    let drift = rig.cluster.nodes[0].agent().status().drift;
+    assert_eq!(drift.repaired, 0, "a restart found something to mend: {drift:?}");
+    check(&rig, "after a restart");
+}
+
+#[test]
+fn a_node_without_endpoints_keeps_silent_and_others_go_on() {
+    let rig = Rig::new();
+    rig.serve(&external_local(), Some("-n0-"), &[]);
+    let dropped = || rig.cluster.nodes[0].agent().counters()["drop_no_local_backend"];
+    for six in [false, true] {
+        let before = dropped();
+        silent(&rig.cluster.outside, rig.node_port(0, six));
+        assert!(dropped() > before);
+        let report = rig.ask(&rig.cluster.outside, rig.node_port(1, six), Protocol::Tcp);
+        assert_eq!(report.by_server.len(), 2, "{report}");
+        let report = rig.ask(&rig.clients[0].netns, external_address(six, Protocol::Tcp), Protocol::Tcp);
+        assert_eq!(report.by_server.len(), 2, "{report}");
+    }
+    // Nobody anywhere: it is said at once, as of any service.
+    rig.cluster.manifests().slice(&external_local().slice::<IpAddr>(&[]));
+    rig.cluster.wait_converged();
+    for six in [false, true] {
+        let to = rig.node_port(0, six);
+        let begun = Instant::now();
+        rig.cluster.outside.run(|| TcpStream::connect_timeout(&to, SILENCE)).unwrap_err();
+        assert!(begun.elapsed() < SILENCE / 2, "{:?}", begun.elapsed());
+    }
+}
+
+#[test]
+fn inside_the_nodes_own_serve_alone_if_the_service_wants_it() {
+    let rig = Rig::new();
+    let internal = service().with("type: NodePort").with("internalTrafficPolicy: Local");
+    rig.serve(&internal, None, &[]);
+    for (protocol, six) in both() {
+        for (node, client) in rig.clients.iter().enumerate() {
+            let report = rig.ask(&client.netns, cluster_address(six, protocol), protocol);
+            let own = format!("-n{node}-");
+            assert!(report.by_server.keys().all(|name| name.contains(&own)), "{report}");
+            assert_eq!(report.by_server.len(), 2, "{report}");
+        }
+        let report = rig.ask(&rig.cluster.nodes[1].netns, cluster_address(six, protocol), protocol);
+        assert!(report.by_server.keys().all(|name| name.contains("-n1-")), "{report}");
+        // The other policy is not concerned.
+        let report = rig.ask(&rig.cluster.outside, rig.node_port(0, six), protocol);
+        assert_eq!(report.by_server.len(), 4, "{report}");
+    }
+    rig.serve(&internal, Some("-n0-"), &[]);
+    for six in [false, true] {
+        silent(&rig.clients[0].netns, cluster_address(six, Protocol::Tcp));
+        let report = rig.ask(&rig.clients[1].netns, cluster_address(six, Protocol::Tcp), Protocol::Tcp);
+        assert_eq!(report.by_server.len(), 2, "{report}");
+        // A socket of the node is told at once.
+        let to = cluster_address(six, Protocol::Tcp);
+        let refused =
+            rig.cluster.nodes[0].netns.run(|| TcpStream::connect_timeout(&to, SILENCE)).unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    }
+}
+
+#[test]
+fn policies_change_and_nothing_open_is_lost() {
+    let rig = Rig::new();
+    let (cluster, local) = (service().with("type: NodePort"), external_local());
+    rig.serve(&cluster, None, &[]);
+    let interval = Duration::from_millis(10);
+    let mut streams = Vec::new();
+    for six in [false, true] {
+        streams.push(Streams::open(&rig.cluster.outside, rig.node_port(0, six), 10, interval));
+        let to = cluster_address(six, Protocol::Tcp);
+        streams.push(Streams::open(&rig.clients[0].netns, to, 10, interval));
+    }
+    for round in 0..6 {
+        rig.serve(if round % 2 == 0 { &local } else { &cluster }, None, &[]);
+        for six in [false, true] {
+            let report = rig.ask(&rig.cluster.outside, rig.node_port(0, six), Protocol::Tcp);
+            assert_eq!(report.by_server.len(), if round % 2 == 0 { 2 } else { 4 }, "{report}");
+        }
+    }
+    for streams in streams {
+        streams.close().assert_clean(10);
+    }
+}
+
+/// What a load balancer hears at a node: the status, and the body.
+fn health(rig: &Rig, address: IpAddr) -> Option<(String, String)> {
+    rig.cluster.outside.run(|| {
+        let mut stream = TcpStream::connect_timeout(&SocketAddr::new(address, HEALTH), SILENCE).ok()?;
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        Some((head.to_owned(), body.to_owned()))
+    })
+}
+
+#[test]
+fn load_balancers_hear_how_many_endpoints_a_node_has() {
+    let rig = Rig::new();
+    let local = external_local();
+    let check = |node: u8, endpoints: usize| {
+        for address in [IpAddr::from(node_address(node)), node_address6(node).into()] {
+            let (head, body) = health(&rig, address).expect("nobody listens");
+            let status = if endpoints > 0 { "HTTP/1.1 200 OK" } else { "HTTP/1.1 503 Service Unavailable" };
+            assert!(head.starts_with(status), "{head}");
+            let weight = format!("x-load-balancing-endpoint-weight: {endpoints}");
+            assert!(head.lines().any(|line| line == weight), "{head}");
+            let told: serde_json::Value = serde_json::from_str(&body).unwrap();
+            let service = serde_json::json!({"namespace": "default", "name": "web"});
+            let expected = serde_json::json!({
+                "service": service, "localEndpoints": endpoints, "serviceProxyHealthy": true,
+            });
+            assert_eq!(told, expected);
+        }
+    };
+    rig.serve(&local, None, &[]);
+    // Each has an address of either family.
+    check(0, 4);
+    rig.serve(&local, None, &["web-n0-0"]);
+    check(0, 2);
+    // All of them terminate: they serve, but nobody new is to come here.
+    rig.serve(&local, None, &["web-n0-0", "web-n0-1"]);
+    check(0, 0);
+    check(1, 4);
+    rig.ask(&rig.cluster.outside, rig.node_port(0, false), Protocol::Tcp);
+    rig.serve(&local, Some("-n0-"), &[]);
+    check(0, 0);
+
+    // Another service with the same port is told so, and the first is served on.
+    let other =
+        Service { name: "other".into(), address: vip(2), address6: Some(vip6(2)), ..external_local() };
+    let other = Service {
+        ports: vec![Port::tcp(80, 8080)],
+        spec: other.spec.replace("0.8", "0.9").replace("::8", "::9"),
+        ..other
+    };
+    rig.serve(&other, None, &[]);
+    let status = rig.cluster.nodes[0].agent().status();
+    let told = status.problems.iter().find(|problem| problem.field == "spec.healthCheckNodePort");
+    assert!(told.unwrap().message.contains("is that of service default/"), "{:?}", status.problems);
+    rig.cluster.manifests().remove("other.service.yaml");
+    rig.serve(&service().with("type: LoadBalancer"), None, &[]);
+    assert!(health(&rig, node_address(0).into()).is_none(), "it is no longer wanted");
+}
+
+/// `trafficDistribution`, by where nodes and endpoints are.
+#[test]
+fn the_same_zone_is_preferred_and_nodes_may_move() {
+    let rig = Rig::new();
+    let zones = |zones: [&str; 2]| {
+        for (node, zone) in rig.cluster.nodes.iter().zip(zones) {
+            let labelled = format!("metadata:\n  labels: {{topology.kubernetes.io/zone: {zone}}}\n");
+            let yaml = node.yaml().replacen("metadata:\n", &labelled, 1);
+            rig.cluster.manifests().write(&format!("{}.yaml", node.name), &yaml);
+        }
+    };
+    zones(["east", "west"]);
+    let close = service().with("trafficDistribution: PreferSameZone");
+    let addresses: Vec<IpAddr> =
+        rig.servers.iter().flat_map(|(at, _)| [at.address.into(), at.address6.unwrap().into()]).collect();
+    let slice = close.slice(&addresses).placed();
+    let placed = slice.yaml().replace("nodeName: n0\n", "nodeName: n0\n  zone: east\n");
+    let placed = placed.replace("nodeName: n1\n", "nodeName: n1\n  zone: west\n");
+    rig.cluster.manifests().write("web.slice.yaml", &placed);
+    rig.cluster.manifests().write("web.service.yaml", &close.yaml());
+    rig.cluster.wait_converged();
+    let servers = |six| -> Vec<String> {
+        let report = rig.ask(&rig.clients[0].netns, cluster_address(six, Protocol::Tcp), Protocol::Tcp);
+        report.by_server.into_keys().collect()
+    };
+    for six in [false, true] {
+        assert_eq!(servers(six), ["web-n0-0", "web-n0-1"], "in the east");
+    }
+    zones(["west", "west"]);
+    rig.cluster.wait_converged();
+    for six in [false, true] {
+        assert_eq!(servers(six), ["web-n1-0", "web-n1-1"], "moved to the west");
+    }
+    zones(["north", "west"]);
+    rig.cluster.wait_converged();
+    for six in [false, true] {
+        assert_eq!(servers(six).len(), 4, "nobody is near");
+    }
+}
