@@ -224,6 +224,51 @@ fn policies_change_and_nothing_open_is_lost() {
     }
 }
 
+/// What else a service may want, it gets from outside as well.
+#[test]
+fn affinity_source_ranges_and_port_ranges_hold_under_a_local_policy() {
+    let rig = Rig::new();
+    let ports: Vec<u16> = (9100..9110).collect();
+    let _servers: Vec<Server> =
+        rig.servers.iter().map(|(at, _)| Server::start_on(&at.netns, &at.name, &ports)).collect();
+    let local = |name: &str, host: u8, port: Port| {
+        Service::new(name, vip(host), &[port])
+            .dual(vip6(host))
+            .with("type: LoadBalancer")
+            .with("externalTrafficPolicy: Local")
+            .with(&format!("externalIPs: [10.96.1.{host}, \"fd00:10:96::1:{host}\"]"))
+    };
+    let sticky = local("sticky", 3, Port::tcp(80, 8080)).with("sessionAffinity: ClientIP");
+    let span = local("span", 4, Port::udp(20_000, 9100).through(20_009));
+    let closed = local("closed", 5, Port::tcp(80, 8080)).with("loadBalancerSourceRanges: [203.0.113.0/24]");
+    for service in [&sticky, &span, &closed] {
+        rig.serve(service, None, &[]);
+    }
+    let status = "status:\n  loadBalancer:\n    ingress: [{ip: 10.96.2.5}]\n";
+    rig.cluster.manifests().write("closed.service.yaml", &format!("{}{status}", closed.yaml()));
+    rig.cluster.wait_converged();
+    let outside = &rig.cluster.outside;
+    for six in [false, true] {
+        let at = |host: u8, port| {
+            let text = if six { format!("fd00:10:96::1:{host}") } else { format!("10.96.1.{host}") };
+            SocketAddr::new(text.parse().unwrap(), port)
+        };
+        let report = rig.ask(outside, at(3, 80), Protocol::Tcp);
+        assert_eq!(report.by_server.len(), 1, "{report}");
+        for port in [20_000, 20_004, 20_009] {
+            let report = rig.ask(outside, at(4, port), Protocol::Udp);
+            assert!(report.by_server.keys().all(|name| name.contains("-n0-")), "{report}");
+            let report = rig.ask(&rig.clients[0].netns, at(4, port), Protocol::Udp);
+            assert_eq!(report.by_server.len(), 4, "{report}");
+        }
+        // Only what a load balancer has given is not for all.
+        rig.ask(outside, at(5, 80), Protocol::Tcp);
+    }
+    silent(outside, SocketAddr::new([10, 96, 2, 5].into(), 80));
+    let dropped = rig.cluster.nodes[0].agent().counters()["drop_source_range"];
+    assert!(dropped > 0);
+}
+
 /// What a load balancer hears at a node: the status, and the body.
 fn health(rig: &Rig, address: IpAddr) -> Option<(String, String)> {
     rig.cluster.outside.run(|| {

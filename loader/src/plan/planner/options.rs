@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use causeway_schema::{
-    Frontend, Group, Member, MemberKey, Service, SourceRange, SourceRangeKey, source_range::NODES,
+    Group, Member, MemberKey, Service, SourceRange, SourceRangeKey, source_range::NODES,
 };
 
 use super::{Entry, Place, Planner, full_message};
@@ -60,10 +60,9 @@ impl<A: Family> Planner<A> {
         }
         let Some(options) = options else { return };
         for &key in &place.frontends {
-            let flags =
-                options.flags(key.addr) & if key.outside != 0 { !Frontend::OUTSIDE } else { u32::MAX };
-            if flags != 0 {
-                self.ledger.flag_frontend(key, place.id, flags);
+            match options.flags(key.addr) {
+                0 => {}
+                flags => self.ledger.flag_frontend(key, place.id, flags),
             }
         }
     }
