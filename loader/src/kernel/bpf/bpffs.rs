@@ -62,14 +62,14 @@ impl Pins {
         self.root.join("progs").join(BUILD)
     }
 
-    /// Removes the pins of other builds' programs.
-    pub fn remove_other_programs(&self) -> Result<(), BpfError> {
-        let all = self.root.join("progs");
+    /// Removes the pins of all programs, of this build and of others. What runs
+    /// goes on: its links and the map that it jumps by hold it.
+    pub fn remove_programs(&self) -> Result<(), BpfError> {
         let mut errors = Vec::new();
-        let found = names(&all).map_err(BpfError::call("list", all.display().to_string()))?;
-        let others = found.iter().filter(|name| *name != BUILD);
-        others.for_each(|name| remove_tree(&all.join(name), &mut errors));
-        BpfError::collect(errors)
+        remove_tree(&self.root.join("progs"), &mut errors);
+        BpfError::collect(errors)?;
+        let own = self.programs();
+        fs::create_dir_all(&own).map_err(BpfError::call("create directory", own.display().to_string()))
     }
 
     pub fn links(&self) -> PathBuf {

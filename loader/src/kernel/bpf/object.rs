@@ -156,8 +156,12 @@ impl Object {
         if !object.inherit(&shapes, &first) {
             let mut ebpf = read(&object.pins, &shapes)?;
             object.open_maps(&shapes)?;
-            object.load_programs(&mut ebpf, &first)?;
-            object.pins.remove_other_programs()?;
+            let programs = programs::load(&mut ebpf, &first)?;
+            // Whoever finds but a part of them loads them all anew, and never puts
+            // them together with some of an earlier load, which hand packets over
+            // through other memory.
+            object.pins.remove_programs()?;
+            object.publish(programs)?;
             object.rest = Some(ebpf);
             release(OBJECT);
         }
@@ -223,11 +227,12 @@ impl Object {
                 read(&self.pins, &shapes(capacity))?
             }
         };
-        self.load_programs(&mut ebpf, &SOCKETS)
+        let programs = programs::load(&mut ebpf, &SOCKETS)?;
+        self.publish(programs)
     }
 
-    fn load_programs(&mut self, ebpf: &mut Ebpf, names: &[&'static str]) -> Result<(), BpfError> {
-        for (name, program) in programs::load(ebpf, names)? {
+    fn publish(&mut self, programs: programs::Loaded) -> Result<(), BpfError> {
+        for (name, program) in programs {
             bpffs::publish(&program, &self.pins.programs().join(name))?;
             self.programs.insert(name, program);
         }

@@ -9,16 +9,18 @@ use std::{
 
 use aya::{
     Ebpf,
+    maps::MapInfo,
     programs::{Program, ProgramError, ProgramInfo},
 };
 
 use super::{BpfError, bpffs::Pins, sys};
 
 /// Programs by name.
-type Loaded = Vec<(&'static str, OwnedFd)>;
+pub type Loaded = Vec<(&'static str, OwnedFd)>;
 
-/// The pinned ones of this build; `None` unless all are there, and work on these
-/// maps, by id: whoever has put another map in a pin's place wants new programs.
+/// The pinned ones of this build; `None` unless all are there, work on these
+/// maps, by id (whoever has put another map in a pin's place wants new programs),
+/// and are of one load: those of two have maps of their own under the same name.
 pub fn inherit(pins: &Pins, names: &[&'static str], maps: &BTreeSet<u32>) -> Option<Loaded> {
     let mut used = BTreeSet::new();
     let mut programs = Vec::new();
@@ -30,7 +32,12 @@ pub fn inherit(pins: &Pins, names: &[&'static str], maps: &BTreeSet<u32>) -> Opt
         used.extend(info.map_ids().ok()?.filter(|_| is_it)?);
         programs.push((name, sys::open(&path).ok()?));
     }
-    maps.is_subset(&used).then_some(programs)
+    let names: Option<BTreeSet<String>> = used.iter().copied().map(map_name).collect();
+    (maps.is_subset(&used) && names?.len() == used.len()).then_some(programs)
+}
+
+fn map_name(id: u32) -> Option<String> {
+    MapInfo::from_id(id).ok()?.name_as_str().map(str::to_owned)
 }
 
 /// Each on a thread of its own: most of an agent's start is the verifier, and

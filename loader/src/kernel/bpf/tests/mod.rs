@@ -4,6 +4,7 @@
 mod flows;
 mod links;
 mod maps;
+mod programs;
 
 use std::{
     fs,
