@@ -3,6 +3,7 @@
 
 pub mod egress;
 pub mod label;
+pub mod party;
 pub mod policy;
 mod words;
 
@@ -13,6 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use egress::EgressObject;
 use policy::{Labels, NamedPort, NamespaceObject, PolicyObject};
+
+pub use party::pod_name;
 
 /// Where a statement came from: the source's name, and the place within it
 /// (`web.yaml#2`: the second document of that file).

@@ -24,6 +24,7 @@ use crate::{
         desired::{Backend, DesiredState, Endpoint},
         selection::Fate,
     },
+    policy::Talk,
 };
 
 /// Handed to every edge.
@@ -213,7 +214,8 @@ pub struct ExplainReply {
     /// What the loaded program does with the packet that would begin it; none
     /// runs over what the node itself sends.
     pub program: Option<TraceReply>,
-    /// Whether that is what the rules say.
+    /// Whether that is what the rules say: dropped by a policy only if one is
+    /// against it, and dropped, by whatever comes first, if one is.
     pub agrees: bool,
 }
 
@@ -306,6 +308,15 @@ pub struct PolicyGround {
     pub own: Vec<IpAddr>,
 }
 
+/// Flows of the tables that are one to policies: for `causeway policy rehearse`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RecordedFlows {
+    #[serde(flatten)]
+    pub talk: Talk,
+    /// How many.
+    pub flows: usize,
+}
+
 /// An endpoint as its attach made it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EndpointGround {
@@ -364,6 +375,8 @@ pub enum Command {
         limit: usize,
         reply: Reply<Vec<FlowView>>,
     },
+    /// Those with an endpoint of this node, by who serves them.
+    RecordedFlows(Reply<Vec<RecordedFlows>>),
     Counters(Reply<Vec<Counter>>),
     /// Unload everything: links, maps, pins, routes, endpoints' interfaces.
     /// The agent ends after it.

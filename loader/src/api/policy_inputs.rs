@@ -19,8 +19,6 @@ use crate::{
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct PolicyInputs {
-    /// Of the desired state.
-    pub revision: u64,
     /// The node's own addresses.
     pub own: Vec<IpAddr>,
     pub endpoints: Vec<EndpointGround>,
@@ -80,7 +78,6 @@ impl From<&PolicyGround> for PolicyInputs {
             .iter()
             .map(|(key, policy)| PolicyInput { id: key.into(), object: policy.object.clone() });
         Self {
-            revision: desired.revision,
             own: own.clone(),
             endpoints: endpoints.clone(),
             namespaces: desired.namespaces.clone(),

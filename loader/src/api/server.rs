@@ -28,7 +28,7 @@ use crate::{
     model::desired::DesiredState,
     snapshot::{
         AttachRequest, COMMAND_TIMEOUT, Command, Counter, ExplainReply, ExplainRequest, FlowView, Handle,
-        Reply, SelectionReply, SelectionRequest, TraceReply, TraceRequest,
+        RecordedFlows, Reply, SelectionReply, SelectionRequest, TraceReply, TraceRequest,
     },
 };
 
@@ -49,6 +49,7 @@ pub async fn serve(listener: UnixListener, handle: Handle) {
         .route("/v1/policies", get(policies))
         .route("/v1/egress", get(egress))
         .route("/v1/policy-inputs", get(policy_inputs))
+        .route("/v1/recorded-flows", get(recorded_flows))
         .route("/v1/desired", get(whole))
         .route("/v1/endpoints", get(endpoints).post(attach).delete(detach))
         .route("/v1/endpoints/{*name}", delete(detach_path))
@@ -135,6 +136,10 @@ async fn egress(State(handle): State<Handle>) -> Answer<Vec<view::EgressView>> {
 
 async fn policy_inputs(State(handle): State<Handle>) -> Answer<PolicyInputs> {
     Ok(Json(PolicyInputs::from(&ask(&handle, Command::PolicyGround).await?)))
+}
+
+async fn recorded_flows(State(handle): State<Handle>) -> Answer<Vec<RecordedFlows>> {
+    ask(&handle, Command::RecordedFlows).await.map(Json)
 }
 
 async fn whole(State(handle): State<Handle>) -> Answer<DesiredView> {

@@ -12,9 +12,10 @@ use crate::{
     api::policy_inputs::{PodInput, PolicyInputs, ServiceInput},
     event::{
         Protocol,
+        party::{self, pod_name},
         policy::{Transport, with_given},
     },
-    model::Model,
+    model::{Model, desired::Frontend},
     policy::{Here, Name, Pod, Subject, Talk, Told},
 };
 
@@ -63,7 +64,7 @@ pub fn candidate(inputs: &PolicyInputs, model: &Model) -> Told {
 /// Adds what no directory changes: the endpoints, and who serves what.
 fn complete(mut told: Told, inputs: &PolicyInputs) -> Told {
     for endpoint in &inputs.endpoints {
-        let name = pod_of(&endpoint.name);
+        let name = pod_name(&endpoint.name);
         let object = told.pods.remove(&name);
         let labels = object.as_ref().map(|object| object.labels.clone()).unwrap_or_default();
         let labels = with_given(labels, &endpoint.given);
@@ -75,7 +76,7 @@ fn complete(mut told: Told, inputs: &PolicyInputs) -> Told {
     }
     told.pods = pods;
     for endpoint in &inputs.endpoints {
-        let name = pod_of(&endpoint.name);
+        let name = pod_name(&endpoint.name);
         if let Some(Pod { labels, ports, .. }) = told.pods.get(&name).cloned() {
             let subject = Subject { namespace: name.0, labels, ports };
             told.endpoints.insert(endpoint.name.as_str().into(), subject);
@@ -86,12 +87,6 @@ fn complete(mut told: Told, inputs: &PolicyInputs) -> Told {
         addresses.extend(backends.iter().map(SocketAddr::ip));
     }
     told
-}
-
-/// Of an endpoint, or as somebody writes it.
-fn pod_of(name: &str) -> Name {
-    let (namespace, name) = name.split_once('/').unwrap_or(("default", name));
-    (namespace.into(), name.into())
 }
 
 pub fn here(inputs: &PolicyInputs) -> Here {
@@ -128,18 +123,11 @@ pub fn talks(line: &Line, told: &Told, inputs: &PolicyInputs) -> Result<Vec<Talk
 }
 
 fn addresses_of(party: &str, told: &Told, inputs: &PolicyInputs) -> Result<Vec<IpAddr>, String> {
-    if let Ok(address) = party.parse() {
-        return Ok(vec![address]);
-    }
-    let endpoint = inputs.endpoints.iter().find(|endpoint| endpoint.name == party);
-    let addresses = match endpoint {
-        Some(endpoint) => Some(&endpoint.addresses),
-        None => told.pods.get(&pod_of(party)).map(|pod| &pod.addresses),
+    let endpoint = |name: &str| {
+        let found = inputs.endpoints.iter().find(|endpoint| endpoint.name == name);
+        found.map(|endpoint| endpoint.addresses.clone())
     };
-    let addresses = addresses.filter(|addresses| !addresses.is_empty());
-    addresses.cloned().ok_or_else(|| {
-        format!("{party} is neither an address, nor an endpoint of this node, nor a pod with an address")
-    })
+    party::addresses_of(party, endpoint, |pod| told.pods.get(pod).map(|pod| pod.addresses.clone()))
 }
 
 /// Who serves at a service's address; `None`: it is nobody's.
@@ -149,28 +137,31 @@ fn backends(to: SocketAddr, protocol: Transport, inputs: &PolicyInputs) -> Optio
         Transport::Udp => Protocol::Udp,
         Transport::Sctp | Transport::Icmp => return None,
     };
-    inputs.services.iter().find_map(|service| {
-        let frontend = service.frontends.iter().find(|frontend| {
-            let at_node = frontend.address.is_unspecified()
-                && frontend.address.is_ipv4() == to.is_ipv4()
-                && inputs.own.contains(&to.ip());
-            frontend.protocol == protocol
-                && (frontend.address == to.ip() || at_node)
-                && (frontend.port..=frontend.end_port).contains(&to.port())
-        })?;
-        let family = service.backends.iter().filter(|backend| backend.is_ipv4() == to.is_ipv4());
-        let offset = to.port() - frontend.port;
-        let at = |backend: &SocketAddr| SocketAddr::new(backend.ip(), backend.port().wrapping_add(offset));
-        Some(family.map(at).collect())
-    })
+    let frontends = inputs
+        .services
+        .iter()
+        .flat_map(|service| service.frontends.iter().map(move |frontend| (service, frontend)));
+    let holds = |(_, frontend): &(&ServiceInput, &Frontend)| {
+        let at_node = frontend.address.is_unspecified()
+            && frontend.address.is_ipv4() == to.is_ipv4()
+            && inputs.own.contains(&to.ip());
+        frontend.protocol == protocol
+            && (frontend.address == to.ip() || at_node)
+            && (frontend.port..=frontend.end_port).contains(&to.port())
+    };
+    // As the programs ask: a port of its own before some, some before all.
+    let (service, frontend) =
+        frontends.filter(holds).min_by_key(|(_, frontend)| frontend.end_port - frontend.port)?;
+    let family = service.backends.iter().filter(|backend| backend.is_ipv4() == to.is_ipv4());
+    let offset = to.port() - frontend.port;
+    let at = |backend: &SocketAddr| SocketAddr::new(backend.ip(), backend.port().wrapping_add(offset));
+    Some(family.map(at).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        api::policy_inputs::PolicyInput, model::desired::Frontend, policy::PolicyId, snapshot::EndpointGround,
-    };
+    use crate::{api::policy_inputs::PolicyInput, policy::PolicyId, snapshot::EndpointGround};
 
     fn inputs() -> PolicyInputs {
         let frontend = |address: &str, port, end_port| Frontend {
@@ -217,9 +208,9 @@ mod tests {
         let subject = &told.endpoints["a/db"];
         let labels: Vec<_> = subject.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
         assert_eq!((&*subject.namespace, labels.join(",").as_str()), ("a", "app=other,tier=back"));
-        let pod = &told.pods[&pod_of("a/db")];
+        let pod = &told.pods[&pod_name("a/db")];
         assert_eq!((&pod.labels, pod.addresses.len()), (&subject.labels, 2));
-        assert_eq!(told.services[&pod_of("a/web")].len(), 3);
+        assert_eq!(told.services[&pod_name("a/web")].len(), 3);
     }
 
     #[test]
@@ -247,7 +238,7 @@ mod tests {
             let told = stands(&inputs);
             let labels = &told.endpoints["a/db"].labels;
             assert_eq!(labels.contains_key(NETWORK), member, "members in {namespace}");
-            assert_eq!(labels, &told.pods[&pod_of("a/db")].labels);
+            assert_eq!(labels, &told.pods[&pod_name("a/db")].labels);
         }
     }
 
@@ -270,6 +261,35 @@ mod tests {
         assert_eq!(to("192.168.0.1", tcp, 30080), "10.0.0.2:8000 10.0.0.3:8000");
         assert_eq!(to("fd00::1", tcp, 30080), "[fd00::2]:8000");
         assert_eq!(to("192.168.0.2", tcp, 30080), "192.168.0.2:30080");
+    }
+
+    #[test]
+    fn of_several_that_have_a_port_the_narrowest_serves() {
+        let mut inputs = inputs();
+        let frontend =
+            |port, end_port| Frontend { port, end_port, ..inputs.services[0].frontends[0].clone() };
+        let [all, some, one] = [(1, u16::MAX), (1000, 1099), (1050, 1050)].map(|(a, b)| frontend(a, b));
+        for (name, frontend, backend) in
+            [("all", all, "10.0.0.11:1"), ("some", some, "10.0.0.12:1000"), ("one", one, "10.0.0.13:80")]
+        {
+            let backends = vec![backend.parse().unwrap()];
+            let service = ServiceInput {
+                name: name.into(),
+                frontends: vec![frontend],
+                backends,
+                ..inputs.services[0].clone()
+            };
+            inputs.services.insert(0, service);
+        }
+        // In either order.
+        for _ in 0..2 {
+            inputs.services.reverse();
+            for (port, expected) in [(2, "10.0.0.11:2"), (1001, "10.0.0.12:1001"), (1050, "10.0.0.13:80")] {
+                let to = SocketAddr::new("10.96.0.1".parse().unwrap(), port);
+                let served = backends(to, Transport::Tcp, &inputs).unwrap();
+                assert_eq!(served, [expected.parse().unwrap()], "port {port}");
+            }
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::{Output, flow_lines, ground, plan};
 use crate::{
     api::{client::get, policy_inputs::PolicyInputs},
     policy::{self, Difference, Here, Judgement, Talk},
-    snapshot::{FlowView, ProblemView, Status},
+    snapshot::{ProblemView, RecordedFlows, Status},
 };
 
 #[derive(clap::Args, Debug)]
@@ -88,12 +88,12 @@ pub async fn run(arguments: Arguments, socket: &Path, output: Output) -> anyhow:
     let (stands, candidate) = (ground::stands(&inputs), ground::candidate(&inputs, &model));
     let here = ground::here(&inputs);
     let talks = match flows {
-        Some(file) => given(&file, &stands, &inputs)?,
-        None => recorded(&get::<Vec<FlowView>>(socket, &format!("/v1/flows?limit={}", u32::MAX)).await?),
+        Some(file) => given(&file, &stands, &inputs)?.into_iter().map(|talk| (talk, 1)).collect(),
+        None => recorded(get(socket, "/v1/recorded-flows").await?),
     };
     let mut counts: BTreeMap<Talk, usize> = BTreeMap::new();
-    for talk in talks.into_iter().filter(|talk| here.concerns(talk)) {
-        *counts.entry(talk).or_default() += 1;
+    for (talk, flows) in talks.into_iter().filter(|(talk, _)| here.concerns(talk)) {
+        *counts.entry(talk).or_default() += flows;
     }
     let differences = policy::rehearse(&stands.compile(), &candidate.compile(), &here, counts.keys());
     let problems = model.problems().map(ProblemView::from).collect();
@@ -117,22 +117,8 @@ fn given(file: &Path, told: &policy::Told, inputs: &PolicyInputs) -> anyhow::Res
     if said.is_empty() { Ok(talks) } else { Err(BadLines(said.join("\n")).into()) }
 }
 
-/// The flows of the tables by who began them and who serves them.
-fn recorded(flows: &[FlowView]) -> Vec<Talk> {
-    let requests = flows.iter().filter(|flow| flow.direction == "request" && flow.state != "expired");
-    let talk = |flow: &FlowView| {
-        let protocol = match flow.protocol.as_str() {
-            "TCP" => protocol::TCP,
-            "UDP" => protocol::UDP,
-            number => number.parse().ok()?,
-        };
-        let (from, to): (SocketAddr, SocketAddr) = (flow.source.parse().ok()?, flow.rewrite.parse().ok()?);
-        // A ping has its identifier there.
-        let ported = matches!(protocol, protocol::TCP | protocol::UDP | protocol::SCTP);
-        let port = if ported { to.port() } else { 0 };
-        Some(Talk { from: from.ip(), to: to.ip(), protocol, port })
-    };
-    requests.filter_map(talk).collect()
+fn recorded(flows: Vec<RecordedFlows>) -> Vec<(Talk, usize)> {
+    flows.into_iter().map(|RecordedFlows { talk, flows }| (talk, flows)).collect()
 }
 
 fn report(
@@ -218,37 +204,4 @@ fn because(when: &str, said: &JudgementView) -> String {
         false => deciding.join(", "),
     };
     format!("    {when}: {rules}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_recorded_flow_is_its_client_and_who_serves_it() {
-        let entry = |protocol: &str, direction: &str, state: &str| FlowView {
-            protocol: protocol.into(),
-            source: "10.0.0.1:4000".into(),
-            destination: "10.96.0.1:80".into(),
-            rewrite: "10.0.0.2:8080".into(),
-            direction: direction.into(),
-            state: state.into(),
-            service: None,
-            idle_seconds: 0,
-        };
-        let flows = [
-            entry("TCP", "request", "established"),
-            entry("TCP", "reply", "established"),
-            entry("TCP", "request", "expired"),
-            entry("UDP", "request", "embryonic"),
-            entry("132", "request", "established"),
-            entry("1", "request", "established"),
-        ];
-        let talks: Vec<String> = recorded(&flows)
-            .iter()
-            .map(|Talk { from, to, protocol, port }| format!("{from} {to} {} {port}", word(*protocol)))
-            .collect();
-        let expected = ["TCP 8080", "UDP 8080", "SCTP 8080", "ICMP 0"];
-        assert_eq!(talks, expected.map(|end| format!("10.0.0.1 10.0.0.2 {end}")));
-    }
 }

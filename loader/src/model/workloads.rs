@@ -8,7 +8,7 @@ use super::{
     desired::{Egress, PodName, Policy, PolicyId},
 };
 use crate::event::{
-    Kind, Object, ObjectKey, PodObject,
+    Kind, Object, ObjectKey, PodObject, pod_name,
     policy::{Labels, NAMESPACE_NAME, with_given},
 };
 
@@ -78,8 +78,7 @@ impl Model {
     /// `namespace/pod` has the pod's labels too, but those given at its attach
     /// win; one without a namespace in its name is in `default`.
     pub fn endpoint_labels(&self, name: &str, given: &BTreeMap<String, String>) -> (Arc<str>, Labels) {
-        let (namespace, pod) = name.split_once('/').unwrap_or(("default", name));
-        let pod: PodName = (namespace.into(), pod.into());
+        let pod = pod_name(name);
         let known = self.pod(&pod).map(|pod| pod.labels.clone()).unwrap_or_default();
         (pod.0, with_given(known, given))
     }

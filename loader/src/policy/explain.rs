@@ -5,13 +5,12 @@ use std::{net::IpAddr, sync::Arc};
 
 use causeway_schema::Port;
 use causeway_schema::policy::{OTHERS, Outcome, PolicyStep, SetKey, Steps, find, place};
-use serde::Serialize;
 
 use super::{
     Compiler, Direction, PolicyId, RuleName, Subject,
     clauses::{self, Applying},
     places,
-    terms::{Term, Who},
+    terms::Term,
 };
 use crate::event::policy::{Action, NamedPort, PolicyObject, Ports, Rule, Tier};
 
@@ -26,7 +25,7 @@ pub struct Flow {
     pub port: u16,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
     /// `allow`, `deny`, `reject` or `audit`.
     pub outcome: &'static str,
@@ -40,7 +39,7 @@ pub struct Explanation {
 }
 
 /// A rule that would allow the flow, but for some differences.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nearest {
     pub rule: RuleName,
     /// At least one.
@@ -48,8 +47,7 @@ pub struct Nearest {
 }
 
 /// In what a rule does not speak of a flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Differs {
     Port,
     Protocol,
@@ -158,7 +156,7 @@ impl Compiler {
     fn differs(&self, subject: &Subject, flow: Flow, rule: &Rule) -> Option<Vec<Differs>> {
         let mut differs = Vec::new();
         let peers = rule.peers.as_deref();
-        let is_peer = |peer| self.is_peer(&Term::new(Some(peer), None), flow.peer);
+        let is_peer = |peer| self.world.is_at(&Term::new(Some(peer), None).who, flow.peer);
         if peers.is_some_and(|peers| peers.is_empty()) || rule.ports.as_ref().is_some_and(Vec::is_empty) {
             return None;
         }
@@ -191,16 +189,6 @@ impl Compiler {
         }
         differs.sort_unstable();
         Some(differs)
-    }
-
-    fn is_peer(&self, term: &Term, address: IpAddr) -> bool {
-        match &term.who {
-            Who::Block { network, except } => {
-                network.contains(&address) && !except.iter().any(|part| part.contains(&address))
-            }
-            Who::Service(service) => self.world.serving(service).contains(&address),
-            _ => self.world.pods_at(address).any(|pod| self.world.holds(term, pod, address)),
-        }
     }
 
     fn text(&self, outcome: &str, rule: Option<&RuleName>, nearest: Option<&Nearest>, flow: Flow) -> String {

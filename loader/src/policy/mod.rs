@@ -48,11 +48,11 @@ use crate::event::{
 };
 
 pub use compiler::{Compiler, Sizes};
-pub use explain::{Differs, Explanation, Flow, Nearest, word};
+pub use explain::{Explanation, Flow, word};
 pub use image::{Changes, Delta, PolicyImage, Table};
 pub use names::RuleName;
 pub use rehearse::{Difference, Here, Judgement, Said, Talk, rehearse};
-pub use selector::Namespace;
+pub use selector::{Namespace, admitted};
 pub use told::Told;
 
 /// Namespace and name of a pod or a service.

@@ -7,13 +7,14 @@ use std::{
     sync::Arc,
 };
 
-use causeway_schema::policy::Outcome;
+use causeway_schema::{policy::Outcome, protocol};
+use serde::{Deserialize, Serialize};
 
 use super::{Compiler, Direction, Flow, RuleName};
 
 /// A flow by its two ends: the one who begins, and the one who serves, whatever
 /// service was called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Talk {
     pub from: IpAddr,
     pub to: IpAddr,
@@ -31,6 +32,14 @@ pub struct Here {
     pub own: BTreeSet<IpAddr>,
 }
 
+impl Talk {
+    /// `port`: whatever stands there, such as the identifier of a ping.
+    pub fn new(from: IpAddr, to: IpAddr, protocol: u8, port: u16) -> Self {
+        let ported = matches!(protocol, protocol::TCP | protocol::UDP | protocol::SCTP);
+        Self { from, to, protocol, port: if ported { port } else { 0 } }
+    }
+}
+
 impl Here {
     /// One of the two is an endpoint of this node.
     pub fn concerns(&self, talk: &Talk) -> bool {
@@ -45,6 +54,16 @@ pub struct Judgement {
     /// What the policies of the one who begins say; `None`: nothing is asked.
     pub egress: Option<Said>,
     pub ingress: Option<Said>,
+}
+
+impl Judgement {
+    pub fn denies(&self) -> bool {
+        denies(&self.outcome)
+    }
+}
+
+fn denies(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Deny | Outcome::Reject)
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,7 +113,6 @@ impl Compiler {
         let ingress = asks(server, Direction::Ingress, talk.from);
         let outcomes = || egress.iter().chain(&ingress).map(|said| said.outcome);
         // Egress is asked first; ingress, of what that lets go.
-        let denies = |outcome: &Outcome| matches!(outcome, Outcome::Deny | Outcome::Reject);
         let watched = || outcomes().find(|outcome| *outcome == Outcome::Audit);
         let outcome = outcomes().find(denies).or_else(watched).unwrap_or(Outcome::Allow);
         Judgement { outcome, egress, ingress }

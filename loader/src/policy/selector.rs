@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::event::policy::{Labels, NAMESPACE_NAME, Namespaces, Operator, PodSelector, Selector};
+use crate::event::policy::{Labels, NAMESPACE_NAME, NETWORK, Namespaces, Operator, PodSelector, Selector};
 
 /// A namespace and its labels, of which its name is always one, even before its
 /// object is known.
@@ -24,6 +24,17 @@ impl<'a> Namespace<'a> {
         let named = said.clone().any(|(key, _)| **key == *NAMESPACE_NAME);
         said.map(|(key, value)| (&**key, &**value)).chain((!named).then_some((NAMESPACE_NAME, self.name)))
     }
+}
+
+/// The labels that policies know somebody by: that of a virtual network means
+/// nothing for those whom it does not have among its members.
+pub fn admitted(labels: Labels, is_member: impl FnOnce(&Arc<str>, &Labels) -> bool) -> Labels {
+    if labels.get(NETWORK).is_none_or(|network| is_member(network, &labels)) {
+        return labels;
+    }
+    let mut labels = Labels::unwrap_or_clone(labels);
+    labels.remove(NETWORK);
+    labels.into()
 }
 
 impl PodSelector {

@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use super::{Compiler, Name, Namespace, Pod, PolicyId, Subject};
+use super::{Compiler, Name, Namespace, Pod, PolicyId, Subject, admitted};
 use crate::event::{
     Kind, ObjectKey,
-    policy::{Labels, NETWORK, PolicyObject},
+    policy::{Labels, PolicyObject},
 };
 
 #[derive(Clone, Debug, Default)]
@@ -45,19 +45,14 @@ impl Told {
         }
     }
 
-    /// The labels that policies know somebody by: that of a virtual network means
-    /// nothing for those whom it does not have among its members.
+    /// See [`admitted`].
     pub fn admitted(&self, namespace: &str, labels: Labels) -> Labels {
-        let Some(network) = labels.get(NETWORK) else { return labels };
-        let name = network.clone();
-        let key = ObjectKey { kind: Kind::VirtualNetwork, namespace: Arc::default(), name };
-        let known = Namespace { name: namespace, labels: self.namespaces.get(namespace) };
-        let policy = self.policies.get(&PolicyId::from(&key));
-        if policy.is_some_and(|policy| policy.subject.matches(known, &labels)) {
-            return labels;
-        }
-        let mut labels = Labels::unwrap_or_clone(labels);
-        labels.remove(NETWORK);
-        labels.into()
+        admitted(labels, |network, labels| {
+            let name = network.clone();
+            let key = ObjectKey { kind: Kind::VirtualNetwork, namespace: Arc::default(), name };
+            let known = Namespace { name: namespace, labels: self.namespaces.get(namespace) };
+            let policy = self.policies.get(&PolicyId::from(&key));
+            policy.is_some_and(|policy| policy.subject.matches(known, labels))
+        })
     }
 }

@@ -206,13 +206,24 @@ impl World {
     /// Does a term that asks for a pod hold for this one at this address?
     pub fn holds(&self, term: &Term, (name, pod): (&Name, &Pod), address: IpAddr) -> bool {
         let who = match &term.who {
-            Who::Anybody => true,
             Who::Pods(selector) => selector.matches(self.namespace(&name.0), &pod.labels),
+            who => self.is_at(who, address),
+        };
+        who && term.port.as_ref().is_none_or(|port| pod.ports.contains(port))
+    }
+
+    /// Is one of these at an address, whoever else is?
+    pub fn is_at(&self, who: &Who, address: IpAddr) -> bool {
+        match who {
+            Who::Anybody => true,
+            Who::Pods(selector) => {
+                let mut pods = self.pods_at(address);
+                pods.any(|(name, pod)| selector.matches(self.namespace(&name.0), &pod.labels))
+            }
             Who::Block { network, except } => {
                 network.contains(&address) && !except.iter().any(|part| part.contains(&address))
             }
             Who::Service(service) => self.serving(service).binary_search(&address).is_ok(),
-        };
-        who && term.port.as_ref().is_none_or(|port| pod.ports.contains(port))
+        }
     }
 }

@@ -1,6 +1,12 @@
 //! What do the edges ask for, and what do they get?
 
-use std::{net::SocketAddr, ops::ControlFlow, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    io,
+    net::{IpAddr, SocketAddr},
+    ops::ControlFlow,
+    sync::Arc,
+};
 
 use causeway_schema::{Event, Flow, FlowKey, FrontendKey, Port, TraceRecord, Verdict, flow::flags};
 
@@ -13,7 +19,10 @@ use crate::{
     frame,
     model::desired::DesiredState,
     plan::Family,
-    snapshot::{Command, Counter, EndpointGround, FlowView, PolicyGround, TraceReply, TraceRequest},
+    policy::Talk,
+    snapshot::{
+        Command, Counter, EndpointGround, FlowView, PolicyGround, RecordedFlows, TraceReply, TraceRequest,
+    },
 };
 
 impl Agent {
@@ -48,6 +57,9 @@ impl Agent {
             }
             Command::Flows { limit, reply } => {
                 let _ = reply.send(self.flows(limit));
+            }
+            Command::RecordedFlows(reply) => {
+                let _ = reply.send(self.recorded_flows());
             }
             Command::Counters(reply) => {
                 let _ = reply.send(self.counters());
@@ -159,6 +171,18 @@ impl Agent {
         Ok(flows)
     }
 
+    /// Counted as they are read: there may be hundreds of thousands.
+    fn recorded_flows(&self) -> Result<Vec<RecordedFlows>, String> {
+        if self.dataplane.is_none() {
+            return Err(UNINSTALLED.into());
+        }
+        let endpoints = self.store.iter().flat_map(|(_, stored)| stored.endpoint.addresses.iter().copied());
+        let (here, mut counts) = (endpoints.collect(), BTreeMap::new());
+        let counted = count(&self.v4, &here, &mut counts).and_then(|()| count(&self.v6, &here, &mut counts));
+        counted.map_err(|error| format!("read the flow tables: {error}"))?;
+        Ok(counts.into_iter().map(|(talk, flows)| RecordedFlows { talk, flows }).collect())
+    }
+
     fn counters(&mut self) -> Result<Vec<Counter>, String> {
         let Some(dataplane) = &self.dataplane else { return Err(UNINSTALLED.into()) };
         let counts = dataplane.tracer.counters().map_err(|error| format!("read the counters: {error}"))?;
@@ -223,6 +247,20 @@ fn offset<A: Family>(plane: &Plane<A>, service: u32, packet: &[u8]) -> Option<u1
     }
     let range = image.port_ranges.get(&addr)?.find(port, protocol.number())?;
     (range.service == service).then(|| range.offset(port))
+}
+
+fn count<A: Family>(
+    plane: &Plane<A>,
+    here: &HashSet<IpAddr>,
+    counts: &mut BTreeMap<Talk, usize>,
+) -> io::Result<()> {
+    plane.flows.requests(|key, flow| {
+        let (from, to) = (key.src.to_ip(), flow.dst.to_ip());
+        if here.contains(&from) || here.contains(&to) {
+            let talk = Talk::new(from, to, key.protocol, flow.dst_port.get());
+            *counts.entry(talk).or_default() += 1;
+        }
+    })
 }
 
 fn views<A: Family>(plane: &mut Plane<A>, limit: usize) -> Result<Vec<FlowView>, String> {

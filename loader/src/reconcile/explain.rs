@@ -7,7 +7,7 @@ use causeway_schema::Verdict;
 
 use super::agent::Agent;
 use crate::{
-    event::Protocol,
+    event::{Protocol, party},
     frame,
     policy::{Direction, Explanation, Flow},
     snapshot::{ExplainReply, ExplainRequest, ExplanationView, TraceRequest},
@@ -63,8 +63,10 @@ impl Agent {
             said.as_ref().is_some_and(|said| matches!(said.outcome.as_str(), "deny" | "reject"))
         };
         let ruled = !denies(&egress) && !denies(&ingress);
-        let agrees = ruled != program.reason.starts_with("drop_policy");
-        let allowed = ruled && program.verdict != "drop";
+        let dropped = program.verdict == "drop";
+        // What is dropped before policies are asked may be denied as well.
+        let agrees = if ruled { !program.reason.starts_with("drop_policy") } else { dropped };
+        let allowed = ruled && !dropped;
         Ok(ExplainReply { from, to: served, allowed, egress, ingress, program: Some(program), agrees })
     }
 
@@ -79,18 +81,8 @@ impl Agent {
 
     /// Of an address, an endpoint of this node, or a pod anywhere.
     fn addresses_of(&self, party: &str) -> Result<Vec<IpAddr>, String> {
-        if let Ok(address) = party.parse() {
-            return Ok(vec![address]);
-        }
-        if let Some(stored) = self.store.get(party) {
-            return Ok(stored.endpoint.addresses.clone());
-        }
-        let (namespace, name) = party.split_once('/').unwrap_or(("default", party));
-        let pod = self.model.pod(&(namespace.into(), name.into()));
-        let addresses = pod.map(|pod| pod.addresses.clone()).filter(|addresses| !addresses.is_empty());
-        addresses.ok_or_else(|| {
-            format!("{party} is neither an address, nor an endpoint of this node, nor a pod with an address")
-        })
+        let endpoint = |name: &str| self.store.get(name).map(|stored| stored.endpoint.addresses.clone());
+        party::addresses_of(party, endpoint, |pod| self.model.pod(pod).map(|pod| pod.addresses.clone()))
     }
 
     fn endpoint_at(&self, address: IpAddr) -> Option<&str> {

@@ -6,11 +6,11 @@ use std::collections::BTreeSet;
 use super::agent::Agent;
 use crate::{
     event::{
-        Kind, ObjectKey, Problem,
+        Kind, ObjectKey, Problem, pod_name,
         policy::{Labels, NETWORK},
     },
     model::Touched,
-    policy::{Name, Namespace},
+    policy::{self, Name, Namespace},
     snapshot::AttachRequest,
 };
 
@@ -53,12 +53,7 @@ impl Agent {
 
     /// The labels that policies know somebody by.
     pub(super) fn admitted(&self, namespace: &str, labels: Labels) -> Labels {
-        if self.is_stranger(namespace, &labels).is_none() {
-            return labels;
-        }
-        let mut labels = Labels::unwrap_or_clone(labels);
-        labels.remove(NETWORK);
-        labels.into()
+        policy::admitted(labels, |_, labels| self.is_stranger(namespace, labels).is_none())
     }
 
     /// Pods and endpoints whose membership may not be what it was.
@@ -69,7 +64,9 @@ impl Agent {
             .filter(|key| key.kind == Kind::VirtualNetwork)
             .map(|key| &*key.name)
             .collect();
-        if networks.is_empty() && touched.namespaces.is_empty() {
+        // Where there is no network, its label means nothing before and after.
+        let exist = || self.model.policies().any(|(key, _)| key.kind == Kind::VirtualNetwork);
+        if networks.is_empty() && (touched.namespaces.is_empty() || !exist()) {
             return BTreeSet::new();
         }
         let concerns = |namespace: &str, labels: &Labels| {
@@ -83,8 +80,7 @@ impl Agent {
         for (name, stored) in self.store.iter() {
             let (namespace, labels) = self.model.endpoint_labels(name, &stored.request.labels);
             if concerns(&namespace, &labels) {
-                let pod = name.split_once('/').map_or(name.as_str(), |(_, pod)| pod);
-                moved.insert((namespace, pod.into()));
+                moved.insert(pod_name(name));
             }
         }
         moved

@@ -2,25 +2,25 @@
 //! becomes, and what that means for flows that are under way.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     io,
-    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use causeway_schema::{Flow, FlowKey, V4, V6, policy::Outcome, protocol};
+use causeway_schema::{Flow, FlowKey, V4, V6};
 
 use super::{agent::Agent, plane::Plane};
 use crate::{
     attach::Stored,
+    event::pod_name,
     kernel::bpf::{Dataplane, PolicyTables},
     model::Touched,
     plan::{
         Capacity, Family, PolicyPlan, PolicyPlanner,
         policy::{Left, NoRoom},
     },
-    policy::{self, Compiler, Delta, Direction, Name, Pod, RuleName, Subject},
+    policy::{Compiler, Delta, Here, Name, Pod, RuleName, Subject, Talk},
 };
 
 /// A program that has read the rows from before a change may remember a flow
@@ -143,22 +143,13 @@ impl Policies {
     ///
     /// # Errors
     /// When the flow tables cannot be read, or the program cannot be run.
-    pub fn judge(
-        &mut self,
-        endpoints: &BTreeMap<&str, &[IpAddr]>,
-        v4: &mut Plane<V4>,
-        v6: &mut Plane<V6>,
-    ) -> io::Result<()> {
+    pub fn judge(&mut self, here: &Here, v4: &mut Plane<V4>, v6: &mut Plane<V6>) -> io::Result<()> {
         if self.judge_due.is_none_or(|due| Instant::now() < due) {
             return Ok(());
         }
         self.judge_due = None;
-        let names: HashMap<IpAddr, &str> = endpoints
-            .iter()
-            .flat_map(|(name, addresses)| addresses.iter().map(move |address| (*address, *name)))
-            .collect();
-        v4.revoke(|key, flow| self.denies(&names, key, flow))?;
-        v6.revoke(|key, flow| self.denies(&names, key, flow))
+        v4.revoke(|key, flow| self.denies(here, key, flow))?;
+        v6.revoke(|key, flow| self.denies(here, key, flow))
     }
 
     /// How long the loop may sleep before flows are to be judged.
@@ -166,23 +157,11 @@ impl Policies {
         self.judge_due.map_or(Duration::MAX, |due| due.saturating_duration_since(now))
     }
 
-    /// As the programs would decide about a flow that begins now. `names`: of
-    /// the endpoints, by address.
-    fn denies<A: Family>(&self, names: &HashMap<IpAddr, &str>, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
+    /// As the programs would decide about a flow that begins now.
+    fn denies<A: Family>(&self, here: &Here, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
         let (from, to) = (key.src.to_ip(), flow.dst.to_ip());
-        let (client, server) = (names.get(&from), names.get(&to));
-        if client == server {
-            // A container may always talk to itself; others are not ours.
-            return false;
-        }
-        let ported = matches!(key.protocol, protocol::TCP | protocol::UDP | protocol::SCTP);
-        let port = if ported { flow.dst_port.get() } else { 0 };
-        let asks = |endpoint: Option<&&str>, direction, peer| {
-            let asked = policy::Flow { direction, peer, protocol: key.protocol, port };
-            let step = endpoint.and_then(|endpoint| self.compiler.decide(endpoint, asked));
-            step.is_some_and(|step| matches!(step.outcome(), Outcome::Deny | Outcome::Reject))
-        };
-        asks(client, Direction::Egress, to) || asks(server, Direction::Ingress, from)
+        let talk = Talk::new(from, to, key.protocol, flow.dst_port.get());
+        here.concerns(&talk) && self.compiler.judge(here, &talk).denies()
     }
 
     /// How often each rule has decided since the agent's start.
@@ -234,8 +213,7 @@ impl Agent {
 
     /// An endpoint came, went, or has other labels.
     pub fn tell_endpoint(&mut self, name: &str) {
-        let (namespace, pod) = name.split_once('/').unwrap_or(("default", name));
-        self.tell_pod(&(namespace.into(), pod.into()));
+        self.tell_pod(&pod_name(name));
         if self.store.get(name).is_none() {
             self.policies.compiler.set_endpoint(name.into(), None);
         }
@@ -298,9 +276,13 @@ impl Agent {
 
     /// Ends flows that policies do not allow any more, when it is time to.
     pub fn judge_flows(&mut self) {
-        let endpoints =
-            self.store.iter().map(|(name, stored)| (name.as_str(), stored.endpoint.addresses.as_slice()));
-        let judged = self.policies.judge(&endpoints.collect(), &mut self.v4, &mut self.v6);
+        let endpoints = self.store.iter().flat_map(|(name, stored)| {
+            let name: Arc<str> = name.as_str().into();
+            stored.endpoint.addresses.iter().map(move |address| (*address, name.clone()))
+        });
+        // The node's own packets are of no flow.
+        let here = Here { endpoints: endpoints.collect(), own: BTreeSet::new() };
+        let judged = self.policies.judge(&here, &mut self.v4, &mut self.v6);
         self.note("end flows that are not allowed", judged);
     }
 }

@@ -97,6 +97,21 @@ impl<A: Family> Flows<A> {
         Ok((batch::read(&self.established)?, batch::read(&self.embryonic)?))
     }
 
+    /// Shows the request entries of all flows that go on to `visit`, whatever
+    /// table they are in.
+    ///
+    /// # Errors
+    /// When a table cannot be read.
+    pub fn requests(&self, mut visit: impl FnMut(&FlowKey<A>, &Flow<A>)) -> io::Result<()> {
+        [&self.established, &self.embryonic].into_iter().try_for_each(|table| {
+            batch::scan(table, |key, flow: &Flow<A>| {
+                if flow.flags & (flags::REPLY | flags::EXPIRED) == 0 {
+                    visit(key, flow);
+                }
+            })
+        })
+    }
+
     /// Whole seconds since an entry saw a packet.
     pub fn idle_seconds(&self, flow: &Flow<A>, now: u32) -> u64 {
         u64::from(now.wrapping_sub(flow.last_seen) / self.ticks_per_second)

@@ -1,7 +1,7 @@
 //! Is a denial named after what decides it? What is named is taken away, in the
 //! model, and the packet passes, or what denies it next is named.
 
-use super::super::{Differs, Nearest};
+use super::super::explain::{Differs, Nearest};
 use super::generator::Chance;
 use super::*;
 

@@ -1,6 +1,6 @@
 //! Does a denial name what decided, and the rule that came nearest?
 
-use super::super::Differs;
+use super::super::explain::Differs;
 use super::*;
 
 fn shop() -> Cluster {
