@@ -136,6 +136,10 @@ impl Netlink {
 
     /// Adds an address that only passes this way: marked as ours (Linux 5.18),
     /// and none that the host's own connections leave under.
+    ///
+    /// # Errors
+    /// Also when it is there already, somebody else's: to be asked of one that is
+    /// not among [`Netlink::held_addresses`].
     pub async fn hold_address(&self, ifindex: u32, address: IpAddr) -> io::Result<()> {
         let prefix = if address.is_ipv4() { 32 } else { 128 };
         let mut request = self.0.address().add(ifindex, address, prefix);
@@ -147,7 +151,13 @@ impl Netlink {
             (times.ifa_preferred, times.ifa_valid) = (0, u32::MAX);
             attributes.push(AddressAttribute::CacheInfo(times));
         }
-        present_is_fine(request.execute().await.map_err(to_io))
+        request.execute().await.map_err(to_io).map_err(|error| match error.raw_os_error() {
+            Some(libc::EEXIST) => {
+                let message = "the uplink has it already, and not from us: remove it there, or take another";
+                io::Error::new(io::ErrorKind::AlreadyExists, message)
+            }
+            _ => error,
+        })
     }
 
     /// Removes an address that [`Netlink::hold_address`] has put there.

@@ -136,8 +136,8 @@ pub mod flags {
     pub const ESTABLISHED: u16 = 8;
     /// Silent too long: whoever still sends is told that it is over.
     pub const EXPIRED: u16 = 16;
-    /// Packets go as they are in an outer header from `src` to `dst`. The answers
-    /// pass elsewhere, so there is no second entry: with a source port of none,
+    /// Packets go as they are to `dst`, in an outer header from `src` unless
+    /// [`ON_LINK`] says otherwise. The answers pass elsewhere, so there is no second entry: with a source port of none,
     /// [`Flow::twin`](super::Flow::twin) is the key of no flow.
     pub const TUNNELLED: u16 = 32;
     /// Of such a flow: there is no outer header, packets go as they are on the way

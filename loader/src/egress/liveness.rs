@@ -30,7 +30,11 @@ pub enum Health {
 /// What has come from a node; the last counts most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Heard {
+    /// It asks whether we are alive, which tells nothing of what it holds.
+    Question,
+    /// Its kernel, which we have asked.
     Kernel,
+    /// Its agent.
     Agent,
     /// Its agent has given up what it held, and leaves.
     Farewell,
@@ -45,6 +49,8 @@ pub struct Watch {
 #[derive(Clone, Copy, Debug)]
 struct Peer {
     health: Health,
+    /// Before that, silence means nothing.
+    asked: bool,
     /// Rounds in a row without an answer.
     silent: u32,
     /// Rounds in a row with one: of the agent where the node is dead, of the
@@ -57,12 +63,13 @@ impl Watch {
     pub fn set(&mut self, peers: &BTreeSet<IpAddr>) {
         self.peers.retain(|address, _| peers.contains(address));
         for &address in peers {
-            let fresh = Peer { health: Health::Unknown, silent: 0, answered: 0 };
+            let fresh = Peer { health: Health::Unknown, asked: false, silent: 0, answered: 0 };
             self.peers.entry(address).or_insert(fresh);
         }
     }
 
-    /// What has been heard since the last questions. True when a node has come back.
+    /// What has been heard since the last questions; all are asked now. True when
+    /// a node has come back.
     pub fn round(&mut self, heard: &BTreeMap<IpAddr, Heard>) -> bool {
         let mut returned = false;
         for (address, peer) in &mut self.peers {
@@ -81,7 +88,10 @@ impl Watch {
 impl Peer {
     fn hear(&mut self, heard: Option<Heard>) {
         if heard == Some(Heard::Farewell) {
-            *self = Self { health: Health::Dead, silent: 0, answered: 0 };
+            *self = Self { health: Health::Dead, asked: true, silent: 0, answered: 0 };
+            return;
+        }
+        if !std::mem::replace(&mut self.asked, true) {
             return;
         }
         self.silent = if heard.is_some() { 0 } else { self.silent + 1 };

@@ -164,6 +164,8 @@ mod liveness {
     fn after(rounds: &str) -> (Health, bool) {
         let (mut watch, mut returned) = (Watch::default(), false);
         watch.set(&[node(0)].into());
+        // Nothing was asked before this one.
+        watch.round(&BTreeMap::new());
         for round in rounds.chars() {
             let heard = match round {
                 'a' => [(node(0), Heard::Agent)].into(),
@@ -174,6 +176,19 @@ mod liveness {
             returned |= watch.round(&heard);
         }
         (watch.health()[&node(0)], returned)
+    }
+
+    #[test]
+    fn who_was_not_asked_yet_is_not_silent() {
+        let mut watch = Watch::default();
+        for asked in 0..2 {
+            watch.set(&(0..=asked).map(node).collect());
+            for round in 0..6 {
+                assert_eq!(watch.health()[&node(asked)], Health::Unknown, "after {round} rounds");
+                watch.round(&BTreeMap::new());
+            }
+            assert_eq!(watch.health()[&node(asked)], Health::Dead);
+        }
     }
 
     #[test]

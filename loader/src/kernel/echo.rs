@@ -13,6 +13,8 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, recvfrom, sendto, socket,
 };
 
+use crate::egress::Heard;
+
 /// Types of request and reply.
 const V4: (u8, u8) = (8, 0);
 const V6: (u8, u8) = (128, 129);
@@ -27,64 +29,69 @@ const LENGTH: usize = 16;
 /// Messages read at a time; what is sent beyond that by a flood waits or is lost.
 const AT_ONCE: usize = 256;
 
+/// In the sequence field of a question, and echoed in each answer: nobody who has
+/// not seen the one can send the other.
+pub type Token = [u8; 2];
+
+/// What has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Said {
-    /// A node asks whether we are alive.
-    Question,
-    /// The kernel of a node that we have asked.
-    Kernel,
-    /// The agent there.
-    Agent,
-    /// It holds nothing any more.
-    Farewell,
+pub struct Message {
+    pub from: IpAddr,
+    pub heard: Heard,
+    /// Of a question, to be answered with.
+    pub token: Token,
 }
 
 /// Sockets of both families, until dropped.
 pub struct Echo {
     v4: Option<OwnedFd>,
     v6: Option<OwnedFd>,
+    /// Of our questions.
+    token: Token,
 }
 
 impl Echo {
+    /// `token`: one that nobody can guess.
+    ///
     /// # Errors
     /// Without CAP_NET_RAW; a kernel without one of the families is none.
-    pub fn open() -> io::Result<Self> {
+    pub fn open(token: Token) -> io::Result<Self> {
         let v4 = raw(AddressFamily::Inet, SockProtocol::Icmp, &filter(true));
         let v6 = raw(AddressFamily::Inet6, SockProtocol::IcmpV6, &filter(false));
         match (v4, v6) {
             (Err(error), Err(_)) => Err(error),
-            (v4, v6) => Ok(Self { v4: v4.ok(), v6: v6.ok() }),
+            (v4, v6) => Ok(Self { v4: v4.ok(), v6: v6.ok(), token }),
         }
     }
 
     /// # Errors
     /// When there is no way to the node.
     pub fn ask(&self, node: IpAddr) -> io::Result<()> {
-        self.send(node, if node.is_ipv4() { V4.0 } else { V6.0 }, ASKS)
+        self.send(node, if node.is_ipv4() { V4.0 } else { V6.0 }, self.token, ASKS)
     }
 
     /// # Errors
     /// As [`Echo::ask`].
-    pub fn answer(&self, node: IpAddr) -> io::Result<()> {
-        self.send(node, if node.is_ipv4() { V4.1 } else { V6.1 }, ANSWERS)
+    pub fn answer(&self, node: IpAddr, token: Token) -> io::Result<()> {
+        self.send(node, if node.is_ipv4() { V4.1 } else { V6.1 }, token, ANSWERS)
     }
 
     /// # Errors
     /// As [`Echo::ask`].
-    pub fn leave(&self, node: IpAddr) -> io::Result<()> {
-        self.send(node, if node.is_ipv4() { V4.1 } else { V6.1 }, LEAVES)
+    pub fn leave(&self, node: IpAddr, token: Token) -> io::Result<()> {
+        self.send(node, if node.is_ipv4() { V4.1 } else { V6.1 }, token, LEAVES)
     }
 
-    fn send(&self, to: IpAddr, kind: u8, word: [u8; 4]) -> io::Result<()> {
+    fn send(&self, to: IpAddr, kind: u8, token: Token, word: [u8; 4]) -> io::Result<()> {
         let socket = if to.is_ipv4() { &self.v4 } else { &self.v6 };
         let socket = socket.as_ref().ok_or(io::ErrorKind::Unsupported)?;
         let to = SockaddrStorage::from(SocketAddr::new(to, 0));
-        sendto(socket.as_raw_fd(), &message(kind, word), &to, MsgFlags::MSG_DONTWAIT)?;
+        sendto(socket.as_raw_fd(), &message(kind, token, word), &to, MsgFlags::MSG_DONTWAIT)?;
         Ok(())
     }
 
-    /// What has come since the last time.
-    pub fn heard(&self) -> Vec<(IpAddr, Said)> {
+    /// What has come since the last time: questions, and answers to ours.
+    pub fn heard(&self) -> Vec<Message> {
         let mut heard = Vec::new();
         for (socket, is_v4) in [(&self.v4, true), (&self.v6, false)] {
             let Some(socket) = socket else { continue };
@@ -92,20 +99,25 @@ impl Echo {
             for _ in 0..AT_ONCE {
                 let received = recvfrom::<SockaddrStorage>(socket.as_raw_fd(), &mut buffer);
                 let Ok((length, Some(from))) = received else { break };
-                let from = from.as_sockaddr_in().map(|from| IpAddr::from(from.ip()));
-                let from = from.or_else(|| received.ok()?.1?.as_sockaddr_in6().map(|from| from.ip().into()));
-                let said = buffer.get(..length).and_then(|bytes| said(bytes, is_v4));
-                heard.extend(from.zip(said));
+                let message = address(&from).zip(buffer.get(..length).and_then(|bytes| said(bytes, is_v4)));
+                heard.extend(message.map(|(from, (heard, token))| Message { from, heard, token }));
             }
         }
+        heard.retain(|message| message.heard == Heard::Question || message.token == self.token);
         heard
     }
 }
 
-fn message(kind: u8, word: [u8; 4]) -> [u8; LENGTH] {
+fn address(socket: &SockaddrStorage) -> Option<IpAddr> {
+    let v4 = socket.as_sockaddr_in().map(|from| from.ip().into());
+    v4.or_else(|| socket.as_sockaddr_in6().map(|from| from.ip().into()))
+}
+
+fn message(kind: u8, token: Token, word: [u8; 4]) -> [u8; LENGTH] {
     let mut message = [0; LENGTH];
     message[0] = kind;
     message[4..6].copy_from_slice(&ID);
+    message[6..8].copy_from_slice(&token);
     message[8..12].copy_from_slice(&MAGIC);
     message[12..].copy_from_slice(&word);
     // The kernel makes the checksum of ICMPv6 itself.
@@ -116,20 +128,21 @@ fn message(kind: u8, word: [u8; 4]) -> [u8; LENGTH] {
 }
 
 /// An IPv4 raw socket shows the IP header, an IPv6 one does not.
-fn said(bytes: &[u8], is_v4: bool) -> Option<Said> {
+fn said(bytes: &[u8], is_v4: bool) -> Option<(Heard, Token)> {
     let header = if is_v4 { usize::from(bytes.first()? & 15) * 4 } else { 0 };
     let message = bytes.get(header..header + LENGTH)?;
     let (request, reply) = if is_v4 { V4 } else { V6 };
     if message[8..12] != MAGIC || message[4..6] != ID {
         return None;
     }
-    match (message[0], <[u8; 4]>::try_from(&message[12..]).ok()?) {
-        (kind, ASKS) if kind == request => Some(Said::Question),
-        (kind, ASKS) if kind == reply => Some(Said::Kernel),
-        (kind, ANSWERS) if kind == reply => Some(Said::Agent),
-        (kind, LEAVES) if kind == reply => Some(Said::Farewell),
-        _ => None,
-    }
+    let heard = match (message[0], <[u8; 4]>::try_from(&message[12..]).ok()?) {
+        (kind, ASKS) if kind == request => Heard::Question,
+        (kind, ASKS) if kind == reply => Heard::Kernel,
+        (kind, ANSWERS) if kind == reply => Heard::Agent,
+        (kind, LEAVES) if kind == reply => Heard::Farewell,
+        _ => return None,
+    };
+    Some((heard, [message[6], message[7]]))
 }
 
 /// What the kernel queues: messages of ours, so that a flood of others crowds
@@ -176,15 +189,15 @@ mod tests {
             let header = if is_v4 { vec![0x45; 20] } else { Vec::new() };
             let (request, reply) = if is_v4 { V4 } else { V6 };
             for (kind, word, expected) in [
-                (request, ASKS, Some(Said::Question)),
-                (reply, ASKS, Some(Said::Kernel)),
-                (reply, ANSWERS, Some(Said::Agent)),
-                (reply, LEAVES, Some(Said::Farewell)),
+                (request, ASKS, Some(Heard::Question)),
+                (reply, ASKS, Some(Heard::Kernel)),
+                (reply, ANSWERS, Some(Heard::Agent)),
+                (reply, LEAVES, Some(Heard::Farewell)),
                 (request, ANSWERS, None),
                 (reply, *b"what", None),
             ] {
-                let bytes = [&header[..], &message(kind, word)].concat();
-                assert_eq!(said(&bytes, is_v4), expected);
+                let bytes = [&header[..], &message(kind, [1, 2], word)].concat();
+                assert_eq!(said(&bytes, is_v4), expected.map(|heard| (heard, [1, 2])));
                 assert_eq!(said(&bytes[..bytes.len() - 1], is_v4), None, "cut short");
             }
         }
@@ -192,21 +205,26 @@ mod tests {
 
     #[test]
     fn a_node_answers_itself() {
-        let echo = Echo::open().unwrap();
+        let echo = Echo::open([7, 9]).unwrap();
         for node in ["127.0.0.1", "::1"].map(|node| node.parse::<IpAddr>().unwrap()) {
+            // By somebody who has not seen the question.
+            echo.leave(node, [9, 7]).unwrap();
             echo.ask(node).unwrap();
-            echo.answer(node).unwrap();
+            echo.answer(node, [7, 9]).unwrap();
             let mut heard = Vec::new();
             for _ in 0..100 {
                 std::thread::sleep(std::time::Duration::from_millis(5));
-                heard.extend(echo.heard());
+                // Others who ask themselves here have tokens of their own.
+                heard.extend(echo.heard().into_iter().filter(|message| message.token == [7, 9]));
                 if heard.len() >= 3 {
                     break;
                 }
             }
-            for said in [Said::Question, Said::Kernel, Said::Agent] {
-                assert!(heard.contains(&(node, said)), "{node}: {heard:?}");
+            for said in [Heard::Question, Heard::Kernel, Heard::Agent] {
+                let message = Message { from: node, heard: said, token: [7, 9] };
+                assert!(heard.contains(&message), "{node}: {heard:?}");
             }
+            assert!(heard.iter().all(|message| message.heard != Heard::Farewell), "{node}: {heard:?}");
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
     time::Duration,
 };
@@ -14,7 +14,7 @@ use tokio::{sync::watch, time::timeout};
 
 use super::{
     agent::Agent,
-    heartbeat::{Healths, Heartbeat, Orders},
+    heartbeat::{Heartbeat, Orders, Report},
 };
 use crate::{
     egress::{self, Decision, Endpoint, Facts, Health, Leaves},
@@ -30,17 +30,20 @@ const LOOKS: u8 = 2;
 const FAREWELL: Duration = Duration::from_millis(200);
 /// What the status calls trouble with them.
 const EGRESS: &str = "keep egress addresses";
+const HEARTBEAT: &str = "ask the nodes that may hold egress addresses";
 
 pub(super) struct EgressState {
     tables: EgressTables,
     pub decision: Decision,
     /// Addresses that flows here may leave under, and must not unless they are held.
     known: BTreeSet<IpAddr>,
+    /// Containers' addresses whose rows could not be written.
+    unwritten: BTreeSet<IpAddr>,
     looks: u8,
     /// Nothing is there, and nothing is wanted.
     idle: bool,
     orders: watch::Sender<Orders>,
-    healths: watch::Sender<Healths>,
+    report: watch::Sender<Report>,
 }
 
 impl EgressState {
@@ -51,29 +54,67 @@ impl EgressState {
             tables: dataplane.egress()?,
             decision: Decision::default(),
             known: BTreeSet::new(),
+            unwritten: BTreeSet::new(),
             looks: 0,
             idle: false,
             orders: watch::channel(Orders::default()).0,
-            healths: watch::channel(Healths::default()).0,
+            report: watch::channel(Report::default()).0,
         })
     }
 
-    /// Changes when a node has died, or come back.
-    pub fn healths(&self) -> watch::Receiver<Healths> {
-        self.healths.subscribe()
+    /// Changes when a node has died, or come back, or cannot be asked.
+    pub fn report(&self) -> watch::Receiver<Report> {
+        self.report.subscribe()
+    }
+
+    /// Keeps a container that comes before the sources have spoken from leaving
+    /// at all, if an earlier agent has left rows: it may be one that must leave
+    /// under an egress address. The first decision puts it right.
+    ///
+    /// # Errors
+    /// When a map cannot be read or is full.
+    pub fn hold_back(&self, addresses: &[IpAddr]) -> io::Result<()> {
+        let rows = self.tables.rows()?;
+        let without = |address: &&IpAddr| !rows.is_empty() && !rows.contains_key(address);
+        addresses.iter().filter(without).try_for_each(|&address| self.tables.put(address, nowhere(address)))
+    }
+}
+
+/// The row of a container that leaves under no address; in its place, one that
+/// nobody can have.
+fn nowhere(own: IpAddr) -> Leaves {
+    let address = if own.is_ipv4() { Ipv4Addr::BROADCAST.into() } else { Ipv6Addr::from([0xff; 16]).into() };
+    Leaves { address, node: None }
+}
+
+/// The first error of several steps, each of which is tried whatever became of
+/// those before it.
+#[derive(Default)]
+struct First(Option<io::Error>);
+
+impl First {
+    fn note<T>(&mut self, step: impl FnOnce() -> String, result: io::Result<T>) -> Option<T> {
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", step()));
+        result.map_err(|error| self.0.get_or_insert_with(|| named(error))).ok()
+    }
+
+    fn end(self) -> io::Result<()> {
+        self.0.map_or(Ok(()), Err)
     }
 }
 
 impl Agent {
     /// Begins to ask other nodes, when there is a reason to.
     pub fn watch_nodes(&self) {
-        let (orders, healths) = (self.egress.orders.subscribe(), self.egress.healths.clone());
-        let heartbeat = Heartbeat::new(self.uplink.clone(), self.netlink.clone(), orders, healths);
+        let (orders, report) = (self.egress.orders.subscribe(), self.egress.report.clone());
+        let heartbeat = Heartbeat::new(self.uplink.clone(), self.netlink.clone(), orders, report);
         drop(tokio::spawn(heartbeat.run()));
     }
 
     /// Brings everything in line with what is wanted, and with who is alive.
     pub async fn settle_egress(&mut self) {
+        let trouble = self.egress.report.borrow().trouble.clone();
+        self.note(HEARTBEAT, trouble.map_or(Ok(()), Err));
         // Until the sources have spoken, all stays as an earlier agent left it.
         if !self.model.synced() || self.dataplane.is_none() {
             return;
@@ -85,14 +126,30 @@ impl Agent {
         }
         let decision = self.decide_egress(&egresses);
         let kept = self.keep_egress(decision).await;
-        if self.note(EGRESS, kept).is_some() {
-            self.egress.idle = egresses.is_empty() && self.egress.looks == 0;
+        let kept = self.note(EGRESS, kept).is_some();
+        self.egress.idle = kept && egresses.is_empty() && self.egress.looks == 0;
+    }
+
+    /// Keeps a container that is being attached from leaving under its node's
+    /// address though it must not.
+    ///
+    /// # Errors
+    /// As text for the one who attaches it: that cannot be kept.
+    pub fn check_egress(&self, name: &str, addresses: &[IpAddr], known: bool) -> Result<(), String> {
+        let refuse = |why: &str| Err(format!("endpoint {name}: its egress address cannot be kept: {why}"));
+        if addresses.iter().any(|address| self.egress.unwritten.contains(address)) {
+            return refuse(self.failures.get(EGRESS).map_or("", String::as_str));
         }
+        if known || self.model.synced() {
+            return Ok(());
+        }
+        self.egress.hold_back(addresses).or_else(|error| refuse(&error.to_string()))
     }
 
     fn decide_egress(&self, egresses: &BTreeMap<Arc<str>, Egress>) -> Decision {
         let endpoints = self.store.iter().map(|(name, stored)| {
             let (namespace, labels) = self.model.endpoint_labels(name, &stored.request.labels);
+            let labels = self.admitted(&namespace, labels);
             let namespace_labels = self.model.namespace_labels(&namespace);
             Endpoint { name, namespace, namespace_labels, labels, addresses: &stored.endpoint.addresses }
         });
@@ -103,13 +160,19 @@ impl Agent {
             endpoints: endpoints.collect(),
             masquerade: self.config.masquerade,
         };
-        let healths = self.egress.healths.borrow();
-        egress::decide(&facts, |node| healths.get(&node).copied().unwrap_or(Health::Unknown))
+        let report = self.egress.report.borrow();
+        egress::decide(&facts, |node| report.healths.get(&node).copied().unwrap_or(Health::Unknown))
     }
 
+    /// Whatever fails, all the rest is done: the first error is returned.
     async fn keep_egress(&mut self, decision: Decision) -> io::Result<()> {
         let link = self.uplink.ifindex;
-        let (rows, there) = (self.egress.tables.rows()?, self.netlink.held_addresses(link).await?);
+        let mut failed = First::default();
+        let rows = failed.note(|| "read the rows".into(), self.egress.tables.rows()).unwrap_or_default();
+        let there = self.netlink.held_addresses(link).await.map(BTreeSet::from_iter);
+        let there: BTreeSet<IpAddr> = failed
+            .note(|| "list the uplink's addresses".into(), there)
+            .unwrap_or_else(|| self.egress.orders.borrow().held.clone());
         let stays = there.iter().filter(|address| decision.undecided.contains(address));
         let held: BTreeSet<IpAddr> = decision.held.iter().chain(stays).copied().collect();
         let wanted = wanted(&decision, &held, &rows);
@@ -124,6 +187,7 @@ impl Agent {
         let orders = Orders {
             concerned: decision.concerned,
             ask: decision.asked.clone(),
+            nodes: self.model.nodes().values().flat_map(|node| node.addresses.iter().copied()).collect(),
             held: held.clone(),
             leaves: false,
         };
@@ -132,41 +196,67 @@ impl Agent {
         // What others are to find is there before they are told of it, and before
         // packets leave under it; nobody is sent here any more before it goes.
         let altered = |(key, row): &(&IpAddr, &Leaves)| rows.get(key) != Some(row);
-        let (own, others): (Vec<_>, Vec<_>) =
-            wanted.iter().filter(altered).partition(|(key, _)| held.contains(key));
-        self.put_rows(&own, changed)?;
-        let marked = (self.v4.hold(held.iter().copied()), self.v6.hold(held.iter().copied()));
-        self.note_written(marked);
-        for address in held.iter().filter(|address| !there.contains(address)) {
-            self.netlink.hold_address(link, *address).await?;
-            self.mended(changed, || format!("egress address {address}: missing, added again"));
+        let (here, others): (Vec<_>, Vec<_>) = wanted
+            .iter()
+            .filter(altered)
+            .partition(|(key, row)| !held.contains(key) && row.node == Some(row.address));
+        self.egress.unwritten.clear();
+        self.put_rows(&others, changed, &mut failed);
+        self.mark(&held | &there);
+        for address in held.difference(&there) {
+            let added = self.netlink.hold_address(link, *address).await;
+            if failed.note(|| format!("hold {address}"), added).is_some() {
+                self.mended(changed, || format!("egress address {address}: missing, added again"));
+            }
         }
-        self.put_rows(&others, changed)?;
+        self.put_rows(&here, changed, &mut failed);
         self.egress.orders.send_if_modified(|before| {
             let news = *before != orders;
             *before = orders;
             news
         });
-        for key in rows.keys().filter(|key| !wanted.contains_key(key)) {
-            self.egress.tables.delete(*key)?;
+        // An address that is not closed any more would be the host's.
+        let mut closed = held.clone();
+        for address in there.difference(&held) {
+            let released = self.netlink.release_address(link, *address).await;
+            if failed.note(|| format!("release {address}"), released).is_none() {
+                closed.insert(*address);
+            }
         }
-        for address in there.iter().filter(|address| !held.contains(address)) {
-            self.netlink.release_address(link, *address).await?;
+        if !there.is_subset(&closed) {
+            self.mark(closed.clone());
+        }
+        for key in rows.keys().filter(|key| !wanted.contains_key(key) && !closed.contains(key)) {
+            failed.note(|| format!("delete the row of {key}"), self.egress.tables.delete(*key));
         }
         if self.egress.looks > 0 {
-            self.egress.looks -= 1;
-            self.forget_flows(&wanted, &held)?;
+            let looked = self.forget_flows(&wanted, &held);
+            if failed.note(|| "look at the flows".into(), looked).is_some() {
+                self.egress.looks -= 1;
+            }
+            if self.egress.looks == 0 {
+                // No flow leaves under another any more.
+                self.egress.known = &self.egress.decision.addresses | &closed;
+            }
             self.audit_soon();
         }
-        Ok(())
+        failed.end()
     }
 
-    fn put_rows(&mut self, rows: &[(&IpAddr, &Leaves)], expected: bool) -> io::Result<()> {
+    /// What knocks at these is for nobody.
+    fn mark(&mut self, addresses: BTreeSet<IpAddr>) {
+        let marked = (self.v4.hold(addresses.iter().copied()), self.v6.hold(addresses.iter().copied()));
+        self.note_written(marked);
+    }
+
+    fn put_rows(&mut self, rows: &[(&IpAddr, &Leaves)], expected: bool, failed: &mut First) {
         for &(key, row) in rows {
-            self.egress.tables.put(*key, *row)?;
-            self.mended(expected, || format!("egress row of {key}: altered, set again"));
+            let put = self.egress.tables.put(*key, *row);
+            match failed.note(|| format!("write the row of {key}"), put) {
+                Some(()) => self.mended(expected, || format!("egress row of {key}: altered, set again")),
+                None => drop(self.egress.unwritten.insert(*key)),
+            }
         }
-        Ok(())
     }
 
     fn mended(&mut self, expected: bool, what: impl FnOnce() -> String) {
@@ -180,8 +270,8 @@ impl Agent {
     fn forget_flows(&mut self, rows: &BTreeMap<IpAddr, Leaves>, held: &BTreeSet<IpAddr>) -> io::Result<()> {
         let nodes: BTreeSet<IpAddr> = self.uplink.addresses.iter().map(|network| network.addr()).collect();
         let stale = Stale { rows, held, known: &self.egress.known, nodes: &nodes };
-        self.v4.forget(|key, flow| stale.is(key, flow))?;
-        self.v6.forget(|key, flow| stale.is(key, flow))
+        let v4 = self.v4.forget(|key, flow| stale.is(key, flow));
+        v4.and(self.v6.forget(|key, flow| stale.is(key, flow)))
     }
 
     /// Takes the addresses off the uplink again, and leaves them to others.
@@ -189,13 +279,16 @@ impl Agent {
     /// # Errors
     /// When they cannot be listed or removed.
     pub async fn release_egress(&mut self) -> io::Result<()> {
-        for address in self.netlink.held_addresses(self.uplink.ifindex).await? {
-            self.netlink.release_address(self.uplink.ifindex, address).await?;
+        let (link, mut failed) = (self.uplink.ifindex, First::default());
+        let there = self.netlink.held_addresses(link).await;
+        for address in failed.note(|| "list them".into(), there).unwrap_or_default() {
+            let released = self.netlink.release_address(link, address).await;
+            failed.note(|| address.to_string(), released);
         }
         self.egress.orders.send_replace(Orders { leaves: true, ..Orders::default() });
         // The process may end as soon as this returns.
         let _ = timeout(FAREWELL, self.egress.orders.closed()).await;
-        Ok(())
+        failed.end()
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::agent::Agent;
 use crate::{
     attach::{self, Stored},
+    event::pod_name,
     kernel::bpf::{Attachment, FROM_CONTAINER},
     model::desired::Endpoint,
     netlink::Link,
@@ -21,6 +22,15 @@ impl Agent {
             return Err("the dataplane is being uninstalled".into());
         }
         attach::validate(&request).map_err(|error| error.to_string())?;
+        // Policies are about pods: of two endpoints that are one, but one would have them.
+        let pod = pod_name(&request.name);
+        let twin = self.store.iter().find(|(name, _)| **name != request.name && pod_name(name) == pod);
+        if let Some((twin, _)) = twin {
+            return Err(format!(
+                "endpoint {}: name: {twin} is the same pod: detach that one first",
+                request.name
+            ));
+        }
         for address in &request.addresses {
             let taken = self
                 .store
@@ -45,7 +55,8 @@ impl Agent {
     /// An endpoint as the edges see it.
     pub fn attached(&self, stored: &Stored) -> Attached {
         let Stored { request, endpoint } = stored;
-        let (_, labels) = self.model.endpoint_labels(&request.name, &request.labels);
+        let (namespace, labels) = self.model.endpoint_labels(&request.name, &request.labels);
+        let labels = self.admitted(&namespace, labels);
         Attached { endpoint: endpoint.clone(), labels }
     }
 
@@ -67,6 +78,7 @@ impl Agent {
             };
             dataplane.attach(attachment).map_err(|error| error.to_string())?;
         }
+        let known = self.store.get(&request.name).is_some();
         let stored = Stored { request: request.clone(), endpoint };
         let attached = self.attached(&stored);
         self.store.insert(stored).map_err(|error| format!("write the state directory: {error}"))?;
@@ -74,6 +86,7 @@ impl Agent {
         self.tell_endpoint(&request.name);
         self.commit_policies();
         self.settle_egress().await;
+        let leaves = self.check_egress(&request.name, &request.addresses, known);
         self.plan_endpoints();
         let refused = self.plan_problems().find(|problem| problem.object.contains(&request.name));
         if let Some(problem) = refused {
@@ -81,6 +94,7 @@ impl Agent {
             self.unwire(&request.name).await?;
             return Err(message);
         }
+        leaves?;
         self.keep_routes().await;
         attach::activate(request).await.map_err(|error| error.to_string())?;
         self.audit_soon();

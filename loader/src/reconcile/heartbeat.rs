@@ -3,7 +3,8 @@
 //! dead. On a node that has nothing to do with such addresses it sleeps.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, hash_map::RandomState},
+    hash::{BuildHasher, Hasher},
     io,
     net::IpAddr,
 };
@@ -18,7 +19,7 @@ use crate::{
     egress::{Health, Heard, ROUND, Watch},
     frame,
     kernel::{
-        echo::{Echo, Said},
+        echo::{Echo, Message, Token},
         solicit::Sender,
     },
     netlink::Netlink,
@@ -40,27 +41,36 @@ pub(super) struct Orders {
     /// This node may be asked, or asks.
     pub concerned: bool,
     pub ask: BTreeSet<IpAddr>,
+    /// Who gets an answer.
+    pub nodes: BTreeSet<IpAddr>,
     /// Addresses that this node holds.
     pub held: BTreeSet<IpAddr>,
     /// It holds none any more, and never will: who asks is to know at once.
     pub leaves: bool,
 }
 
-/// The health of the nodes that are asked, by address.
-pub(super) type Healths = BTreeMap<IpAddr, Health>;
+/// What the loop learns from it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Report {
+    /// Of the nodes that are asked, by address.
+    pub healths: BTreeMap<IpAddr, Health>,
+    /// Why they cannot be asked, or the link cannot be told.
+    pub trouble: Option<String>,
+}
 
 pub(super) struct Heartbeat {
     uplink: Uplink,
     netlink: Netlink,
     orders: watch::Receiver<Orders>,
-    healths: watch::Sender<Healths>,
+    report: watch::Sender<Report>,
     watch: Watch,
     sockets: Option<(Echo, Sender)>,
     /// As of the last orders.
     held: BTreeSet<IpAddr>,
+    nodes: BTreeSet<IpAddr>,
     tellings: u32,
-    /// Who has asked, and for how many rounds more that counts.
-    questions: BTreeMap<IpAddr, u32>,
+    /// Who has asked, with what, and for how many rounds more that counts.
+    questions: BTreeMap<IpAddr, (Token, u32)>,
 }
 
 impl Heartbeat {
@@ -68,18 +78,17 @@ impl Heartbeat {
         uplink: Uplink,
         netlink: Netlink,
         orders: watch::Receiver<Orders>,
-        healths: watch::Sender<Healths>,
+        report: watch::Sender<Report>,
     ) -> Self {
-        let (watch, held) = (Watch::default(), BTreeSet::new());
-        let questions = BTreeMap::new();
-        Self { uplink, netlink, orders, healths, watch, sockets: None, held, tellings: 0, questions }
+        let (held, nodes) = Default::default();
+        let (watch, questions) = Default::default();
+        Self { uplink, netlink, orders, report, watch, sockets: None, held, nodes, tellings: 0, questions }
     }
 
     /// Asks until the loop ends, or this node has said that it leaves.
     pub async fn run(mut self) {
         let mut rounds = interval(ROUND);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut failing = false;
         loop {
             let concerned = self.orders.borrow().concerned;
             let changed = tokio::select! {
@@ -91,12 +100,7 @@ impl Heartbeat {
                 Some(Err(_)) => return,
                 None => self.round().await,
             };
-            if let Err(error) = &done
-                && !failing
-            {
-                tracing::warn!(%error, "cannot ask the nodes that may hold egress addresses");
-            }
-            failing = done.is_err();
+            self.publish(done);
             if self.orders.borrow().leaves {
                 return;
             }
@@ -107,64 +111,63 @@ impl Heartbeat {
         let orders = self.orders.borrow_and_update().clone();
         self.watch.set(&orders.ask);
         if let Some((echo, _)) = self.sockets.as_ref().filter(|_| orders.leaves) {
-            let asked = self.questions.keys().cycle().take(self.questions.len() * FAREWELLS);
-            asked.for_each(|&node| drop(echo.leave(node)));
+            let asked = self.questions.iter().cycle().take(self.questions.len() * FAREWELLS);
+            asked.for_each(|(&node, &(token, _))| drop(echo.leave(node, token)));
         }
         if !orders.concerned {
             self.sockets = None;
         } else if self.sockets.is_none() {
-            self.sockets = Some((Echo::open()?, Sender::open(self.uplink.ifindex)?));
+            let token = (RandomState::new().build_hasher().finish() as u16).to_be_bytes();
+            self.sockets = Some((Echo::open(token)?, Sender::open(self.uplink.ifindex)?));
         }
+        self.nodes = orders.nodes;
         let new: Vec<IpAddr> = orders.held.difference(&self.held).copied().collect();
         self.held = orders.held;
         if !new.is_empty() {
             self.tellings = TELLINGS;
             self.tell(&new).await?;
         }
-        self.publish();
         Ok(())
     }
 
     async fn round(&mut self) -> io::Result<()> {
         let Some((echo, _)) = &self.sockets else { return self.obey().await };
         let mut heard: BTreeMap<IpAddr, Heard> = BTreeMap::new();
-        let mut note = |node, by| {
-            let known = heard.entry(node).or_insert(by);
-            *known = by.max(*known);
-        };
-        let mut questions = BTreeSet::new();
-        for (node, said) in echo.heard() {
-            match said {
-                Said::Kernel => note(node, Heard::Kernel),
-                Said::Agent => note(node, Heard::Agent),
-                Said::Farewell => note(node, Heard::Farewell),
-                Said::Question => drop(questions.insert(node)),
+        let mut questions = BTreeMap::new();
+        for Message { from, heard: by, token } in echo.heard() {
+            if by == Heard::Question {
+                questions.insert(from, token);
+                continue;
             }
+            let known = heard.entry(from).or_insert(by);
+            *known = by.max(*known);
         }
+        questions.retain(|node, _| self.nodes.contains(node));
         // Without a way there is no answer either.
-        questions.iter().take(ANSWERS).for_each(|&node| drop(echo.answer(node)));
-        self.questions.retain(|_, rounds| {
+        let answered = questions.iter().take(ANSWERS);
+        answered.for_each(|(&node, &token)| drop(echo.answer(node, token)));
+        self.questions.retain(|_, (_, rounds)| {
             *rounds -= 1;
             *rounds > 0
         });
-        self.questions.extend(questions.into_iter().take(ANSWERS).map(|node| (node, REMEMBERED)));
+        let answered = questions.into_iter().take(ANSWERS);
+        self.questions.extend(answered.map(|(node, token)| (node, (token, REMEMBERED))));
         if self.watch.round(&heard) {
             // Its agent may have taken this node for dead, and its address.
             self.tellings = TELLINGS;
         }
         self.watch.health().into_keys().for_each(|node| drop(echo.ask(node)));
-        self.publish();
         if self.tellings > 0 && !self.held.is_empty() {
-            self.tellings -= 1;
             let held: Vec<IpAddr> = self.held.iter().copied().collect();
             self.tell(&held).await?;
+            self.tellings -= 1;
         }
         Ok(())
     }
 
-    fn publish(&self) {
-        let now = self.watch.health();
-        self.healths.send_if_modified(|before| {
+    fn publish(&self, done: io::Result<()>) {
+        let now = Report { healths: self.watch.health(), trouble: done.err().map(|error| error.to_string()) };
+        self.report.send_if_modified(|before| {
             let changed = *before != now;
             *before = now;
             changed
@@ -175,6 +178,8 @@ impl Heartbeat {
         let link = self.netlink.link(&self.uplink.name).await?;
         let mac = link.and_then(|link| link.mac.try_into().ok()).unwrap_or(self.uplink.mac);
         let Some((_, sender)) = &self.sockets else { return Ok(()) };
-        addresses.iter().try_for_each(|&address| sender.send(&frame::announcement(mac, address)))
+        let told = addresses.iter().map(|&address| sender.send(&frame::announcement(mac, address)));
+        // One that fails leaves the others told.
+        told.fold(Ok(()), Result::and)
     }
 }

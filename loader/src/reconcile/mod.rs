@@ -52,7 +52,7 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
     let sources = Sources::spawn(&config, batches).await?;
     let mut agent = Agent::start(config.clone(), sources, started).await?;
     let handle = agent.handle(commands);
-    let mut healths = agent.egress.healths();
+    let mut report = agent.egress.report();
     agent.watch_nodes();
     let api = tokio::spawn(crate::api::server::serve(listener, handle.clone()));
     let metrics =
@@ -85,7 +85,7 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
             () = tokio::time::sleep(pause) => agent.audit().await,
             () = tokio::time::sleep(judgement) => agent.judge_flows(),
             // The agent holds the sender.
-            Ok(()) = healths.changed() => agent.settle_egress().await,
+            Ok(()) = report.changed() => agent.settle_egress().await,
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }
