@@ -144,14 +144,21 @@ pub fn look_up<A: Family, C: Context>(
 /// The way to `dst` by the routing table.
 #[inline(always)]
 pub fn way<A: Family>(ctx: &TcContext, packet: &Packet<A>, src: A, dst: A) -> Way {
-    way_within(ctx, packet, src, dst, 0)
+    way_within(ctx, packet, src, dst, 0).0
 }
 
-/// The way of a packet with as many bytes around it.
+/// The way of a packet with as many bytes around it; and the hardware address of
+/// the next hop, zeros where that is not known.
 #[inline(always)]
-pub fn way_within<A: Family>(ctx: &TcContext, packet: &Packet<A>, src: A, dst: A, around: u16) -> Way {
+pub fn way_within<A: Family>(
+    ctx: &TcContext,
+    packet: &Packet<A>,
+    src: A,
+    dst: A,
+    around: u16,
+) -> (Way, [u8; 6]) {
     let (code, fib) = look_up(ctx, packet, src, dst, around);
-    match code {
+    let way = match code {
         // `redirect_neigh` resolves a neighbour that is not there yet.
         BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => {
             if let Some(next_hop) = maps::NEXT_HOP.get_ptr_mut(0) {
@@ -174,7 +181,7 @@ pub fn way_within<A: Family>(ctx: &TcContext, packet: &Packet<A>, src: A, dst: A
                 && let Some(mtu) = link_mtu(ctx, fib.ifindex)
                 && longest(ctx, packet, around) > mtu
             {
-                return Way::TooBig(mtu);
+                return (Way::TooBig(mtu), [0; 6]);
             }
             if let Some(next_hop) = maps::NEXT_HOP.get_ptr_mut(0) {
                 // SAFETY: the row belongs to this CPU.
@@ -186,7 +193,8 @@ pub fn way_within<A: Family>(ctx: &TcContext, packet: &Packet<A>, src: A, dst: A
         // SAFETY: this answer comes with an MTU.
         BPF_FIB_LKUP_RET_FRAG_NEEDED => Way::TooBig(unsafe { fib.__bindgen_anon_1.mtu_result }),
         _ => Way::NoRoute,
-    }
+    };
+    (way, fib.dmac)
 }
 
 /// The MTU of a link.

@@ -93,7 +93,11 @@ pub fn way<A: Refuse>(
     if loose.packet.ttl <= 1 {
         return Err(Verdict::DropTtl);
     }
-    match deliver::way_within(ctx, &loose.packet, src, dst, around) {
+    let (way, mac) = deliver::way_within(ctx, &loose.packet, src, dst, around);
+    match way {
+        // As it is, it would come here again, and go there again: the next hop has
+        // sent it here, by a table that is not ours, or routes by the service's address.
+        Way::Out(_) if around == 0 && is_from(ctx, mac) => Err(Verdict::DropNoBackend),
         Way::Out(ifindex) => Ok(ifindex),
         Way::TooBig(mtu) => {
             loose.mtu = mtu.saturating_sub(around);
@@ -101,6 +105,15 @@ pub fn way<A: Refuse>(
         }
         Way::Host | Way::NoRoute => Err(Verdict::DropNoRoute),
     }
+}
+
+/// Whether that is the hardware address that a packet came from.
+#[inline(always)]
+fn is_from(ctx: &TcContext, mac: [u8; 6]) -> bool {
+    let Some(source) = packet::bytes(ctx, 6, 6) else { return false };
+    // SAFETY: `bytes` has checked the length.
+    let source = unsafe { packet::read::<[u16; 3]>(source, 0) };
+    source == bytemuck::cast::<_, [u16; 3]>(mac)
 }
 
 /// Out by the way that [`way`] has found last, with what `flow` translates, in an

@@ -28,6 +28,15 @@ impl<A: Family> Planner<A> {
         flags |= match options.and_then(|options| options.dsr) {
             None => 0,
             Some(Dsr::Ipip) => Service::DSR,
+            Some(Dsr::L2) if timeout.is_some() => {
+                let message = "l2: not with sessionAffinity, of which the backend's node knows nothing: set it to None, or write ipip; until then answers come back through this node";
+                problems.push(entry.wanted.problem(
+                    name,
+                    "metadata.annotations[causeway.io/dsr]",
+                    message.into(),
+                ));
+                0
+            }
             Some(Dsr::L2) if self.uplink_forwards => Service::DSR_L2,
             Some(Dsr::L2) => {
                 let family = if A::UNSPECIFIED.to_ip().is_ipv4() { "ipv4" } else { "ipv6" };

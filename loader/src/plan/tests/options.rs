@@ -22,6 +22,8 @@ pub fn check(node: &Node, key: &FrontendKey<V4>, wanted: &Service) {
     let dsr = match wanted.options.dsr {
         None => 0,
         Some(Dsr::Ipip) => Row::DSR,
+        // Two nodes would remember different backends.
+        Some(Dsr::L2) if wanted.options.affinity.is_some() => 0,
         Some(Dsr::L2) => Row::DSR_L2,
     };
     assert_eq!(service.flags, affinity | dsr);
@@ -127,6 +129,20 @@ fn every_difference_shows_in_the_digest() {
         digest(0, &["fd00::/8"]),
     ];
     assert_eq!(BTreeSet::from(digests).len(), digests.len());
+}
+
+#[test]
+fn clients_are_not_remembered_where_packets_go_on_as_they_are() {
+    let mut node = Node::new(small());
+    for (affinity, dsr, problems) in
+        [(5, Dsr::L2, &["metadata.annotations[causeway.io/dsr]"][..]), (5, Dsr::Ipip, &[]), (0, Dsr::L2, &[])]
+    {
+        let direct = ServiceOptions { dsr: Some(dsr), ..options(affinity, &[]) };
+        node.change(&[(id("web"), Some(Service { options: direct, ..with(0, &[], &[(1, 80, 1)]) }))]);
+        let found: Vec<_> = node.planner.problems().map(|problem| problem.field.clone()).collect();
+        assert_eq!(found, problems, "{affinity} {dsr:?}");
+        check_against_desired(&node);
+    }
 }
 
 #[test]
