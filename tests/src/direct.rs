@@ -9,19 +9,42 @@ use std::{
 };
 
 use crate::{
+    capture::Capture,
+    frame::Body,
     manifest::{Port, Service},
     netns::Netns,
-    topology::{Container, Node, node_address, node_address6, outside_address, outside_address6, vip, vip6},
+    topology::{
+        Cluster, Container, Node, UPLINK, node_address, node_address6, outside_address, outside_address6,
+        vip, vip6,
+    },
 };
 
-const NODE_PORT: u16 = 30_080;
+pub const NODE_PORT: u16 = 30_080;
 
-/// The annotation that asks for it.
+/// The annotations that ask for it, in an outer header and without.
 pub const DSR: (&str, &str) = ("causeway.io/dsr", "ipip");
+pub const L2: (&str, &str) = ("causeway.io/dsr", "l2");
 
 /// Their addresses of both families.
 pub fn of_both(containers: &[&Container]) -> Vec<IpAddr> {
-    containers.iter().flat_map(|at| [at.address.into(), at.address6.unwrap().into()]).collect()
+    containers.iter().flat_map(|at| at.addresses()).collect()
+}
+
+/// Makes these the backends of a service, and waits until they are.
+pub fn serve(cluster: &Cluster, service: &Service, backends: &[&Container]) {
+    cluster.manifests().service(service, &service.slice(&of_both(backends)));
+    cluster.wait_converged();
+}
+
+/// Everything that comes to a node by its uplink and has nobody but clients
+/// as its destination: an answer on its way back.
+pub fn answers(node: &Node) -> Capture {
+    Capture::start_where(&node.netns, UPLINK, |seen| {
+        let outside: [IpAddr; 2] = [outside_address().into(), outside_address6().into()];
+        let Ok(frame) = seen.frame() else { return false };
+        // Neighbour discovery is a host's own affair.
+        outside.contains(&frame.packet.dst) && !matches!(frame.packet.body, Body::Icmp(_))
+    })
 }
 
 /// A service at its own addresses, external ones and node ports.

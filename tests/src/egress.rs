@@ -5,17 +5,16 @@ use std::{
     fmt::Write as _,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::{self, JoinHandle},
+    sync::atomic::Ordering,
+    thread,
     time::{Duration, Instant},
 };
 
 use crate::{
     netns::Netns,
-    topology::{Cluster, Container, Node, UPLINK, outside_address, outside_address6, widen},
+    server::Server,
+    topology::{Cluster, Container, Node, PATIENCE, UPLINK, outside_address, outside_address6, widen},
+    worker::Worker,
 };
 
 /// IPv4, IPv6: of the link between the nodes, and nobody's.
@@ -28,16 +27,28 @@ pub const LABEL: &str = "leaves=so";
 /// Where the world's server listens.
 pub const PORT: u16 = 8000;
 
-/// Nodes that masquerade, and a world that knows the way to them alone.
+/// As [`Cluster::masquerading`], with a busy world.
 pub fn cluster(nodes: u8) -> Cluster {
-    let config = "masquerade = true\nnative = [\"10.0.0.0/8\", \"fd00:10::/32\"]\n";
-    let cluster = Cluster::configured(nodes, config);
-    for node in &cluster.nodes {
-        cluster.outside.ip(&format!("route del {}", node.pod_cidr()));
-        cluster.outside.ip(&format!("-6 route del {}", node.pod_cidr6()));
-    }
+    let cluster = Cluster::masquerading(nodes);
     widen(&cluster.outside);
     cluster
+}
+
+/// Three nodes, the world's server, and a container on the last that is selected;
+/// the first two may hold the addresses, and the first does.
+pub fn away() -> (Cluster, Server, Container) {
+    let cluster = cluster(3);
+    let world = Server::start(&cluster.outside, "world", PORT);
+    let container = selected(&cluster.nodes[2], "c", 2);
+    hold(&cluster, &["n0", "n1"]);
+    (cluster, world, container)
+}
+
+/// Lets these nodes hold the addresses, and waits until the first does.
+pub fn hold(cluster: &Cluster, nodes: &[&str]) {
+    cluster.manifests().write("egress.yaml", &manifest(nodes));
+    cluster.wait_converged();
+    wait_held(cluster, nodes[0]);
 }
 
 /// An Egress of both addresses that these nodes may hold.
@@ -65,7 +76,7 @@ pub fn selected(node: &Node, name: &str, host: u8) -> Container {
 
 /// Attaches a container anew, with these labels.
 pub fn label(node: &Node, container: &Container, labels: &[&str]) {
-    let (v4, v6) = (container.address.to_string(), container.address6.unwrap().to_string());
+    let [v4, v6] = container.addresses().map(|address| address.to_string());
     let netns = container.netns.path().to_str().unwrap();
     let words = ["endpoint", "attach", &container.name, "--netns", netns, "--address", &v4, "--address", &v6];
     node.agent().ask(&[&words, labels].concat());
@@ -84,7 +95,7 @@ pub fn holder(node: &Node) -> Option<String> {
 }
 
 /// Waits until these nodes, and no others, have the addresses, and all agree.
-pub fn wait_held(cluster: &Cluster, expected: &str, patience: Duration) {
+pub fn wait_held(cluster: &Cluster, expected: &str) {
     let begun = Instant::now();
     loop {
         let mut seen = String::new();
@@ -99,7 +110,7 @@ pub fn wait_held(cluster: &Cluster, expected: &str, patience: Duration) {
         if good && seen.contains("Some(") {
             return;
         }
-        assert!(begun.elapsed() < patience, "{expected} does not hold them after {patience:?}: {seen}");
+        assert!(begun.elapsed() < PATIENCE, "{expected} does not hold them after {PATIENCE:?}: {seen}");
         thread::sleep(Duration::from_millis(20));
     }
 }
@@ -112,37 +123,28 @@ pub fn has(node: &Node) -> [bool; 2] {
 
 /// New connections to the world, several a second, none of which waits long: when
 /// they were made.
-pub struct Attempts {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<Vec<Instant>>,
-}
+pub struct Attempts(Worker<Vec<Instant>>);
 
 /// How long one of them waits.
 const IMPATIENCE: Duration = Duration::from_millis(150);
 
 impl Attempts {
     pub fn start(netns: &Netns, to: SocketAddr) -> Self {
-        let stop = Arc::<AtomicBool>::default();
-        let thread = netns.spawn_thread({
-            let stop = stop.clone();
-            move || {
-                let mut made = Vec::new();
-                while !stop.load(Ordering::Relaxed) {
-                    if attempt(to).is_ok() {
-                        made.push(Instant::now());
-                    }
-                    thread::sleep(Duration::from_millis(20));
+        Self(Worker::start(netns, move |stop| {
+            let mut made = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                if attempt(to).is_ok() {
+                    made.push(Instant::now());
                 }
-                made
+                thread::sleep(Duration::from_millis(20));
             }
-        });
-        Self { stop, thread }
+            made
+        }))
     }
 
     /// The longest time from `since` on without a new connection.
     pub fn gap(self, since: Instant) -> Duration {
-        self.stop.store(true, Ordering::Relaxed);
-        let mut made = self.thread.join().unwrap();
+        let mut made = self.0.end();
         made.retain(|at| *at >= since);
         made.insert(0, since);
         made.push(Instant::now());

@@ -6,20 +6,12 @@ use std::{
     mem::{size_of, size_of_val, zeroed},
     net::{SocketAddr, UdpSocket},
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::{self, JoinHandle},
+    sync::atomic::Ordering,
+    thread,
     time::{Duration, Instant},
 };
 
-use nix::{
-    sched::{CpuSet, sched_setaffinity},
-    unistd::Pid,
-};
-
-use crate::netns::Netns;
+use crate::{cpu::stay_on, netns::Netns, worker::Worker};
 
 /// Packets are sent so many at a time to the targets of a family.
 const BATCH: usize = 32;
@@ -28,8 +20,7 @@ const PORTS: std::ops::Range<u64> = 1024..65_024;
 
 /// Sends until stopped, from one CPU, so that what was sent first comes first.
 pub struct Numbered {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<u64>,
+    worker: Worker<u64>,
     started: Instant,
 }
 
@@ -37,38 +28,31 @@ impl Numbered {
     /// Each target in its turn; a source port comes again when it has had all
     /// of them.
     pub fn start(netns: &Netns, targets: &[SocketAddr], per_second: u32) -> Self {
-        let stop = Arc::<AtomicBool>::default();
         let families = [false, true].map(|six| {
             let of_family = targets.iter().filter(|target| target.is_ipv6() == six);
             of_family.copied().collect::<Vec<SocketAddr>>()
         });
-        let thread = netns.spawn_thread({
-            let stop = stop.clone();
-            move || {
-                let mut cpus = CpuSet::new();
-                cpus.set(0).unwrap();
-                sched_setaffinity(Pid::from_raw(0), &cpus).expect("stay on one CPU");
-                let mut ways: Vec<Way> =
-                    families.into_iter().filter(|list| !list.is_empty()).map(Way::open).collect();
-                let pause = Duration::from_secs(1) * (BATCH * ways.len()) as u32 / per_second;
-                let (mut number, mut due) = (0, Instant::now());
-                while !stop.load(Ordering::Relaxed) {
-                    for way in &mut ways {
-                        number = way.send(number);
-                    }
-                    due += pause;
-                    thread::sleep(due.saturating_duration_since(Instant::now()));
+        let worker = Worker::start(netns, move |stop| {
+            stay_on(0);
+            let mut ways: Vec<Way> =
+                families.into_iter().filter(|list| !list.is_empty()).map(Way::open).collect();
+            let pause = Duration::from_secs(1) * (BATCH * ways.len()) as u32 / per_second;
+            let (mut number, mut due) = (0, Instant::now());
+            while !stop.load(Ordering::Relaxed) {
+                for way in &mut ways {
+                    number = way.send(number);
                 }
-                number
+                due += pause;
+                thread::sleep(due.saturating_duration_since(Instant::now()));
             }
+            number
         });
-        Self { stop, thread, started: Instant::now() }
+        Self { worker, started: Instant::now() }
     }
 
     /// How many were sent, and how many a second.
     pub fn stop(self) -> (u64, f64) {
-        self.stop.store(true, Ordering::Relaxed);
-        let sent = self.thread.join().unwrap();
+        let sent = self.worker.end();
         (sent, sent as f64 / self.started.elapsed().as_secs_f64())
     }
 }
@@ -177,10 +161,7 @@ fn name(target: SocketAddr, name: &mut libc::sockaddr_storage) -> u32 {
 }
 
 /// Takes what comes to an address until closed.
-pub struct Heard {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<Vec<u64>>,
-}
+pub struct Heard(Worker<Vec<u64>>);
 
 impl Heard {
     pub fn start(netns: &Netns, at: SocketAddr) -> Self {
@@ -188,28 +169,22 @@ impl Heard {
         let socket = bound.unwrap_or_else(|error| panic!("bind UDP {at}: {error}"));
         socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         socket2::SockRef::from(&socket).set_recv_buffer_size(4 << 20).unwrap();
-        let stop = Arc::<AtomicBool>::default();
-        let thread = thread::spawn({
-            let stop = stop.clone();
-            move || {
-                let mut numbers = Vec::new();
-                let mut payload = [0; 8];
-                loop {
-                    match socket.recv(&mut payload) {
-                        Ok(8) => numbers.push(u64::from_be_bytes(payload)),
-                        Ok(_) => {}
-                        Err(_) if stop.load(Ordering::Relaxed) => return numbers,
-                        Err(_) => {}
-                    }
+        Self(Worker::start(netns, move |stop| {
+            let mut numbers = Vec::new();
+            let mut payload = [0; 8];
+            loop {
+                match socket.recv(&mut payload) {
+                    Ok(8) => numbers.push(u64::from_be_bytes(payload)),
+                    Ok(_) => {}
+                    Err(_) if stop.load(Ordering::Relaxed) => return numbers,
+                    Err(_) => {}
                 }
             }
-        });
-        Self { stop, thread }
+        }))
     }
 
     /// The numbers, in the order in which they came.
     pub fn close(self) -> Vec<u64> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap()
+        self.0.end()
     }
 }

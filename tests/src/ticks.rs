@@ -2,24 +2,20 @@
 
 use std::{
     net::{SocketAddr, UdpSocket},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::{self, JoinHandle},
+    sync::atomic::Ordering,
+    thread,
     time::{Duration, Instant},
 };
 
-use crate::netns::Netns;
+use crate::{netns::Netns, worker::Worker};
 
 /// Between two datagrams.
 const INTERVAL: Duration = Duration::from_millis(5);
 
 /// Sends and receives until closed.
 pub struct Ticks {
-    stop: Arc<AtomicBool>,
-    sender: JoinHandle<()>,
-    receiver: JoinHandle<Heard>,
+    sender: Worker<()>,
+    receiver: Worker<Heard>,
 }
 
 #[derive(Clone, Debug)]
@@ -38,39 +34,31 @@ impl Ticks {
         };
         let (sends, hears) = (bind(sender, from), bind(receiver, to));
         hears.set_read_timeout(Some(INTERVAL)).unwrap();
-        let stop = Arc::<AtomicBool>::default();
-        let sender = thread::spawn({
-            let stop = stop.clone();
-            move || {
-                while !stop.load(Ordering::Relaxed) {
-                    // A way that is closed for a moment shows at the other end.
-                    let _ = sends.send_to(b"tick", to);
-                    thread::sleep(INTERVAL);
-                }
+        let sender = Worker::start(sender, move |stop| {
+            while !stop.load(Ordering::Relaxed) {
+                // A way that is closed for a moment shows at the other end.
+                let _ = sends.send_to(b"tick", to);
+                thread::sleep(INTERVAL);
             }
         });
-        let receiver = thread::spawn({
-            let stop = stop.clone();
-            move || {
-                let mut heard = Heard { received: 0, pause: Duration::ZERO };
-                let mut last = Instant::now();
-                while !stop.load(Ordering::Relaxed) {
-                    let got = hears.recv(&mut [0; 16]).is_ok();
-                    heard.pause = heard.pause.max(last.elapsed());
-                    if got {
-                        heard.received += 1;
-                        last = Instant::now();
-                    }
+        let receiver = Worker::start(receiver, move |stop| {
+            let mut heard = Heard { received: 0, pause: Duration::ZERO };
+            let mut last = Instant::now();
+            while !stop.load(Ordering::Relaxed) {
+                let got = hears.recv(&mut [0; 16]).is_ok();
+                heard.pause = heard.pause.max(last.elapsed());
+                if got {
+                    heard.received += 1;
+                    last = Instant::now();
                 }
-                heard
             }
+            heard
         });
-        Self { stop, sender, receiver }
+        Self { sender, receiver }
     }
 
     pub fn close(self) -> Heard {
-        self.stop.store(true, Ordering::Relaxed);
-        self.sender.join().unwrap();
-        self.receiver.join().unwrap()
+        self.sender.end();
+        self.receiver.end()
     }
 }

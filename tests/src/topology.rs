@@ -18,11 +18,13 @@ use crate::{
     agent::{Agent, Setup},
     apiserver::ApiServer,
     link::{self, Switch, address, route},
-    manifest::{self, Manifests},
+    manifest::{self, Manifests, Service},
     netns::Netns,
     offload,
     server::Server,
 };
+
+pub use crate::container::{Container, widen};
 
 /// Name of each node's uplink.
 pub const UPLINK: &str = "up0";
@@ -48,15 +50,6 @@ pub struct Node {
     index: u8,
     agent: Option<Agent>,
     pub manifests: Arc<Manifests>,
-    pub netns: Netns,
-}
-
-/// A container: a namespace attached to a node.
-pub struct Container {
-    pub name: String,
-    pub address: Ipv4Addr,
-    /// In a dual cluster.
-    pub address6: Option<Ipv6Addr>,
     pub netns: Netns,
 }
 
@@ -113,6 +106,18 @@ impl Cluster {
             node.start_with(Some(config));
         }
         cluster.wait_converged();
+        cluster
+    }
+
+    /// As [`Cluster::dual`], with nodes that masquerade, and a world that knows
+    /// the way to them alone.
+    pub fn masquerading(nodes: u8) -> Self {
+        let config = "masquerade = true\nnative = [\"10.0.0.0/8\", \"fd00:10::/32\"]\n";
+        let cluster = Self::configured(nodes, config);
+        for node in &cluster.nodes {
+            cluster.outside.ip(&format!("route del {}", node.pod_cidr()));
+            cluster.outside.ip(&format!("-6 route del {}", node.pod_cidr6()));
+        }
         cluster
     }
 
@@ -202,6 +207,15 @@ impl Cluster {
             })
             .collect()
     }
+
+    /// As [`Cluster::servers`] on port 8080, at their IPv4 addresses the backends
+    /// of a service.
+    pub fn serve(&self, service: &Service, count: u8) -> Vec<(Container, Server)> {
+        let servers = self.servers(count, 8080);
+        let addresses: Vec<_> = servers.iter().map(|(container, _)| container.address).collect();
+        self.manifests().service(service, &service.slice(&addresses));
+        servers
+    }
 }
 
 impl Node {
@@ -223,12 +237,12 @@ impl Node {
         self.start_with(None);
     }
 
-    /// As [`Node::start`], with a configuration file.
     /// The FIB helper asks for it.
     fn forward(&self) {
         self.netns.set_sysctl(&format!("net/ipv4/conf/{UPLINK}/forwarding"), "1");
     }
 
+    /// As [`Node::start`], with a configuration file.
     pub fn start_with(&mut self, config: Option<&str>) {
         self.start_from(Some(self.manifests.path().to_owned()), config);
     }
@@ -299,9 +313,10 @@ impl Node {
     pub fn container_at(&self, name: &str, address: Ipv4Addr) -> Container {
         let netns = Netns::new();
         self.attach(name, netns.path(), address);
-        let container = Container { name: name.into(), address, address6: self.address6(address), netns };
-        container.settle();
-        container
+        // The suites open more connections to one virtual address than the default
+        // range has.
+        widen(&netns);
+        Container { name: name.into(), address, address6: self.address6(address), netns }
     }
 
     pub fn attach(&self, name: &str, netns: &Path, address: Ipv4Addr) {
@@ -332,20 +347,6 @@ impl Node {
     pub fn detach(&self, name: &str) {
         self.agent().ask(&["endpoint", "detach", name]);
     }
-}
-
-impl Container {
-    /// As many ports as a busy client sets: the suites open more connections
-    /// to one virtual address than the default range has.
-    fn settle(&self) {
-        widen(&self.netns);
-    }
-}
-
-/// See [`Container::settle`]; for other clients.
-pub fn widen(netns: &Netns) {
-    netns.set_sysctl("net/ipv4/ip_local_port_range", "10000 65535");
-    netns.set_sysctl("net/ipv4/tcp_tw_reuse", "1");
 }
 
 pub fn node_address(index: u8) -> Ipv4Addr {

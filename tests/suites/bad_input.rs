@@ -245,10 +245,8 @@ fn what_the_kit_writes_is_right() {
 #[test]
 fn two_hundred_bad_manifests_are_named_and_the_rest_serves() {
     let mut cluster = Cluster::running(1);
-    let servers = cluster.servers(2, 8080);
-    let addresses: Vec<_> = servers.iter().map(|(container, _)| container.address).collect();
     let web = Service::new("web", vip(1), &[Port::tcp(80, 8080)]);
-    cluster.manifests().service(&web, &web.slice(&addresses));
+    let servers = cluster.serve(&web, 2);
     let client = cluster.nodes[0].container("client", 100);
     cluster.wait_converged();
     let to = SocketAddrV4::new(vip(1), 80);
@@ -271,7 +269,7 @@ fn two_hundred_bad_manifests_are_named_and_the_rest_serves() {
 
     // What is right is served, new things too.
     let more = Service::new("more", vip(2), &[Port::tcp(80, 8080)]);
-    cluster.manifests().service(&more, &more.slice(&addresses));
+    cluster.manifests().service(&more, &more.slice(&[servers[0].0.address, servers[1].0.address]));
     agent.cli(&["wait", "--timeout", "10"]);
     let also = SocketAddrV4::new(vip(2), 80);
     requests(&client.netns, also, 50, Protocol::Tcp).assert_clean(50, also);
@@ -314,11 +312,31 @@ fn of_two_that_want_one_frontend_the_first_keeps_it() {
 }
 
 #[test]
+fn a_pod_has_one_endpoint() {
+    let cluster = Cluster::running(1);
+    let node = &cluster.nodes[0];
+    for (first, second) in [("web", "default/web"), ("default/db", "db")] {
+        let there = node.container(first, 2);
+        let refused = node.try_container(second, 3).err().unwrap_or_default();
+        let expected = format!("endpoint {second}: name: {first} is the same pod: detach that one first");
+        assert!(refused.contains(&expected), "{refused:?}");
+        assert!(!node.agent().text(&["show", "endpoints"]).contains("10.244.0.3"));
+        // Another of that name is another pod; and the same one may be told again.
+        node.detach("shop/web");
+        drop(node.try_container("shop/web", 4).unwrap());
+        node.attach(first, there.netns.path(), there.address);
+        node.detach(first);
+        node.detach("shop/web");
+        drop(node.try_container(second, 3).unwrap());
+        node.detach(second);
+    }
+}
+
+#[test]
 fn seventy_thousand_backends_are_too_many_and_say_so() {
     let cluster = Cluster::running(1);
-    let servers = cluster.servers(1, 8080);
     let web = Service::new("web", vip(1), &[Port::tcp(80, 8080)]);
-    cluster.manifests().service(&web, &web.slice(&[servers[0].0.address]));
+    let _servers = cluster.serve(&web, 1);
     let client = cluster.nodes[0].container("client", 100);
     cluster.wait_converged();
     let huge = Service::new("huge", vip(2), &[Port::tcp(80, 8080)]);

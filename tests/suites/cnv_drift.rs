@@ -32,13 +32,11 @@ struct Rig {
 impl Rig {
     fn new() -> Self {
         let cluster = Cluster::running(2);
-        let servers = cluster.servers(1, 8080);
-        let addresses: Vec<_> = servers.iter().map(|(container, _)| container.address).collect();
         let web = Service::new("web", vip(1), &[Port::tcp(80, 8080)]);
-        cluster.manifests().service(&web, &web.slice(&addresses));
+        let _servers = cluster.serve(&web, 1);
         let client = cluster.nodes[0].container("client", 100);
         cluster.wait_converged();
-        let rig = Self { cluster, client, _servers: servers };
+        let rig = Self { cluster, client, _servers };
         rig.assert_serves();
         rig
     }

@@ -28,10 +28,9 @@ struct Seen {
 #[test]
 fn after_wait_no_new_flow_reaches_a_removed_backend() {
     let cluster = Cluster::running(1);
-    let servers = cluster.servers(5, 8080);
-    let addresses: Vec<_> = servers.iter().map(|(container, _)| container.address).collect();
     let web = Service::new("web", vip(1), &[Port::tcp(80, 8080), Port::udp(53, 8080)]);
-    cluster.manifests().service(&web, &web.slice(&addresses));
+    let servers = cluster.serve(&web, 5);
+    let addresses: Vec<_> = servers.iter().map(|(container, _)| container.address).collect();
     let clients = [101, 102].map(|host| cluster.nodes[0].container(&format!("client-{host}"), host));
     cluster.wait_converged();
 

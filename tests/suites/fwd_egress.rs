@@ -11,13 +11,16 @@ use std::{
 use causeway_testkit::{
     client::{request, requests},
     direct::{bytes, counted, sink},
-    egress::{Attempts, EGRESS, PORT, cluster, has, holder, label, manifest, selected, wait_held, world},
+    egress::{
+        Attempts, EGRESS, PORT, away, cluster, has, hold, holder, label, manifest, selected, wait_held, world,
+    },
     load::ConnectLoad,
     ping::ping,
     sentinel::assert_no_netfilter,
     server::Server,
     streams::Streams,
     topology::{Cluster, Container, PATIENCE, node_address, node_address6},
+    udp_end::{Fragments, UdpEnd},
     wire::Protocol,
 };
 
@@ -52,9 +55,7 @@ fn the_world_sees_one_address_whichever_node_they_are_on() {
     let chosen: Vec<Container> =
         (0..3).map(|at| selected(&cluster.nodes[at], &format!("s{at}"), 2)).collect();
     let others: Vec<Container> = (0..3).map(|at| cluster.nodes[at].container(&format!("o{at}"), 3)).collect();
-    cluster.manifests().write("egress.yaml", &manifest(&["n1", "n0"]));
-    cluster.wait_converged();
-    wait_held(&cluster, "n1", PATIENCE);
+    hold(&cluster, &["n1", "n0"]);
     for number in 0..3_u8 {
         for (family, to) in world().into_iter().enumerate() {
             assert_seen(&chosen[usize::from(number)], to, EGRESS[family]);
@@ -96,8 +97,8 @@ fn the_world_sees_one_address_whichever_node_they_are_on() {
     let _peer = Server::start(&chosen[0].netns, "peer", PORT);
     let _node = Server::start(&cluster.nodes[1].netns, "node", PORT);
     let pairs = [
-        (chosen[0].address.into(), chosen[2].address.into()),
-        (chosen[0].address6.unwrap().into(), chosen[2].address6.unwrap().into()),
+        (chosen[0].addresses()[0], chosen[2].addresses()[0]),
+        (chosen[0].addresses()[1], chosen[2].addresses()[1]),
         (node(1)[0], node(2)[0]),
         (node(1)[1], node(2)[1]),
     ];
@@ -106,6 +107,42 @@ fn the_world_sees_one_address_whichever_node_they_are_on() {
         assert!(report.peers_seen.keys().eq([&own]) && report.failed == 0, "{to}: {report}");
     }
     cluster.nodes.iter().for_each(|node| assert_no_netfilter(&node.netns));
+}
+
+#[test]
+fn datagrams_of_any_length_leave_and_errors_about_answers() {
+    let (cluster, _world, container) = away();
+    for (family, to) in world().into_iter().enumerate() {
+        let at = SocketAddr::new(to.ip(), 9100);
+        let far = UdpEnd::bind(&cluster.outside, at, Fragments::Allowed);
+        let own = SocketAddr::new(container.addresses()[family], 6000);
+        let near = UdpEnd::bind(&container.netns, own, Fragments::Allowed);
+        let mut client = None;
+        for length in [1, 1400, 4000, 20_000] {
+            let sent = bytes(length);
+            // What is too long with its outer header is told once, and then sent in pieces.
+            let came = (0..3).find_map(|_| {
+                near.send(at, &sent).unwrap();
+                far.receive(Duration::from_millis(500)).ok()
+            });
+            let (payload, from) = came.unwrap_or_else(|| panic!("{length} bytes to {at} do not arrive"));
+            assert!(payload == sent && from.ip() == EGRESS[family], "{length} bytes from {from}");
+            far.send(from, &sent).unwrap();
+            let (payload, from_world) = near.receive(PATIENCE).unwrap();
+            assert!(payload == sent && from_world == at, "{length} bytes back from {from_world}");
+            assert_eq!(*client.get_or_insert(from), from);
+        }
+        // It hears nothing any more: its kernel's error goes the way of its packets.
+        drop((near, far));
+        let refused = cluster.outside.run(|| {
+            let far = UdpSocket::bind(at).unwrap();
+            far.connect(client.unwrap()).unwrap();
+            far.set_read_timeout(Some(PATIENCE)).unwrap();
+            far.send(b"late").unwrap();
+            far.recv(&mut [0; 8]).unwrap_err().kind()
+        });
+        assert_eq!(refused, ErrorKind::ConnectionRefused, "{to}");
+    }
 }
 
 #[test]
@@ -137,9 +174,7 @@ fn selection_follows_labels_and_the_object() {
     let cluster = cluster(2);
     let _world = Server::start(&cluster.outside, "world", PORT);
     let container = cluster.nodes[1].container("c", 2);
-    cluster.manifests().write("egress.yaml", &manifest(&["n0"]));
-    cluster.wait_converged();
-    wait_held(&cluster, "n0", PATIENCE);
+    hold(&cluster, &["n0"]);
     for (family, to) in world().into_iter().enumerate() {
         assert_seen(&container, to, node(1)[family]);
     }
@@ -155,9 +190,7 @@ fn selection_follows_labels_and_the_object() {
         assert_seen(&container, to, EGRESS[family]);
     }
     // Moved by the operator, to the container's own node.
-    cluster.manifests().write("egress.yaml", &manifest(&["n1"]));
-    cluster.wait_converged();
-    wait_held(&cluster, "n1", PATIENCE);
+    hold(&cluster, &["n1"]);
     for (family, to) in world().into_iter().enumerate() {
         assert_seen(&container, to, EGRESS[family]);
     }
@@ -200,9 +233,7 @@ spec:
 "
     );
     cluster.manifests().write("policy.yaml", &policy);
-    cluster.manifests().write("egress.yaml", &manifest(&["n0"]));
-    cluster.wait_converged();
-    wait_held(&cluster, "n0", PATIENCE);
+    hold(&cluster, &["n0"]);
     thread::sleep(Duration::from_millis(500));
     for (family, to) in world().into_iter().enumerate() {
         for protocol in [Protocol::Tcp, Protocol::Udp] {
@@ -218,12 +249,7 @@ spec:
 
 #[test]
 fn an_agent_that_dies_changes_nothing() {
-    let mut cluster = cluster(3);
-    let _world = Server::start(&cluster.outside, "world", PORT);
-    let container = selected(&cluster.nodes[2], "c", 2);
-    cluster.manifests().write("egress.yaml", &manifest(&["n0", "n1"]));
-    cluster.wait_converged();
-    wait_held(&cluster, "n0", PATIENCE);
+    let (mut cluster, _world, container) = away();
     let streams = world().map(|to| Streams::open(&container.netns, to, 5, Duration::from_millis(5)));
     let loads = world().map(|to| ConnectLoad::start(&container.netns, to, 50));
     cluster.nodes[0].agent_mut().kill9();
@@ -236,7 +262,7 @@ fn an_agent_that_dies_changes_nothing() {
         cluster.nodes[at].agent_mut().restart();
     }
     cluster.wait_converged();
-    wait_held(&cluster, "n0", PATIENCE);
+    wait_held(&cluster, "n0");
     thread::sleep(Duration::from_secs(1));
     for load in loads {
         let report = load.stop().report;
@@ -253,9 +279,7 @@ fn another_node_takes_over_and_gives_back() {
     // On a node that only uses it, and on the one that will hold it.
     let containers = [selected(&cluster.nodes[2], "c2", 2), selected(&cluster.nodes[1], "c1", 2)];
     let other = cluster.nodes[2].container("other", 3);
-    cluster.manifests().write("egress.yaml", &manifest(&["n0", "n1"]));
-    cluster.wait_converged();
-    wait_held(&cluster, "n0", PATIENCE);
+    hold(&cluster, &["n0", "n1"]);
     let both = || containers.iter().flat_map(|container| world().map(|to| (container, to)));
     let streams: Vec<Streams> = both()
         .map(|(container, to)| Streams::open(&container.netns, to, 5, Duration::from_millis(20)))
@@ -285,7 +309,7 @@ fn another_node_takes_over_and_gives_back() {
             }
         }
     }
-    wait_held(&cluster, "n0", PATIENCE);
+    wait_held(&cluster, "n0");
     // The ports follow from the flow: even connections go on.
     for streams in streams {
         let report = streams.close();
@@ -296,12 +320,7 @@ fn another_node_takes_over_and_gives_back() {
 
 #[test]
 fn who_leaves_gives_back_the_address() {
-    let mut cluster = cluster(3);
-    let _world = Server::start(&cluster.outside, "world", PORT);
-    let container = selected(&cluster.nodes[2], "c", 2);
-    cluster.manifests().write("egress.yaml", &manifest(&["n0", "n1"]));
-    cluster.wait_converged();
-    wait_held(&cluster, "n0", PATIENCE);
+    let (mut cluster, _world, container) = away();
     // Only of who has been heard of is it known that it was there.
     thread::sleep(Duration::from_secs(1));
     // Nobody's but its own goes with it.

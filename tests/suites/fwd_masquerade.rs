@@ -28,17 +28,6 @@ const REQUESTS: u64 = 500;
 const RATE: u32 = 2000;
 const SECONDS: u64 = 16;
 
-/// Two nodes that masquerade, and a world that knows the way to them alone.
-fn cluster() -> Cluster {
-    let config = "masquerade = true\nnative = [\"10.0.0.0/8\", \"fd00:10::/32\"]\n";
-    let cluster = Cluster::configured(2, config);
-    for node in &cluster.nodes {
-        cluster.outside.ip(&format!("route del {}", node.pod_cidr()));
-        cluster.outside.ip(&format!("-6 route del {}", node.pod_cidr6()));
-    }
-    cluster
-}
-
 /// The world's addresses, the container's, and those of its node.
 fn ways(container: &Container, node: u8) -> [(IpAddr, IpAddr, IpAddr); 2] {
     [
@@ -49,7 +38,7 @@ fn ways(container: &Container, node: u8) -> [(IpAddr, IpAddr, IpAddr); 2] {
 
 #[test]
 fn the_world_sees_the_node_and_the_cluster_the_container() {
-    let cluster = cluster();
+    let cluster = Cluster::masquerading(2);
     let _world = Server::start(&cluster.outside, "world", 8000);
     let containers = [cluster.nodes[0].container("a", 2), cluster.nodes[1].container("b", 2)];
     let _peer = Server::start(&containers[1].netns, "b", 8000);
@@ -84,7 +73,7 @@ fn the_world_sees_the_node_and_the_cluster_the_container() {
 
 #[test]
 fn datagrams_fragments_and_errors_find_their_way_back() {
-    let cluster = cluster();
+    let cluster = Cluster::masquerading(2);
     let [a, b] = ["a", "b"].map(|name| cluster.nodes[0].container(name, 2 + (name == "b") as u8));
     for ((world, own, node), (_, other, _)) in ways(&a, 0).into_iter().zip(ways(&b, 0)) {
         let server = UdpEnd::bind(&cluster.outside, SocketAddr::new(world, 9000), Fragments::Allowed);
@@ -119,7 +108,7 @@ fn datagrams_fragments_and_errors_find_their_way_back() {
 
 #[test]
 fn ports_do_not_run_out() {
-    let cluster = cluster();
+    let cluster = Cluster::masquerading(2);
     let container = cluster.nodes[0].container("a", 2);
     widen(&cluster.outside);
     let _world = Server::start(&cluster.outside, "world", 8000);

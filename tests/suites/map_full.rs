@@ -23,10 +23,8 @@ fn full<T>(map: &str, capacity: u32, fill: impl FnOnce(&Cluster, &Container) -> 
     let mut cluster = Cluster::new(1);
     cluster.nodes[0].start_with(Some(&format!("[capacity]\n{map} = {capacity}\n")));
     cluster.wait_converged();
-    let servers = cluster.servers(2, 8080);
-    let addresses: Vec<_> = servers.iter().map(|(container, _)| container.address).collect();
     let web = Service::new("web", vip(1), &[Port::tcp(80, 8080)]);
-    cluster.manifests().service(&web, &web.slice(&addresses));
+    let _servers = cluster.serve(&web, 2);
     let client = cluster.nodes[0].container("client", 100);
     cluster.wait_converged();
     let to = SocketAddrV4::new(vip(1), 80);

@@ -19,10 +19,8 @@ const RATE: u32 = 1000;
 #[test]
 fn twenty_kills_under_load_lose_nothing() {
     let mut cluster = Cluster::running(2);
-    let servers = cluster.servers(3, 8080);
-    let addresses: Vec<_> = servers.iter().map(|(container, _)| container.address).collect();
     let web = Service::new("web", vip(1), &[Port::tcp(80, 8080)]);
-    cluster.manifests().service(&web, &web.slice(&addresses));
+    let servers = cluster.serve(&web, 3);
     let client = cluster.nodes[0].container("client", 100);
     let other = cluster.nodes[1].container("other", 100);
     cluster.wait_converged();
@@ -38,7 +36,7 @@ fn twenty_kills_under_load_lose_nothing() {
         }
         // A change while nobody is there to hear of it.
         let late = Service::new(&format!("late-{kill}"), vip(100 + kill), &[Port::udp(53, 8080)]);
-        cluster.manifests().service(&late, &late.slice(&addresses[..1]));
+        cluster.manifests().service(&late, &late.slice(&[servers[0].0.address]));
         thread::sleep(Duration::from_millis(200));
         for node in &mut cluster.nodes {
             node.agent_mut().restart();
@@ -69,10 +67,8 @@ fn twenty_kills_under_load_lose_nothing() {
 #[test]
 fn programs_are_taken_over_from_the_same_build_alone() {
     let mut cluster = Cluster::running(1);
-    let servers = cluster.servers(2, 8080);
-    let addresses: Vec<_> = servers.iter().map(|(container, _)| container.address).collect();
     let web = Service::new("web", vip(1), &[Port::tcp(80, 8080)]);
-    cluster.manifests().service(&web, &web.slice(&addresses));
+    let _servers = cluster.serve(&web, 2);
     let client = cluster.nodes[0].container("client", 100);
     cluster.wait_converged();
     let streams = Streams::open(&client.netns, SocketAddrV4::new(vip(1), 80), 50, Duration::from_millis(10));
@@ -112,10 +108,8 @@ fn programs_are_taken_over_from_the_same_build_alone() {
 #[test]
 fn traffic_goes_on_while_the_agent_is_dead() {
     let mut cluster = Cluster::running(1);
-    let servers = cluster.servers(2, 8080);
-    let addresses: Vec<_> = servers.iter().map(|(container, _)| container.address).collect();
     let web = Service::new("web", vip(1), &[Port::tcp(80, 8080)]);
-    cluster.manifests().service(&web, &web.slice(&addresses));
+    let _servers = cluster.serve(&web, 2);
     let client = cluster.nodes[0].container("client", 100);
     cluster.wait_converged();
     let before = cluster.nodes[0].agent().status();

@@ -7,7 +7,7 @@ use causeway_testkit::{
     client::request,
     manifest::{Port, Service},
     server::Server,
-    topology::{Cluster, Container, vip, vip6},
+    topology::{Cluster, vip, vip6},
     wire::Protocol,
 };
 use serde_json::Value;
@@ -33,14 +33,6 @@ spec:
   - {name: rest, action: Reject, to: [{networks: [0.0.0.0/0, '::/0']}]}
 ";
 
-fn pod(container: &Container, label: &str) -> String {
-    let (name, address, six) = (&container.name, container.address, container.address6.unwrap());
-    format!(
-        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {label}}}}}\n\
-         status: {{podIPs: [{{ip: {address}}}, {{ip: \"{six}\"}}]}}\n"
-    )
-}
-
 /// What is explained is what happens to real connections.
 #[test]
 fn the_deciding_rule_is_named_and_proved() {
@@ -51,11 +43,13 @@ fn the_deciding_rule_is_named_and_proved() {
     let remote = away.container("remote", 5);
     let _server = Server::start(&web.netns, "web", 8080);
     let pods = [(&web, "web"), (&friend, "friend"), (&foe, "foe"), (&remote, "friend")];
-    let pods = pods.map(|(container, label)| pod(container, label)).join("---\n");
+    let pods = pods.map(|(container, label)| container.pod(&format!("app: {label}"))).join("---\n");
     cluster.manifests().write("pods.yaml", &pods);
     let service = Service::new("web", vip(1), &[Port::tcp(80, 8080)]).dual(vip6(1));
-    let backends: [IpAddr; 2] = [web.address.into(), web.address6.unwrap().into()];
+    let backends = web.addresses();
     cluster.manifests().service(&service, &service.slice(&backends));
+    let empty = Service::new("empty", vip(2), &[Port::tcp(80, 8080)]).dual(vip6(2));
+    cluster.manifests().service(&empty, &empty.slice::<IpAddr>(&[]));
     cluster.manifests().write("policies.yaml", POLICIES);
     cluster.wait_converged();
 
@@ -115,6 +109,12 @@ fn the_deciding_rule_is_named_and_proved() {
             let real = container.netns.run(|| request(SocketAddr::new(address, 80), Protocol::Tcp));
             assert_eq!(real.is_ok(), may, "{from} to {address}: {real:?}");
         }
+    }
+    // What is dropped before any rule is asked may be denied as well.
+    for address in [IpAddr::from(vip(2)), vip6(2).into()] {
+        let (may, reply) = explain("foe", &address.to_string(), "80");
+        let said = (reply["egress"]["rule"].as_str(), reply["program"]["reason"].as_str());
+        assert_eq!((may, said), (false, (Some(rest), Some("drop_no_backend"))), "{reply:#}");
     }
     let udp = ["explain", "--from", "foe", "--to", "192.168.77.200", "--port", "53", "--protocol", "udp"];
     let said = agent.cli(&udp);

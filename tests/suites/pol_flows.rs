@@ -18,7 +18,7 @@ use causeway_testkit::{
     netns::Netns,
     server::Server,
     streams::Streams,
-    topology::{Cluster, Container, outside_address, outside_address6, vip, vip6},
+    topology::{Cluster, outside_address, outside_address6, vip, vip6},
     wire::Protocol,
 };
 
@@ -31,20 +31,6 @@ fn guard(label: &str, from: &str) -> String {
         "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: guard-{label}}}\n\
          spec:\n  podSelector: {{matchLabels: {{app: {label}}}}}\n  policyTypes: [Ingress]\n  ingress: [{from}]\n"
     )
-}
-
-/// The manifest of an attached container.
-fn pod(container: &Container, label: &str) -> String {
-    let Container { name, address, address6, .. } = container;
-    format!(
-        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {label}}}}}\n\
-         status: {{podIPs: [{{ip: {address}}}, {{ip: \"{}\"}}]}}\n",
-        address6.unwrap()
-    )
-}
-
-fn addresses(container: &Container) -> [IpAddr; 2] {
-    [container.address.into(), container.address6.unwrap().into()]
 }
 
 /// A connection, and what its two sides hear of its end.
@@ -100,14 +86,14 @@ fn revoked_connections_are_reset_on_both_sides() {
         let manifests = cluster.manifests();
         let web = cluster.nodes[0].container("web", 2);
         let (near, far) = (cluster.nodes[0].container("near", 3), cluster.nodes[1].container("far", 4));
-        manifests.write("pods.yaml", &pod(&web, "web"));
+        manifests.write("pods.yaml", &web.pod("app: web"));
         let service = Service::new("web", vip(1), &[Port::tcp(80, 7000)]).dual(vip6(1));
-        manifests.service(&service, &service.slice(&addresses(&web)));
+        manifests.service(&service, &service.slice(&web.addresses()));
         policy.iter().for_each(|policy| manifests.write("policy.yaml", policy));
         cluster.wait_converged();
         let mut talks = Vec::new();
         for (who, netns) in [("near", &near.netns), ("far", &far.netns), ("outside", &cluster.outside)] {
-            for (index, address) in addresses(&web).into_iter().enumerate() {
+            for (index, address) in web.addresses().into_iter().enumerate() {
                 let port = 7001 + talks.len() as u16;
                 let backend = SocketAddr::new(address, port);
                 talks.push((
@@ -155,7 +141,7 @@ fn restarts_open_and_close_nothing() {
     // Without an object of its own.
     let bare = node.container("bare", 5);
     let _bare = Server::start(&bare.netns, "bare", 80);
-    let pods = [pod(&web, "web"), pod(&friend, "friend"), pod(&foe, "foe")].join("---\n");
+    let pods = [web.pod("app: web"), friend.pod("app: friend"), foe.pod("app: foe")].join("---\n");
     cluster.manifests().write("pods.yaml", &pods);
     let from = "{from: [{podSelector: {matchLabels: {app: friend}}}]}";
     let all = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: all}\n\
@@ -164,7 +150,7 @@ fn restarts_open_and_close_nothing() {
     cluster.wait_converged();
     let stop = Arc::<AtomicBool>::default();
     let passed = Arc::<AtomicU64>::default();
-    let targets: Vec<IpAddr> = [addresses(&web), addresses(&bare)].concat();
+    let targets: Vec<IpAddr> = [web.addresses(), bare.addresses()].concat();
     let tries: Vec<_> = targets
         .into_iter()
         .map(|address| {
@@ -181,13 +167,13 @@ fn restarts_open_and_close_nothing() {
     let streams = Streams::open(&friend.netns, (web.address, 80), 20, Duration::from_millis(5));
     for _ in 0..5 {
         cluster.nodes[0].agent_mut().kill9();
-        for address in addresses(&web) {
+        for address in web.addresses() {
             let to = SocketAddr::new(address, 80);
             requests(&friend.netns, to, 50, Protocol::Tcp).assert_clean(50, to);
         }
         // Whoever is attached before the agent knows the rules gets none through.
         cluster.nodes[0].agent_mut().restart();
-        for address in addresses(&web) {
+        for address in web.addresses() {
             let to = SocketAddr::new(address, 80);
             requests(&friend.netns, to, 50, Protocol::Tcp).assert_clean(50, to);
         }
@@ -213,7 +199,7 @@ fn containers_start_closed() {
     let shut = node.container("shut", 3);
     let _shut = Server::start(&shut.netns, "shut", 80);
     let _outside = Server::start(&cluster.outside, "outside", 80);
-    cluster.manifests().write("pods.yaml", &[pod(&open, "open"), pod(&shut, "shut")].join("---\n"));
+    cluster.manifests().write("pods.yaml", &[open.pod("app: open"), shut.pod("app: shut")].join("---\n"));
     cluster.manifests().write(
         "policy.yaml",
         "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: starting}\n\
@@ -277,9 +263,9 @@ fn services_are_peers_by_name() {
     let client = cluster.nodes[0].container("client", 100);
     let service = Service::new("web", vip(1), &[Port::tcp(80, 8080)]).dual(vip6(1));
     let manifests = cluster.manifests();
-    manifests.write("pods.yaml", &pod(&client, "client"));
+    manifests.write("pods.yaml", &client.pod("app: client"));
     let backends = |range: std::ops::Range<usize>| {
-        let all = servers[range].iter().flat_map(|(at, _)| addresses(at));
+        let all = servers[range].iter().flat_map(|(at, _)| at.addresses());
         service.slice(&all.collect::<Vec<IpAddr>>())
     };
     manifests.service(&service, &backends(0..2));
@@ -298,7 +284,7 @@ fn services_are_peers_by_name() {
             let to = SocketAddr::new(address, 80);
             requests(&client.netns, to, 50, Protocol::Tcp).assert_clean(50, to);
             for (number, (server, _)) in servers.iter().enumerate() {
-                let to = SocketAddr::new(addresses(server)[index], 8080);
+                let to = SocketAddr::new(server.addresses()[index], 8080);
                 let asked = client.netns.run(|| request(to, Protocol::Tcp));
                 if backing.contains(&number) {
                     assert!(asked.is_ok(), "{to} serves: {asked:?}");

@@ -2,12 +2,13 @@
 //! not have them? Who reaches whom is in the cases of `tests/netpol`.
 
 use std::{
-    net::{IpAddr, SocketAddr, TcpStream},
+    net::{SocketAddr, TcpStream},
     time::Duration,
 };
 
 use causeway_testkit::{
     agent::Agent,
+    egress,
     netns::Netns,
     server::Server,
     topology::{Cluster, Container},
@@ -28,13 +29,8 @@ fn namespace(name: &str, team: &str) -> String {
     format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{team: {team}}}}}\n")
 }
 
-fn pod(name: &str, container: &Container, network: &str) -> String {
-    let (namespace, name) = name.split_once('/').unwrap();
-    let (four, six) = (container.address, container.address6.unwrap());
-    format!(
-        "apiVersion: v1\nkind: Pod\nmetadata: {{namespace: {namespace}, name: {name}, labels: {{app: web, causeway.io/network: {network}}}}}\n\
-         status: {{podIPs: [{{ip: {four}}}, {{ip: \"{six}\"}}]}}\n"
-    )
+fn pod(container: &Container, network: &str) -> String {
+    container.pod(&format!("app: web, causeway.io/network: {network}"))
 }
 
 /// What `attach` says of somebody whom the network does not have; nothing of it
@@ -51,7 +47,7 @@ fn refused(agent: &Agent, name: &str, more: &[&str]) -> String {
 }
 
 fn reach(from: &Container, to: &Container) -> [bool; 2] {
-    [IpAddr::from(to.address), to.address6.unwrap().into()].map(|address| {
+    to.addresses().map(|address| {
         let to = SocketAddr::new(address, 80);
         from.netns.run(|| TcpStream::connect_timeout(&to, Duration::from_millis(300))).is_ok()
     })
@@ -118,11 +114,7 @@ fn labels_alone_open_nothing() {
     let thief = place(away, "bank/thief", 4);
     let _servers = [Server::start(&one.netns, "one", 80), Server::start(&two.netns, "two", 80)];
     let write = |thief_network: &str, bank: &str| {
-        let pods = [
-            pod("shop/one", &one, "blue"),
-            pod("shop/two", &two, "blue"),
-            pod("bank/thief", &thief, thief_network),
-        ];
+        let pods = [pod(&one, "blue"), pod(&two, "blue"), pod(&thief, thief_network)];
         let all = [NETWORKS.to_owned(), namespace("shop", "a"), namespace("bank", bank), pods.join("---\n")];
         cluster.manifests().write("all.yaml", &all.join("---\n"));
         cluster.wait_converged();
@@ -139,4 +131,29 @@ fn labels_alone_open_nothing() {
     assert_eq!((reach(&thief, &one), reach(&thief, &two)), ([true; 2], [true; 2]), "as a member");
     write("blue", "b");
     assert_eq!((reach(&thief, &one), reach(&thief, &two)), ([false; 2], [false; 2]), "as one no more");
+}
+
+/// Neither do other objects that select by labels take somebody for a member.
+#[test]
+fn an_egress_is_for_members_alone() {
+    let cluster = egress::cluster(1);
+    let node = &cluster.nodes[0];
+    let [member, stranger] = [("member", 2), ("stranger", 3)].map(|(name, host)| node.container(name, host));
+    let blue = "apiVersion: causeway.io/v1alpha1\nkind: VirtualNetwork\nmetadata: {name: blue}\n\
+                spec: {members: {pods: {podSelector: {matchLabels: {team: a}}}}}\n";
+    let out = egress::manifest(&["n0"]).replace("leaves: so", "causeway.io/network: blue");
+    let pods = [
+        member.pod("team: a, causeway.io/network: blue"),
+        stranger.pod("team: b, causeway.io/network: blue"),
+    ];
+    cluster.manifests().write("all.yaml", &[blue, &out, &pods[0], &pods[1]].join("---\n"));
+    cluster.wait_converged();
+    let shown = node.agent().ask(&["show", "egress"]);
+    assert_eq!(shown[0]["endpoints"], serde_json::json!(["member"]), "{shown}");
+    let labels = |name: &str| {
+        let shown = node.agent().ask(&["show", "endpoints"]);
+        let row = shown.as_array().unwrap().iter().find(|row| row["name"] == name).cloned();
+        row.unwrap()["labels"]["causeway.io/network"].clone()
+    };
+    assert_eq!((labels("member"), labels("stranger")), ("blue".into(), serde_json::Value::Null));
 }

@@ -35,15 +35,8 @@ const IN_VAIN: Duration = Duration::from_millis(200);
 
 /// Of containers, who are their own labels.
 fn pods(containers: &[&Container]) -> String {
-    let pod = |container: &&Container| {
-        let Container { name, address, address6, .. } = container;
-        format!(
-            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {name}}}}}\n\
-             status: {{podIPs: [{{ip: {address}}}, {{ip: \"{}\"}}]}}\n",
-            address6.unwrap()
-        )
-    };
-    containers.iter().map(pod).collect::<Vec<_>>().join("---\n")
+    let pods = containers.iter().map(|container| container.pod(&format!("app: {}", container.name)));
+    pods.collect::<Vec<_>>().join("---\n")
 }
 
 /// A NetworkPolicy for `app`, with these rules and nothing else allowed.
@@ -52,10 +45,6 @@ fn policy(app: &str, directions: &str, rules: &str) -> String {
         "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: {app}}}\n\
          spec:\n  podSelector: {{matchLabels: {{app: {app}}}}}\n  policyTypes: [{directions}]\n{rules}"
     )
-}
-
-fn addresses(container: &Container) -> [IpAddr; 2] {
-    [container.address.into(), container.address6.unwrap().into()]
 }
 
 fn outside() -> [IpAddr; 2] {
@@ -102,16 +91,16 @@ fn pings_and_errors_are_judged() {
     let pinged = |from: &Container, to: IpAddr, count| {
         from.netns.run(|| ping(to, count, if count == 1 { IN_VAIN } else { PATIENCE })).unwrap()
     };
-    for to in addresses(web) {
+    for to in web.addresses() {
         for from in [&friends[0], &friends[1], foe] {
             assert_eq!(pinged(from, to, 1), 0, "{} may ping {to}", from.name);
         }
     }
     // What the guarded asks for it gets: answers, and errors about its packets.
     for (index, peer) in [foe, &friends[1]].into_iter().enumerate() {
-        for (family, to) in addresses(peer).into_iter().enumerate() {
+        for (family, to) in peer.addresses().into_iter().enumerate() {
             assert_eq!(pinged(web, to, 5), 5, "answers of {to}");
-            let own = SocketAddr::new(addresses(web)[family], 9100 + index as u16);
+            let own = SocketAddr::new(web.addresses()[family], 9100 + index as u16);
             let socket = web.netns.run(|| UdpSocket::bind(own)).unwrap();
             socket.connect(SocketAddr::new(to, 9)).unwrap();
             socket.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -125,7 +114,7 @@ fn pings_and_errors_are_judged() {
         \x20 ingress: [{action: Allow, from: [{pods: {podSelector: {matchLabels: {app: friend}}}}], ports: [{protocol: ICMP}]}]\n";
     stage.policies(&[guard, allowed.to_owned()]);
     assert_eq!(stage.cluster.nodes[0].agent().status().problems, []);
-    for to in addresses(web) {
+    for to in web.addresses() {
         for from in friends {
             assert_eq!(pinged(from, to, 5), 5, "{} pings {to}", from.name);
         }
@@ -145,7 +134,7 @@ fn send(netns: &Netns, packet: &Datagram, id: u32) {
 /// What a datagram in fragments, the first of them last, brings to `to`.
 fn arrives(from: &Container, to: &UdpSocket, port: u16) -> bool {
     let to_address = to.local_addr().unwrap();
-    let own = SocketAddr::new(addresses(from)[usize::from(to_address.is_ipv6())], port);
+    let own = SocketAddr::new(from.addresses()[usize::from(to_address.is_ipv6())], port);
     let payload = vec![port as u8; 5000];
     let packet = Datagram::udp(&own.to_string(), &to_address.to_string(), &payload);
     send(&from.netns, &packet, u32::from(port));
@@ -167,7 +156,7 @@ fn fragments_are_judged_as_their_datagram() {
     let stage = Stage::new();
     let Stage { web, friends, foe, .. } = &stage;
     stage.policies(&[policy("web", "Ingress", &from("friend", "{port: 7000, protocol: UDP}"))]);
-    for address in addresses(web) {
+    for address in web.addresses() {
         for (port, open) in [(7000, true), (7001, false)] {
             let socket = web.netns.run(|| UdpSocket::bind(SocketAddr::new(address, port))).unwrap();
             for (number, (from, may)) in
@@ -191,7 +180,7 @@ fn sctp(
     length: usize,
     patience: Duration,
 ) -> bool {
-    let (source, target) = (addresses(from.0)[six], addresses(to.0)[six]);
+    let (source, target) = (from.0.addresses()[six], to.0.addresses()[six]);
     let receiver = to.0.netns.run(|| {
         let domain = if six == 0 { Domain::IPV4 } else { Domain::IPV6 };
         let socket = Socket::new(domain, Type::RAW, Some(i32::from(SCTP).into())).unwrap();
@@ -308,7 +297,7 @@ fn a_container_may_always_call_itself() {
     let web = &stage.web;
     let _server = Server::start(&web.netns, "web", 8080);
     let service = Service::new("web", vip(1), &[Port::tcp(80, 8080), Port::udp(80, 8080)]).dual(vip6(1));
-    stage.cluster.manifests().service(&service, &service.slice(&addresses(web)));
+    stage.cluster.manifests().service(&service, &service.slice(&web.addresses()));
     stage.policies(&[policy("web", "Ingress, Egress", "")]);
     for address in [IpAddr::from(vip(1)), vip6(1).into()] {
         let to = SocketAddr::new(address, 80);
@@ -324,10 +313,8 @@ fn a_container_may_always_call_itself() {
 
 #[test]
 fn masqueraded_flows_are_judged_by_their_own_names() {
-    let cluster = Cluster::configured(1, "masquerade = true\nnative = [\"10.0.0.0/8\", \"fd00:10::/32\"]\n");
+    let cluster = Cluster::masquerading(1);
     let node = &cluster.nodes[0];
-    cluster.outside.ip(&format!("route del {}", node.pod_cidr()));
-    cluster.outside.ip(&format!("-6 route del {}", node.pod_cidr6()));
     let web = node.container("web", 2);
     let _world = Server::start_on(&cluster.outside, "world", &[8000, 8001]);
     cluster.manifests().write("pods.yaml", &pods(&[&web]));
@@ -362,7 +349,7 @@ fn what_is_allowed_goes_on_under_the_first_policy() {
     stage.cluster.wait_converged();
     let streams: Vec<Streams> = friends
         .iter()
-        .flat_map(|friend| addresses(web).map(|address| (friend, SocketAddr::new(address, 80))))
+        .flat_map(|friend| web.addresses().map(|address| (friend, SocketAddr::new(address, 80))))
         .map(|(friend, to)| Streams::open(&friend.netns, to, 5, Duration::from_millis(5)))
         .collect();
     let cut = Streams::open(&foe.netns, SocketAddr::new(web.address.into(), 80), 5, Duration::from_millis(5));

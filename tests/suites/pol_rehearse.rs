@@ -3,13 +3,14 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use causeway_testkit::{
     client::requests,
     manifest::{Manifests, Port, Service},
     netns::Netns,
+    pinned::Pinned,
     server::Server,
     streams::Streams,
     topology::{Cluster, Container, outside_address, vip, vip6},
@@ -29,14 +30,6 @@ const FRIENDS: &str = "{from: [{podSelector: {matchLabels: {app: friend}}}], por
 const LIVE: &str = "NetworkPolicy default/guard ingress[0]";
 const SHUT: &str = "default deny by NetworkPolicy default/guard (ingress)";
 
-fn pod(container: &Container, label: &str) -> String {
-    let (name, address, six) = (&container.name, container.address, container.address6.unwrap());
-    format!(
-        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {label}}}}}\n\
-         status: {{podIPs: [{{ip: {address}}}, {{ip: \"{six}\"}}]}}\n"
-    )
-}
-
 struct Stage {
     cluster: Cluster,
     web: Container,
@@ -54,9 +47,12 @@ impl Stage {
         let server = Server::start(&web.netns, "web", 8080);
         let manifests = cluster.manifests();
         let pods = [(&web, "web"), (&friend, "friend"), (&foe, "foe")];
-        manifests.write("pods.yaml", &pods.map(|(container, label)| pod(container, label)).join("---\n"));
+        manifests.write(
+            "pods.yaml",
+            &pods.map(|(container, label)| container.pod(&format!("app: {label}"))).join("---\n"),
+        );
         let service = Service::new("web", vip(1), &[Port::tcp(80, 8080), Port::udp(80, 8080)]).dual(vip6(1));
-        let backends: [IpAddr; 2] = [web.address.into(), web.address6.unwrap().into()];
+        let backends = web.addresses();
         manifests.service(&service, &service.slice(&backends));
         manifests.write("policy.yaml", &guard("{}"));
         cluster.wait_converged();
@@ -74,8 +70,7 @@ impl Stage {
 
     /// The web's own addresses and those of its service, with their ports.
     fn targets(&self) -> [SocketAddr; 4] {
-        let Container { address, address6, .. } = &self.web;
-        let own = [IpAddr::from(*address), address6.unwrap().into()].map(|own| SocketAddr::new(own, 8080));
+        let own = self.web.addresses().map(|own| SocketAddr::new(own, 8080));
         let called = [IpAddr::from(vip(1)), vip6(1).into()].map(|vip| SocketAddr::new(vip, 80));
         [own[0], own[1], called[0], called[1]]
     }
@@ -133,9 +128,7 @@ fn recorded_flows_end_as_rehearsed() {
         let (to, protocol) = (format!("{to} (web)"), protocol.to_owned());
         (from.to_owned(), to, protocol, flows, "allow".to_owned(), "deny".to_owned())
     };
-    let both = |Container { name, address, address6, .. }: &Container| {
-        [format!("{address} ({name})"), format!("{} ({name})", address6.unwrap())]
-    };
+    let both = |at: &Container| at.addresses().map(|address| format!("{address} ({})", at.name));
     let (friend, foe) = (both(&stage.friend), both(&stage.foe));
     let expected = [
         row(&friend[0], targets[0], "UDP", 1),
@@ -200,7 +193,7 @@ fn flows_may_be_given() {
     assert_eq!((code, &reply["flows"], &reply["changed"]), (1, &11.into(), &7.into()), "{reply:#}");
     let [four, six, ..] = stage.targets();
     let named = |address: IpAddr| format!("{address} (foe)");
-    let foe = [named(stage.foe.address.into()), named(stage.foe.address6.unwrap().into())];
+    let foe = stage.foe.addresses().map(named);
     let changes: Vec<(String, String, String, u64)> =
         rows(&reply).into_iter().map(|row| (row.0, row.1, row.2, row.3)).collect();
     let row = |from: &str, to: String, protocol: &str, flows| {
@@ -217,7 +210,7 @@ fn flows_may_be_given() {
     assert_eq!(changes, expected, "{reply:#}");
 
     // Pods of the directory's own are those that its policies are about.
-    let renamed = [pod(&stage.web, "web"), pod(&stage.foe, "friend")].join("---\n");
+    let renamed = [stage.web.pod("app: web"), stage.foe.pod("app: friend")].join("---\n");
     let path = flows("friend web tcp 8080\nfoe web tcp 8080\n");
     let (code, reply) = stage.rehearse(&directory(&[&guard(FRIENDS), &renamed]), &["--flows", &path]);
     assert_eq!((code, &reply["flows"], &reply["changed"]), (1, &4.into(), &2.into()), "{reply:#}");
@@ -281,4 +274,31 @@ fn what_cannot_be_meant_is_named() {
         assert!(said.code == 1 && said.stderr.contains(word), "{said:?}");
     }
     assert_eq!(agent.cli(&["policy", "rehearse"]).code, 2);
+}
+
+/// Many flows cost the agent's loop little: they are counted where they are read.
+#[test]
+fn a_hundred_thousand_flows_hold_nobody_up() {
+    const MANY: u32 = 100_000;
+    let stage = Stage::new();
+    let agent = stage.cluster.nodes[0].agent();
+    let _stream = Streams::open(&stage.friend.netns, stage.targets()[2], 1, Duration::from_millis(10));
+    let mut flows = Pinned::new(agent.pins()).table::<16, 40>("FLOWS_V4");
+    let own = stage.friend.address.octets();
+    let (key, row) = flows.iter().map(Result::unwrap).find(|(key, _)| key[..4] == own).unwrap();
+    for number in 0..MANY {
+        let (mut key, number) = (key, number.to_be_bytes());
+        // Clients anywhere.
+        key[..4].copy_from_slice(&[172, 16, number[1], number[2]]);
+        key[8] = number[3];
+        flows.insert(key, row, 0).unwrap();
+    }
+    let began = Instant::now();
+    let (code, reply) = stage.rehearse(&directory(&[&guard(FRIENDS)]), &[]);
+    let took = began.elapsed();
+    assert_eq!((code, &reply["flows"], &reply["changed"]), (1, &(MANY + 1).into(), &MANY.into()));
+    let began = Instant::now();
+    let length = agent.get("/v1/recorded-flows").len();
+    println!("{MANY} flows: rehearsed in {took:?}; {length} bytes of answer in {:?}", began.elapsed());
+    assert!(took < Duration::from_secs(5), "{took:?}");
 }

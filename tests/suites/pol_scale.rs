@@ -69,13 +69,7 @@ fn changing_address(number: u32) -> Ipv4Addr {
 
 /// The Pod of an endpoint: closed to most, or not.
 fn own(container: &Container, round: u32) -> String {
-    let (namespace, name) = container.name.split_once('/').unwrap();
-    format!(
-        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: {namespace}, labels: {{shut: {}}}}}\n\
-         status: {{podIPs: [{{ip: {}}}]}}\n",
-        if round.is_multiple_of(2) { "never" } else { "now" },
-        container.address,
-    )
+    container.pod(if round.is_multiple_of(2) { "shut: never" } else { "shut: now" })
 }
 
 /// Rules that tell pods apart by namespace, by labels of many, and by one of its

@@ -18,19 +18,17 @@ use causeway_schema::{
 };
 use causeway_testkit::{
     bed::{self, Bed},
+    cpu::stay_on,
     frame::{Datagram, Frame},
     mirror,
     numbered::{Heard, Numbered},
     prog::Programs,
     table::Table,
     topology::{Cluster, Container},
+    worker::Ends,
     world::World,
 };
-use nix::{
-    sched::{CpuSet, sched_setaffinity},
-    sys::mman::{MapFlags, ProtFlags, mmap},
-    unistd::Pid,
-};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap};
 
 const SWAPS: usize = 50;
 /// The old rules or the new hold at least so long.
@@ -60,14 +58,6 @@ fn rules(new: bool) -> String {
     [gets(1, !new), gets(2, new), gets(3, new), gets(4, !new), sends].join("---\n")
 }
 
-fn pod(Container { name, address, address6, .. }: &Container) -> String {
-    format!(
-        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {name}}}}}\n\
-         status: {{podIPs: [{{ip: {address}}}, {{ip: \"{}\"}}]}}\n",
-        address6.unwrap()
-    )
-}
-
 /// Once the first packet has come that the new rules alone allow, none comes
 /// that the old alone allow and that was sent later.
 #[test]
@@ -77,7 +67,8 @@ fn rules_of_many_change_between_two_packets() {
     let sender = node.container("sender", 2);
     let receivers: Vec<Container> =
         (1..=4).map(|number| node.container(&format!("receiver-{number}"), 10 + number)).collect();
-    let pods: Vec<String> = receivers.iter().chain([&sender]).map(pod).collect();
+    let own = |container: &Container| container.pod(&format!("app: {}", container.name));
+    let pods: Vec<String> = receivers.iter().chain([&sender]).map(own).collect();
     cluster.manifests().write("pods.yaml", &pods.join("---\n"));
     cluster.manifests().write("rules.yaml", &rules(false));
     cluster.wait_converged();
@@ -85,7 +76,7 @@ fn rules_of_many_change_between_two_packets() {
     let mut targets = Vec::new();
     let mut heard: [Vec<Heard>; 4] = Default::default();
     for (receiver, heard) in receivers.iter().zip(&mut heard) {
-        for address in [IpAddr::from(receiver.address), receiver.address6.unwrap().into()] {
+        for address in receiver.addresses() {
             let at = SocketAddr::new(address, PORT);
             targets.push(at);
             heard.push(Heard::start(&receiver.netns, at));
@@ -166,13 +157,6 @@ fn guarded<A: Family>(mut image: Image<A>) -> Image<A> {
     image
 }
 
-/// The two threads are not to wait for one another.
-fn stay_on(cpu: usize) {
-    let mut cpus = CpuSet::new();
-    cpus.set(cpu).unwrap();
-    sched_setaffinity(Pid::from_raw(0), &cpus).expect("stay on one CPU");
-}
-
 /// The first word of an array, as the programs see it; for good.
 fn mapped(array: &MapData) -> &'static AtomicU32 {
     let (length, rights) = (NonZero::new(4096).unwrap(), ProtFlags::PROT_READ | ProtFlags::PROT_WRITE);
@@ -197,8 +181,10 @@ fn both_ends_of_a_packet_are_asked_by_one_set() {
         let Map::Array(standing) = programs.object().map("POLICY").unwrap() else { panic!("an array") };
         let standing = MapData::from_id(standing.info().unwrap().id()).unwrap();
         let (stop, turns) = (AtomicBool::new(false), AtomicU64::new(0));
+        // The two threads are not to wait for one another.
         stay_on(0);
         thread::scope(|scope| {
+            let _ends = Ends(&stop);
             scope.spawn(|| {
                 stay_on(1);
                 let word = mapped(&standing);
@@ -228,7 +214,6 @@ fn both_ends_of_a_packet_are_asked_by_one_set() {
                 assert_eq!(sends + gets, packets, "packets passed by a mix of both sets");
                 assert!(sends.min(gets) > packets / 100, "{sends} and {gets}: it was not turned often");
             }
-            stop.store(true, Ordering::Relaxed);
         });
         println!("{} turns", turns.load(Ordering::Relaxed));
     });

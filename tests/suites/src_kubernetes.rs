@@ -32,7 +32,7 @@ fn web() -> Service {
 
 /// Both addresses of each.
 fn addresses<'a>(servers: impl IntoIterator<Item = &'a (Container, Server)>) -> Vec<IpAddr> {
-    servers.into_iter().flat_map(|(at, _)| [at.address.into(), at.address6.unwrap().into()]).collect()
+    servers.into_iter().flat_map(|(at, _)| at.addresses()).collect()
 }
 
 fn publish(api: &ApiServer, service: &Service, backends: &[IpAddr]) {
@@ -285,15 +285,10 @@ fn policies_of_the_api_hold_for_connections() {
         [("web", 10), ("friend", 11), ("stranger", 12)].map(|(name, host)| node.container(name, host));
     let _server = Server::start(&web.netns, "web", 8080);
     for (container, label) in [(&web, "web"), (&friend, "friend"), (&stranger, "stranger")] {
-        api.apply(&format!(
-            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {}, labels: {{app: {label}}}}}\nspec: {{nodeName: n0, containers: []}}\n\
-             status: {{podIPs: [{{ip: {}}}, {{ip: \"{}\"}}]}}\n",
-            container.name,
-            container.address,
-            container.address6.unwrap()
-        ));
+        let pod = container.pod(&format!("app: {label}"));
+        api.apply(&format!("{pod}spec: {{nodeName: n0, containers: []}}\n"));
     }
-    let all: [IpAddr; 2] = [web.address.into(), web.address6.unwrap().into()];
+    let all = web.addresses();
     let talks = |from: &Container| {
         all.map(|to| {
             from.netns

@@ -9,33 +9,17 @@ use std::{
 };
 
 use causeway_testkit::{
-    capture::Capture,
     client::{first_answer, request, requests},
-    direct::{DSR, counted, direct, frontends, of_both, own, service},
-    frame::Body,
+    direct::{DSR, answers, counted, direct, frontends, of_both, own, serve, service},
     manifest::{Port, Service},
     server::Server,
     streams::Streams,
-    topology::{
-        Cluster, Container, Node, PATIENCE, UPLINK, node_address, node_address6, outside_address,
-        outside_address6, vip, vip6, widen,
-    },
+    topology::{Cluster, Container, PATIENCE, node_address, node_address6, vip, vip6, widen},
     udp_end::{Fragments, UdpEnd},
     wire::Protocol,
 };
 
 const REQUESTS: u64 = 300;
-
-/// Everything that comes to a node by its uplink and has nobody but clients
-/// as its destination: an answer on its way back.
-fn answers(node: &Node) -> Capture {
-    Capture::start_where(&node.netns, UPLINK, |seen| {
-        let outside: [IpAddr; 2] = [outside_address().into(), outside_address6().into()];
-        let Ok(frame) = seen.frame() else { return false };
-        // Neighbour discovery is a host's own affair.
-        outside.contains(&frame.packet.dst) && !matches!(frame.packet.body, Body::Icmp(_))
-    })
-}
 
 #[test]
 fn the_backend_answers_its_client_itself() {
@@ -45,8 +29,7 @@ fn the_backend_answers_its_client_itself() {
         widen(&cluster.outside);
         let far: Vec<&Container> = servers[2..].iter().map(|(container, _)| container).collect();
         let service = direct("far");
-        cluster.manifests().service(&service, &service.slice(&of_both(&far)));
-        cluster.wait_converged();
+        serve(&cluster, &service, &far);
         let shown = cluster.nodes[0].agent().text(&["show", "services"]);
         assert!(shown.contains("dsr ipip"), "{shown}");
 
@@ -84,8 +67,7 @@ fn a_backend_of_this_node_and_other_services_are_as_ever() {
     let cluster = Cluster::dual(2);
     let servers = cluster.servers(1, 8080);
     for (service, at) in [(direct("near"), 0), (service("plain"), 1)] {
-        cluster.manifests().service(&service, &service.slice(&of_both(&[&servers[at].0])));
-        cluster.wait_converged();
+        serve(&cluster, &service, &[&servers[at].0]);
         for to in frontends() {
             for protocol in [Protocol::Tcp, Protocol::Udp] {
                 let report = requests(&cluster.outside, to, 20, protocol);
@@ -108,8 +90,7 @@ fn connections_stay_with_a_backend_that_was_replaced() {
     let servers = cluster.servers(1, 8080);
     widen(&cluster.outside);
     let service = direct("far");
-    cluster.manifests().service(&service, &service.slice(&of_both(&[&servers[1].0])));
-    cluster.wait_converged();
+    serve(&cluster, &service, &[&servers[1].0]);
     for to in frontends() {
         let streams = Streams::open(&cluster.outside, to, 50, Duration::from_millis(5));
         cluster.manifests().slice(&service.slice(&of_both(&[&servers[2].0])));
@@ -151,8 +132,7 @@ fn clients_that_are_remembered_return_to_their_backend() {
     let servers = cluster.servers(4, 8080);
     let far: Vec<&Container> = servers[4..].iter().map(|(container, _)| container).collect();
     let service = direct("sticky").with("sessionAffinity: ClientIP");
-    cluster.manifests().service(&service, &service.slice(&of_both(&far)));
-    cluster.wait_converged();
+    serve(&cluster, &service, &far);
     for to in frontends() {
         // Of four backends; the second node would choose others.
         let mut seen = Vec::new();
@@ -175,8 +155,7 @@ fn ranges_of_ports_are_served() {
         (0..3).map(|at| Server::start(&server.netns, &format!("of-{}", 7000 + at), 8000 + at)).collect();
     let service = Service::new("media", vip(1), &[Port::tcp(7000, 8000).through(7002)]).dual(vip6(1));
     let service = service.annotated(DSR.0, DSR.1);
-    cluster.manifests().service(&service, &service.slice(&of_both(&[&server])));
-    cluster.wait_converged();
+    serve(&cluster, &service, &[&server]);
     for vip in [IpAddr::from(vip(1)), vip6(1).into()] {
         for port in 7000..7003 {
             let to = SocketAddr::new(vip, port);

@@ -9,35 +9,20 @@ use std::{
 };
 
 use causeway_testkit::{
-    capture::Capture,
     client::requests,
-    direct::{bytes, counted, frontends, of_both, own, service, sink},
-    frame::Body,
+    direct::{L2, answers, bytes, counted, frontends, own, serve, service, sink},
     link,
     manifest::{Port, Service},
     netns::Netns,
     ping::ping,
     server::Server,
     streams::Streams,
-    topology::{
-        Cluster, Container, Node, PATIENCE, UPLINK, node_address, node_address6, outside_address,
-        outside_address6, vip, vip6, widen,
-    },
+    topology::{Cluster, Container, PATIENCE, node_address, node_address6, vip, vip6, widen},
     udp_end::{Fragments, UdpEnd},
     wire::Protocol,
 };
 
 const REQUESTS: u64 = 300;
-const L2: (&str, &str) = ("causeway.io/dsr", "l2");
-
-/// What comes to a node by its uplink for the world outside.
-fn answers(node: &Node) -> Capture {
-    Capture::start_where(&node.netns, UPLINK, |seen| {
-        let outside: [IpAddr; 2] = [outside_address().into(), outside_address6().into()];
-        let Ok(frame) = seen.frame() else { return false };
-        outside.contains(&frame.packet.dst) && !matches!(frame.packet.body, Body::Icmp(_))
-    })
-}
 
 /// Those of [`frontends`] that are a node's own.
 fn is_node_port(to: &SocketAddr) -> bool {
@@ -51,8 +36,7 @@ fn the_backend_answers_its_client_itself() {
         widen(&cluster.outside);
         let far: Vec<&Container> = servers[2..].iter().map(|(container, _)| container).collect();
         let service = service("far").annotated(L2.0, L2.1);
-        cluster.manifests().service(&service, &service.slice(&of_both(&far)));
-        cluster.wait_converged();
+        serve(&cluster, &service, &far);
         let chooser = &cluster.nodes[0];
         assert!(chooser.agent().text(&["show", "services"]).contains("dsr l2"));
         assert_eq!(chooser.agent().status().problems, []);
@@ -84,8 +68,7 @@ fn the_mtu_stays_what_it_is() {
     let cluster = Cluster::xdp(2);
     let server = cluster.nodes[1].container("server", 2);
     let service = service("far").annotated(L2.0, L2.1);
-    cluster.manifests().service(&service, &service.slice(&of_both(&[&server])));
-    cluster.wait_converged();
+    serve(&cluster, &service, &[&server]);
     let received = sink(&server.netns, 8080);
     let data = bytes(3_000_000);
     for (index, to) in frontends().into_iter().take(2).enumerate() {
@@ -95,7 +78,7 @@ fn the_mtu_stays_what_it_is() {
         let (peer, length, right) = received.recv_timeout(PATIENCE).unwrap();
         // As a socket of both families has it.
         assert_eq!((peer.ip().to_canonical(), length, right), (own(to), data.len(), true));
-        let local = SocketAddr::new(of_both(&[&server])[index], 8080);
+        let local = SocketAddr::new(server.addresses()[index], 8080);
         let end = UdpEnd::bind(&server.netns, local, Fragments::Allowed);
         for (port, length, fragments) in
             [(6000, 1500 - [28, 48][index], Fragments::Never), (6001, 9000, Fragments::Allowed)]
@@ -159,10 +142,7 @@ fn backends_come_and_go() {
     widen(&cluster.outside);
     let far: Vec<&Container> = servers[2..].iter().map(|(container, _)| container).collect();
     let service = service("far").annotated(L2.0, L2.1);
-    let back = |some: &[&Container]| {
-        cluster.manifests().service(&service, &service.slice(&of_both(some)));
-        cluster.wait_converged();
-    };
+    let back = |some: &[&Container]| serve(&cluster, &service, some);
     back(&far[1..]);
     let to = frontends();
     let streams: Vec<Streams> = to[..2]
@@ -181,6 +161,57 @@ fn backends_come_and_go() {
     streams.into_iter().for_each(|streams| streams.close().assert_clean(20));
 }
 
+/// By one node's table the backend is at the other, and the other way round: each
+/// would send the packet to the other, until its TTL is spent.
+#[test]
+fn two_nodes_that_disagree_do_not_toss_packets() {
+    for mut cluster in [Cluster::forwarding(2), Cluster::xdp(2)] {
+        let servers = cluster.servers(1, 8080);
+        let service = service("far").annotated(L2.0, L2.1);
+        serve(&cluster, &service, &[&servers[0].0]);
+        cluster.nodes[1].agent_mut().kill9();
+        cluster.manifests().service(&service, &service.slice(&servers[1].0.addresses()));
+        cluster.nodes[0].agent().wait_converged(PATIENCE);
+        let count = |name| counted(&cluster.nodes[0], name);
+        for to in &frontends()[..2] {
+            let before = count("forwarded") + count("xdp_forwarded");
+            let client = UdpEnd::bind(&cluster.outside, SocketAddr::new(own(*to), 0), Fragments::Never);
+            for _ in 0..10 {
+                client.send(*to, b"who?").unwrap();
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            let sent = count("forwarded") + count("xdp_forwarded") - before;
+            assert!((1..=30).contains(&sent), "10 datagrams to {to} were sent on {sent} times");
+            let refused = cluster.outside.run(|| std::net::TcpStream::connect_timeout(to, PATIENCE));
+            assert_eq!(refused.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused, "{to}");
+        }
+        // They agree again.
+        cluster.nodes[1].agent_mut().restart();
+        cluster.wait_converged();
+        assert!(counted(&cluster.nodes[1], "drop_no_backend") >= 2 * 11);
+        for to in &frontends()[..2] {
+            requests(&cluster.outside, *to, 20, Protocol::Tcp).assert_clean(20, *to);
+        }
+    }
+}
+
+#[test]
+fn affinity_is_not_for_these() {
+    let cluster = Cluster::forwarding(2);
+    let servers = cluster.servers(2, 8080);
+    let service = service("far").annotated(L2.0, L2.1).with("sessionAffinity: ClientIP");
+    serve(&cluster, &service, &[&servers[2].0, &servers[3].0]);
+    let problems = cluster.nodes[0].agent().status().problems;
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].message.starts_with("l2: not with sessionAffinity"), "{problems:?}");
+    assert_eq!(problems[0].field, "metadata.annotations[causeway.io/dsr]");
+    for to in frontends() {
+        let report = requests(&cluster.outside, to, 50, Protocol::Tcp);
+        report.assert_clean(50, to);
+        assert_eq!(report.by_server.len(), 1, "{to}: {report}");
+    }
+}
+
 /// The lookup of the way asks for it.
 #[test]
 fn an_uplink_that_does_not_forward_is_named() {
@@ -188,8 +219,7 @@ fn an_uplink_that_does_not_forward_is_named() {
     let server = cluster.nodes[1].container("server", 2);
     let _server = Server::start(&server.netns, "server", 8080);
     let service = service("far").annotated(L2.0, L2.1);
-    cluster.manifests().service(&service, &service.slice(&of_both(&[&server])));
-    cluster.wait_converged();
+    serve(&cluster, &service, &[&server]);
     let problems = cluster.nodes[0].agent().status().problems;
     assert_eq!(problems.len(), 1, "{problems:?}");
     assert_eq!(problems[0].object, "Service default/far");

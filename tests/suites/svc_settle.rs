@@ -11,13 +11,10 @@ use std::{
 
 use causeway_testkit::{
     client::PATIENCE,
+    cpu::stay_on,
     manifest::{Port, Service},
     topology::{Cluster, Container, vip, vip6},
     wire::{Answer, WHO},
-};
-use nix::{
-    sched::{CpuSet, sched_setaffinity},
-    unistd::Pid,
 };
 
 /// Of a family; each from a port of its own.
@@ -57,12 +54,6 @@ impl Flow {
         }
         Ok(answer.server)
     }
-}
-
-fn stay_on(cpu: usize) {
-    let mut set = CpuSet::new();
-    set.set(cpu).unwrap();
-    sched_setaffinity(Pid::from_raw(0), &set).unwrap();
 }
 
 /// One CPU begins the flows, another sends their second packets, which make

@@ -19,13 +19,11 @@ const REQUESTS: u64 = 10_000;
 #[test]
 fn ten_thousand_requests_by_each_way_without_an_error() {
     let cluster = Cluster::running(2);
-    let servers = cluster.servers(3, 8080);
-    let everywhere: Vec<_> = servers.iter().map(|(container, _)| container.address).collect();
     let web = Service::new("web", vip(1), &[Port::tcp(80, 8080), Port::udp(53, 8080)]);
-    cluster.manifests().service(&web, &web.slice(&everywhere));
+    let servers = cluster.serve(&web, 3);
     // From outside, a node serves what it has itself.
     let local = Service::new("local", vip(2), &[Port::tcp(80, 8080), Port::udp(53, 8080)]);
-    cluster.manifests().service(&local, &local.slice(&everywhere[..3]));
+    cluster.manifests().service(&local, &local.slice(&[0, 1, 2].map(|at| servers[at].0.address)));
     let client = cluster.nodes[0].container("client", 100);
     widen(&cluster.outside);
     cluster.wait_converged();

@@ -9,15 +9,15 @@ use std::{
 
 use causeway_testkit::{
     client::requests,
+    direct::{NODE_PORT, counted, serve, service},
     frame::{Datagram, Frame},
     link,
-    manifest::{Port, Service},
     raw::Raw,
     server::Server,
     streams::Streams,
     topology::{
         Cluster, Container, Node, PATIENCE, UPLINK, node_address, node_address6, outside_address,
-        outside_address6, vip, vip6, widen,
+        outside_address6, vip6, widen,
     },
     udp_end::{Fragments, UdpEnd},
     wire::Protocol,
@@ -25,30 +25,21 @@ use causeway_testkit::{
 };
 
 const REQUESTS: u64 = 300;
-const NODE_PORT: u16 = 30_080;
 const JUMBO: usize = 9000;
 const LENGTH: usize = 20 << 20;
 const COPIES: u64 = 100;
 
 /// A service whose backends are all on the second node.
 fn far_service(cluster: &Cluster, backends: &[&Container]) {
-    let ports = [Port::tcp(80, 8080).at_node(NODE_PORT), Port::udp(80, 8080).at_node(NODE_PORT)];
-    let service = Service::new("far", vip(1), &ports).dual(vip6(1)).with("type: NodePort");
-    let addresses = backends.iter().flat_map(|at| [at.address.into(), at.address6.unwrap().into()]);
-    cluster.manifests().service(&service, &service.slice(&addresses.collect::<Vec<IpAddr>>()));
-    cluster.wait_converged();
-}
-
-fn packets(node: &Node, counter: &str) -> u64 {
-    node.agent().counters()[counter]
+    serve(cluster, &service("far"), backends);
 }
 
 /// How many packets the node's uplink turned around meanwhile, and how many
 /// it forwarded in all.
 fn turned(node: &Node, work: impl FnOnce()) -> (u64, u64) {
-    let before = ["xdp_forwarded", "forwarded"].map(|name| packets(node, name));
+    let before = ["xdp_forwarded", "forwarded"].map(|name| counted(node, name));
     work();
-    (packets(node, "xdp_forwarded") - before[0], packets(node, "forwarded") - before[1])
+    (counted(node, "xdp_forwarded") - before[0], counted(node, "forwarded") - before[1])
 }
 
 #[test]
@@ -160,20 +151,20 @@ fn frames_of_a_vlan_and_for_others_are_left_alone() {
     let mac = link::mac(&node.netns, UPLINK);
     let frame = Frame::new(Datagram::udp(&own.to_string(), &to.to_string(), b"hello\n")).macs([2; 6], mac);
     let raw = Raw::open(&cluster.outside, "eth0");
-    for (frame, counter, counted, by_xdp) in [
+    for (frame, counter, copies, by_xdp) in [
         // And its answers.
         (frame.clone(), "forwarded", 2 * COPIES, 2 * COPIES),
         (frame.clone().vlan(7), "stack_vlan", COPIES, 0),
         (frame.macs([2; 6], [2, 1, 1, 1, 1, 1]), "stack_foreign", COPIES, 0),
     ] {
         let names = ["xdp_forwarded", counter];
-        let before = names.map(|name| packets(node, name));
+        let before = names.map(|name| counted(node, name));
         (0..COPIES).for_each(|_| raw.send(&frame.bytes()));
         let end = Instant::now() + PATIENCE;
-        while packets(node, counter) < before[1] + counted {
+        while counted(node, counter) < before[1] + copies {
             assert!(Instant::now() < end, "{counter}: not counted");
         }
-        assert_eq!(packets(node, "xdp_forwarded") - before[0], by_xdp, "{counter}");
+        assert_eq!(counted(node, "xdp_forwarded") - before[0], by_xdp, "{counter}");
     }
 }
 
