@@ -102,6 +102,24 @@ fn programs_are_taken_over_from_the_same_build_alone() {
         restart(&mut cluster);
         assert!(ids().iter().zip(before).all(|(now, before)| *now != before), "{before:?}");
     }
+    // Half of them are of an earlier load, as an agent leaves them that is killed
+    // while it puts its own in place.
+    let aside = build.parent().unwrap().with_file_name("aside");
+    let shift = |from: &Path, to: &Path, every: usize| {
+        let names = std::fs::read_dir(from).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<_> = names.collect();
+        names.sort_unstable();
+        names.iter().step_by(every).for_each(|name| std::fs::rename(from.join(name), to.join(name)).unwrap());
+    };
+    cluster.nodes[0].agent_mut().kill9();
+    std::fs::create_dir(&aside).unwrap();
+    shift(&build, &aside, 2);
+    restart(&mut cluster);
+    cluster.nodes[0].agent_mut().kill9();
+    shift(&aside, &build, 1);
+    let mixed = ids();
+    restart(&mut cluster);
+    assert!(ids().iter().zip(mixed).all(|(now, mixed)| *now != mixed), "{mixed:?}");
     streams.close().assert_clean(50);
 }
 
