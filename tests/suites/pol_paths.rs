@@ -370,7 +370,7 @@ fn what_is_allowed_goes_on_under_the_first_policy() {
 #[test]
 fn what_is_denied_does_not_go_on_because_the_one_who_was_called_speaks_first() {
     let stage = Stage::new();
-    let pairs = addresses(&stage.web).map(|address| {
+    let pairs = stage.web.addresses().map(|address| {
         let listener = stage.web.netns.run(|| TcpListener::bind((address, 80))).unwrap();
         let caller = stage.foe.netns.run(|| TcpStream::connect((address, 80))).unwrap();
         [caller, listener.accept().unwrap().0]

@@ -5,9 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use causeway_schema::{
-    Group, Member, MemberKey, Service, SourceRange, SourceRangeKey, source_range::NODES,
-};
+use causeway_schema::{Group, Member, MemberKey, Service, SourceRange, SourceRangeKey, source_range::NODES};
 
 use super::{Entry, Place, Planner, full_message};
 use crate::event::{Dsr, Problem};
