@@ -18,7 +18,7 @@ use crate::{
     loose::{Loose, Part, Read},
     packet::{self, TCP_ACK, TCP_FIN, TCP_HEADER, TCP_RST, TCP_SYN},
     pipeline::Side,
-    rewrite::L4,
+    rewrite::{self, L4},
     trace,
 };
 
@@ -262,14 +262,7 @@ fn segment<A: Refuse>(
         + half(sequence)
         + half(acknowledgement)
         + u32::from(u16::from_ne_bytes(offset_flags));
-    // The kernel finishes the checksum of a packet that was made on this
-    // machine (CHECKSUM_PARTIAL); of such a packet the helper leaves alone
-    // what is not of the pseudo header.
-    let check_at = A::L4 + 16;
-    ctx.l4_csum_replace(check_at, 0, 1, 0).ok()?;
-    let untouched = ctx.load::<u16>(check_at).ok()? == 0;
-    let check = if untouched { checksum::fold(pseudo) } else { !checksum::fold(pseudo + header) };
-    ctx.store(check_at, &check, 0).ok()
+    rewrite::finish_checksum(ctx, A::L4 as u32, pseudo, header)
 }
 
 /// Leaves the first `length` bytes of a frame.
@@ -327,6 +320,6 @@ fn embed<A: Refuse, const L4: usize>(ctx: &TcContext, loose: &Loose<A>, message:
 
 /// The sum of the pseudo header (RFC 9293 section 3.1, RFC 8200 section 8.1).
 #[inline(always)]
-fn pseudo_sum<A: Family>(src: A, dst: A, protocol: u8, length: u16) -> u32 {
+pub fn pseudo_sum<A: Family>(src: A, dst: A, protocol: u8, length: u16) -> u32 {
     src.sum() + dst.sum() + u32::from(u16::from(protocol).to_be()) + u32::from(length.to_be())
 }

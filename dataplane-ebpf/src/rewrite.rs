@@ -1,7 +1,8 @@
 //! How does a packet get its new addresses? By direct writes where the bytes
 //! are ours alone, by helper where the kernel keeps a checksum half done.
 
-use causeway_schema::{Flow, GATEWAY_MAC, Port, protocol};
+use aya_ebpf::programs::TcContext;
+use causeway_schema::{Flow, GATEWAY_MAC, Port, checksum, protocol};
 use network_types::eth::EthHdr;
 
 use crate::{context::Context, family::Family, packet};
@@ -69,6 +70,20 @@ pub fn forward<A: Family, C: Context>(
     };
     let checksum = checksum_at(l4, protocol) as usize;
     ctx.update_checksum::<A>(checksum, protocol, flow.addr_delta, flow.port_delta)
+}
+
+/// Writes the checksum of a TCP header that has 0 in its place: `pseudo` is the
+/// sum of the pseudo header, `rest` that of all else.
+#[inline(always)]
+pub fn finish_checksum(ctx: &TcContext, l4: u32, pseudo: u32, rest: u32) -> Option<()> {
+    let at = (l4 + TCP_CHECKSUM) as usize;
+    // The kernel finishes the checksum of a packet that was made on this
+    // machine (CHECKSUM_PARTIAL); of such a packet the helper leaves alone
+    // what is not of the pseudo header.
+    ctx.l4_csum_replace(at, 0, 1, 0).ok()?;
+    let untouched = ctx.load::<u16>(at).ok()? == 0;
+    let check = if untouched { checksum::fold(pseudo) } else { !checksum::fold(pseudo + rest) };
+    ctx.store(at, &check, 0).ok()
 }
 
 /// Offsets in an ICMP header of echo messages (RFC 792, RFC 4443).
