@@ -238,7 +238,8 @@ pub fn begin_with<A: Refuse>(
         // gateway.
         after.src = A::HAIRPIN;
     }
-    loose.begins = Begins { after, serving: serving(loose, row), hop, ports, attempt: 0, flags: 0 };
+    let flags = (row.flags & Service::PROXY) as u16;
+    loose.begins = Begins { after, serving: serving(loose, row), hop, ports, attempt: 0, flags };
     Step::Begin
 }
 

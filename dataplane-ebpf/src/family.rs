@@ -47,6 +47,7 @@ pub trait Family: Addr {
     const TO_ENCAP: jump::Target;
     const TO_DECAP: jump::Target;
     const TO_EGRESS: jump::Target;
+    const TO_PROXY: jump::Target;
     /// This family in an outer header of its own: the protocol, and what
     /// `bpf_skb_adjust_room` is told of such a header.
     const WITHIN: u8;
@@ -61,6 +62,12 @@ pub trait Family: Addr {
     const SRC: usize;
     const DST: usize;
     const TTL: usize;
+    /// That of the header's length field, and how many bytes of the frame stand
+    /// before those that it counts.
+    const LENGTH: usize;
+    const UNCOUNTED: usize;
+    /// TCP of this family in the words of the PROXY protocol.
+    const PROXY: u8;
 
     /// What `bpf_l4_csum_replace` needs to be told of the family.
     const PSEUDO_FLAG: u64;
@@ -145,6 +152,7 @@ impl Family for V4 {
     const TO_ENCAP: jump::Target = jump::Target::EncapV4;
     const TO_DECAP: jump::Target = jump::Target::DecapV4;
     const TO_EGRESS: jump::Target = jump::Target::EgressV4;
+    const TO_PROXY: jump::Target = jump::Target::ProxyV4;
     const WITHIN: u8 = protocol::IPV4;
     const ENCAP_FLAG: u32 = BPF_F_ADJ_ROOM_ENCAP_L3_IPV4;
     const HAIRPIN: Self = HAIRPIN_V4;
@@ -152,6 +160,9 @@ impl Family for V4 {
     const SRC: usize = EthHdr::LEN + core::mem::offset_of!(Ipv4Hdr, src_addr);
     const DST: usize = EthHdr::LEN + core::mem::offset_of!(Ipv4Hdr, dst_addr);
     const TTL: usize = EthHdr::LEN + core::mem::offset_of!(Ipv4Hdr, ttl);
+    const LENGTH: usize = EthHdr::LEN + core::mem::offset_of!(Ipv4Hdr, tot_len);
+    const UNCOUNTED: usize = EthHdr::LEN;
+    const PROXY: u8 = 0x11;
 
     const PSEUDO_FLAG: u64 = 0;
 
@@ -229,6 +240,7 @@ impl Family for V6 {
     const TO_ENCAP: jump::Target = jump::Target::EncapV6;
     const TO_DECAP: jump::Target = jump::Target::DecapV6;
     const TO_EGRESS: jump::Target = jump::Target::EgressV6;
+    const TO_PROXY: jump::Target = jump::Target::ProxyV6;
     const WITHIN: u8 = protocol::IPV6;
     const ENCAP_FLAG: u32 = BPF_F_ADJ_ROOM_ENCAP_L3_IPV6;
     const HAIRPIN: Self = HAIRPIN_V6;
@@ -236,6 +248,9 @@ impl Family for V6 {
     const SRC: usize = EthHdr::LEN + core::mem::offset_of!(Ipv6Hdr, src_addr);
     const DST: usize = EthHdr::LEN + core::mem::offset_of!(Ipv6Hdr, dst_addr);
     const TTL: usize = EthHdr::LEN + core::mem::offset_of!(Ipv6Hdr, hop_limit);
+    const LENGTH: usize = EthHdr::LEN + core::mem::offset_of!(Ipv6Hdr, payload_len);
+    const UNCOUNTED: usize = Self::L4;
+    const PROXY: u8 = 0x21;
 
     /// `BPF_F_IPV6`: the addresses are in no checksum but this one.
     const PSEUDO_FLAG: u64 = 1 << 7;

@@ -25,6 +25,12 @@ pub fn lookup<A: Family>(key: &FlowKey<A>) -> Option<*mut Flow<A>> {
     A::established(key).or_else(|| embryonic(key).map(|(_, flow)| flow))
 }
 
+/// The entry itself, to be written.
+#[inline(always)]
+pub fn entry<A: Family>(key: &FlowKey<A>) -> Option<*mut Flow<A>> {
+    A::established(key).or_else(|| A::embryonic(key))
+}
+
 /// An entry of the table of embryonic flows, to be written, and a copy of it, to
 /// be read.
 ///
@@ -73,10 +79,10 @@ pub fn is_expired<A>(flow: &Flow<A>) -> bool {
     flow.flags & flags::EXPIRED != 0
 }
 
-/// Whether its packets need more than new addresses: a refusal, or an outer header.
+/// Whether its packets need more than new addresses: a refusal, or a header.
 #[inline(always)]
 pub fn is_slow<A>(flow: &Flow<A>) -> bool {
-    flow.flags & (flags::EXPIRED | flags::TUNNELLED | flags::EGRESS) != 0
+    flow.flags & (flags::EXPIRED | flags::TUNNELLED | flags::EGRESS | flags::PROXY) != 0
 }
 
 /// What a flow belongs to.
@@ -228,7 +234,7 @@ pub fn find_cached<A: Family>(packet: &Packet<A>, ifindex: u32, dry: bool) -> Fo
         // SAFETY: as in `find`.
         let flow = unsafe { &**flow };
         // XDP carries whatever it finds in the cache.
-        if flow.flags & (flags::ESTABLISHED | flags::EXPIRED) == flags::ESTABLISHED {
+        if flow.flags & (flags::ESTABLISHED | flags::EXPIRED | flags::PROXY) == flags::ESTABLISHED {
             cache::fill(&packet.key, flow, epoch);
         }
     }
@@ -251,7 +257,7 @@ pub fn find_settled<A: Family>(packet: &Packet<A>, ifindex: u32) -> Option<*mut 
     // SAFETY: as in `find`.
     let flow = unsafe { &mut *entry };
     if !comes_by(flow, ifindex)
-        || is_expired(flow)
+        || flow.flags & (flags::EXPIRED | flags::PROXY) != 0
         || flow.flags & flags::REPLY == 0 && begins_anew(packet, flow, true)
     {
         return None;
@@ -272,7 +278,9 @@ fn touch<A>(flow: &mut Flow<A>, now: u32) {
 #[inline(always)]
 fn begins_anew<A: Family>(packet: &Packet<A>, flow: &Flow<A>, dry: bool) -> bool {
     if packet.is_tcp() {
-        return packet.opens_connection();
+        // Where the backend has answered and lacks its header, `proxy` decides.
+        let waits = flags::PROXY | flags::REPLIED;
+        return packet.opens_connection() && flow.flags & waits != waits;
     }
     if flow.service == TraceRecord::NONE {
         // Of no service, which loses no backend.
@@ -301,7 +309,7 @@ fn advance<A: Family>(packet: &Packet<A>, flow: &mut Flow<A>, there: &mut Flow<A
         }
         return;
     }
-    if flow.flags & flags::REPLIED == 0 {
+    if flow.flags & flags::REPLIED == 0 || packet.opens_connection() {
         return;
     }
     let reply_key = flow.twin(packet.key.protocol);

@@ -220,7 +220,7 @@ fn error<A: Read + Icmp>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> O
             // SAFETY: as in `flow::pair`.
             unsafe { (*pair).request = *entry };
             loose.translated = true;
-            jump::to(ctx, side, slow::carrier(entry));
+            jump::to(ctx, side, slow::carrier::<A>(entry.flags));
         }
         return Some(Decision::end(Verdict::DropInconsistent));
     }

@@ -50,6 +50,9 @@ pub enum Target {
     /// Flows of containers to the world, and packets of those that leave by another node.
     EgressV4 = 23,
     EgressV6 = 24,
+    /// Packets of flows whose backends are still to learn who their client is.
+    ProxyV4 = 25,
+    ProxyV6 = 26,
 }
 
 /// Goes to another program; returns only when there is none.

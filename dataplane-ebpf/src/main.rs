@@ -32,6 +32,7 @@ mod packet;
 mod pipeline;
 mod policy;
 mod port_range;
+mod proxy;
 mod refuse;
 mod rewrite;
 mod service;
@@ -250,6 +251,16 @@ pub fn egress_v4(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn egress_v6(ctx: TcContext) -> i32 {
     gateway::run::<V6>(&ctx)
+}
+
+#[classifier]
+pub fn proxy_v4(ctx: TcContext) -> i32 {
+    proxy::run::<V4>(&ctx)
+}
+
+#[classifier]
+pub fn proxy_v6(ctx: TcContext) -> i32 {
+    proxy::run::<V6>(&ctx)
 }
 
 #[classifier]

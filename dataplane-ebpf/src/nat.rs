@@ -61,6 +61,7 @@ pub fn create<A: Family>(before: &FlowKey<A>, begins: &mut Begins<A>, dry: bool)
     let after = &begins.after;
     let Some(pair) = flow::pair(before, after, &begins.serving, begins.hop) else { return Outcome::Full };
     pair.request.flags = begins.flags;
+    pair.reply.flags |= begins.flags & flags::PROXY;
     if free && dry {
         return Outcome::Created;
     }

@@ -49,7 +49,9 @@ impl<A: Family> Packet<A> {
 pub const TCP_FIN: u8 = 1;
 pub const TCP_SYN: u8 = 2;
 pub const TCP_RST: u8 = 4;
+pub const TCP_PSH: u8 = 8;
 pub const TCP_ACK: u8 = 16;
+pub const TCP_URG: u8 = 32;
 
 /// Offset of the data offset (upper half, in words) and of the flag byte behind
 /// it in the TCP header (RFC 9293, section 3.1).

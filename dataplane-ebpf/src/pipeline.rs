@@ -133,8 +133,9 @@ fn first<A: Family>(
     dry: bool,
 ) -> Decision {
     let Some(service) = service::row::<A>(frontend.service) else { return Decision::slow() };
-    let asks = frontend.flags & (Frontend::SOURCE_RANGES | Frontend::OUTSIDE) != 0;
-    if asks || service.flags & Service::AFFINITY != 0 || own_socket::may_answer(packet) {
+    let asks = frontend.flags & (Frontend::SOURCE_RANGES | Frontend::OUTSIDE) != 0
+        || service.flags & (Service::AFFINITY | Service::PROXY) != 0;
+    if asks || own_socket::may_answer(packet) {
         return Decision::slow();
     }
     let key = &packet.key;

@@ -17,7 +17,7 @@ use crate::{
     nat::{self, Outcome},
     outer_error,
     pipeline::Side,
-    policy,
+    policy, proxy,
     refuse::{self, Refuse},
     rewrite, trace,
 };
@@ -47,7 +47,7 @@ pub fn go_on<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>, step:
                 unsafe { (*pair).request = *flow };
                 loose.translated = true;
             }
-            carrier(flow)
+            carrier::<A>(flow.flags)
         }
         Step::Again => A::TO_SLOW,
         Step::Begin => policy::next(side, loose),
@@ -66,13 +66,14 @@ pub fn go_on<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>, step:
     finish(ctx, side, loose, Decision::end(Verdict::DropInconsistent))
 }
 
-/// Who goes on with a packet of a flow.
+/// Who goes on with a packet of a flow that has these flags.
 #[inline(always)]
-pub fn carrier<A: Family>(flow: &Flow<A>) -> jump::Target {
-    match flow.flags & (flags::TUNNELLED | flags::EGRESS) {
+pub fn carrier<A: Family>(flags: u16) -> jump::Target {
+    match flags & (flags::TUNNELLED | flags::EGRESS | flags::PROXY) {
         0 => A::TO_CARRY,
         flags::TUNNELLED => A::TO_ENCAP,
-        _ => A::TO_EGRESS,
+        flags::EGRESS => A::TO_EGRESS,
+        _ => A::TO_PROXY,
     }
 }
 
@@ -81,14 +82,16 @@ pub fn carrier<A: Family>(flow: &Flow<A>) -> jump::Target {
 #[inline(always)]
 pub fn begin<A: Refuse>(ctx: &TcContext) -> i32 {
     let Some(loose) = loose::held::<A>() else { return act::broken(ctx) };
+    if !proxy::may_begin(ctx, loose) {
+        return finish(ctx, loose.side, loose, Decision::end(Verdict::DropExpired));
+    }
     let verdict = match nat::create(&loose.packet.key, &mut loose.begins, trace::is_dry(ctx)) {
         Outcome::Created => {
             loose.translated = true;
             if loose.unwrapped && fragment::is_awaited(loose) {
                 jump::to(ctx, loose.side, A::TO_RELEASE);
             }
-            let leaves = loose.begins.flags & flags::EGRESS != 0;
-            jump::to(ctx, loose.side, if leaves { A::TO_EGRESS } else { A::TO_CARRY });
+            jump::to(ctx, loose.side, carrier::<A>(loose.begins.flags));
             Verdict::DropInconsistent
         }
         Outcome::Again => {
@@ -123,7 +126,7 @@ pub fn known<A: Family>(ctx: &TcContext, loose: &mut Loose<A>) -> Option<jump::T
         loose.translated = true;
     }
     // SAFETY: as above.
-    Some(carrier(unsafe { &*entry }))
+    Some(carrier::<A>(unsafe { (*entry).flags }))
 }
 
 /// ICMP, as the slow program has read it.

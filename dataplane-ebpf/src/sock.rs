@@ -111,6 +111,10 @@ fn ask<A: Family>(ctx: &SockAddrContext, addr: A) -> Answer<A> {
         None => return if is_closed(at) { Answer::Refused } else { Answer::Nobody },
     };
     let Some(row) = service::row::<A>(service) else { return Answer::Refused };
+    // Nobody would tell the backend who its client is.
+    if row.flags & Service::PROXY != 0 && protocol == protocol::TCP {
+        return Answer::Refused;
+    }
     let mut choice = service::choose_for(&row, &key);
     if row.flags & Service::AFFINITY != 0 {
         choice = affinity::choose(service, &row, &key, choice, false);

@@ -200,6 +200,9 @@ pub struct ServiceOptions {
     /// `causeway.io/dsr`: backends on other nodes answer clients from outside
     /// themselves.
     pub dsr: Option<Dsr>,
+    /// `causeway.io/proxy-protocol`: backends hear first on each TCP connection
+    /// who the client is. Never together with `dsr`.
+    pub proxy: bool,
     pub source_ranges: Option<SourceRanges>,
     pub traffic: Traffic,
 }

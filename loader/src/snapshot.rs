@@ -167,7 +167,7 @@ pub struct FlowView {
     pub rewrite: String,
     /// `request` or `reply`.
     pub direction: String,
-    /// `established` or `embryonic`.
+    /// `established`, `embryonic`, or what else docs/json.md names.
     pub state: String,
     pub service: Option<String>,
     pub idle_seconds: u64,

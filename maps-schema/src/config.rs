@@ -103,7 +103,7 @@ pub const SWEEP_KEYS: usize = 4;
 
 /// The programs that the fast ones jump to: on the side of `from_container`, and
 /// on that of `from_uplink`.
-const TARGETS: [[&str; 2]; 25] = [
+const TARGETS: [[&str; 2]; 27] = [
     ["container_v6", "uplink_v6"],
     ["slow_container_v4", "slow_uplink_v4"],
     ["slow_container_v6", "slow_uplink_v6"],
@@ -129,6 +129,8 @@ const TARGETS: [[&str; 2]; 25] = [
     ["decap_v6", "decap_v6"],
     ["egress_v4", "egress_v4"],
     ["egress_v6", "egress_v6"],
+    ["proxy_v4", "proxy_v4"],
+    ["proxy_v6", "proxy_v6"],
 ];
 
 /// The same by slot: first those of `from_container`, then those of `from_uplink`.

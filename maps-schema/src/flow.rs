@@ -62,7 +62,8 @@ pub struct Flow<A> {
     /// The service's id, index of its [`Service`](crate::Service) row.
     pub service: u32,
     /// The service's generation when the backend was chosen. A datagram whose
-    /// service has moved on is treated as the first of a new flow.
+    /// service has moved on is treated as the first of a new flow. Of a TCP flow
+    /// that began with a header, [`Flow::start`] instead.
     pub generation: u32,
     /// The backend's id, for operators: the rewrite does not need it.
     pub backend: u32,
@@ -117,6 +118,19 @@ impl<A: Addr> Flow<A> {
         FlowKey::new(self.src, self.dst, self.src_port, self.dst_port, protocol)
     }
 
+    /// Of a TCP flow with [`flags::PROXY`]: the sequence number of the first byte
+    /// that the sender of this direction's packets has to say, host order. Of
+    /// replies it is known once the backend has answered.
+    #[inline(always)]
+    pub fn start(&self) -> u32 {
+        self.generation
+    }
+
+    #[inline(always)]
+    pub fn set_start(&mut self, start: u32) {
+        self.generation = start;
+    }
+
     /// The key under which packets of the other direction look the flow up.
     #[inline(always)]
     pub fn twin(&self, protocol: u8) -> FlowKey<A> {
@@ -146,6 +160,13 @@ pub mod flags {
     /// Packets go on, translated as any, in an outer header to the node that holds
     /// their container's [egress address](crate::egress::Egress).
     pub const EGRESS: u16 = 128;
+    /// The backend has not acknowledged the header that tells it of its client
+    /// ([`Service::PROXY`](crate::Service::PROXY)); on both entries.
+    pub const PROXY: u16 = 256;
+    /// On the entry of replies: the backend has answered, and lacks the header.
+    pub const HEADER_DUE: u16 = 512;
+    /// On the entry of requests: it has been sent.
+    pub const HEADER_SENT: u16 = 1024;
 }
 
 // SAFETY: `repr(C)`, every field is Pod, and the sizes asserted below equal the

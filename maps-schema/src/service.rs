@@ -76,8 +76,8 @@ pub struct Service {
     /// Raised each time a backend leaves the service (and when the id gets
     /// another service), after the new table stands.
     pub generation: u32,
-    /// [`Service::AFFINITY`], one of the ways of direct return, or none, and
-    /// [`Service::SILENT`].
+    /// [`Service::AFFINITY`], one of the ways of direct return or
+    /// [`Service::PROXY`], or none, and [`Service::SILENT`].
     pub flags: u32,
 }
 
@@ -93,7 +93,10 @@ impl Service {
     /// It has backends on other nodes only, which are not to serve here: who finds
     /// none is told nothing, and may find another node when it asks again.
     pub const SILENT: u32 = 1 << 3;
-    pub const FLAGS: u32 = Self::AFFINITY | Self::DSR | Self::DSR_L2 | Self::SILENT;
+    /// What backends hear first on a TCP connection is who the client is (PROXY
+    /// protocol, version 2). The same bit as in a flow's flags.
+    pub const PROXY: u32 = crate::flow::flags::PROXY as u32;
+    pub const FLAGS: u32 = Self::AFFINITY | Self::DSR | Self::DSR_L2 | Self::SILENT | Self::PROXY;
 }
 
 /// How a table chooses.

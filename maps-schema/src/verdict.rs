@@ -70,7 +70,8 @@ pub enum Verdict {
     DropRogueServer = 28,
     /// To a load balancer's address of a service, from outside its source ranges.
     DropSourceRange = 29,
-    /// Of a connection that was silent for longer than its service allows.
+    /// Of a connection that was silent for longer than its service allows, or of
+    /// which nothing is known, to a service whose connections begin with a header.
     DropExpired = 30,
     /// A policy does not allow it.
     DropPolicy = 31,
@@ -204,8 +205,9 @@ pub enum Event {
     XdpForwarded = 7,
     /// A socket of the host that named a service got a backend.
     SocketServed = 8,
-    /// A socket of the host named a service that has no backend, or a service's
-    /// address at a port nobody serves: it was told so at once.
+    /// A socket of the host named a service that has no backend or tells backends
+    /// of their clients, or a service's address at a port nobody serves: it was
+    /// told so at once.
     SocketRefused = 9,
     /// A packet left in an outer header, for its backend or for the node that
     /// holds its container's egress address.

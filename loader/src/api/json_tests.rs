@@ -47,6 +47,7 @@ fn every_field_is_documented() {
         affinity_seconds: None,
         idle_timeout_seconds: None,
         dsr: None,
+        proxy_protocol: None,
         source_ranges: Some(SourceRangesView { addresses: vec![], clients: vec![] }),
         silent: false,
         origin: text(),

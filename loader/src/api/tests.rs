@@ -265,6 +265,7 @@ async fn the_desired_state_is_told_at_one_revision() {
         "affinity_seconds": null,
         "idle_timeout_seconds": null,
         "dsr": null,
+        "proxy_protocol": null,
         "source_ranges": null,
         "origin": "manifests:web.yaml#1",
     }]});

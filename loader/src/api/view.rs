@@ -31,6 +31,10 @@ pub struct ServiceView {
     /// `None`: their answers come back through the node that chose them.
     #[serde(default)]
     pub dsr: Option<String>,
+    /// `v2`: backends hear first on each TCP connection who the client is;
+    /// `None`: they see what they see.
+    #[serde(default)]
+    pub proxy_protocol: Option<String>,
     /// `None`: every frontend is for all.
     #[serde(default)]
     pub source_ranges: Option<SourceRangesView>,
@@ -164,6 +168,7 @@ pub fn services(desired: &DesiredState) -> Vec<ServiceView> {
                 affinity_seconds: service.options.affinity,
                 idle_timeout_seconds: service.options.idle_timeout,
                 dsr: service.options.dsr.map(|way| way.to_string()),
+                proxy_protocol: service.options.proxy.then(|| "v2".to_owned()),
                 source_ranges: service.options.source_ranges.as_ref().map(source_ranges),
                 silent: service.silent,
                 origin: service.origin.to_string(),

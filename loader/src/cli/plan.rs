@@ -290,6 +290,7 @@ mod tests {
             affinity_seconds: None,
             idle_timeout_seconds: None,
             dsr: None,
+            proxy_protocol: None,
             source_ranges: None,
             silent: false,
             origin: "manifests:web.yaml#1".into(),

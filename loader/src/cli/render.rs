@@ -149,7 +149,9 @@ pub fn choice(view: &ServiceView) -> String {
     let affinity = view.affinity_seconds.map(|seconds| format!("affinity {seconds} s"));
     let idle = view.idle_timeout_seconds.map(|seconds| format!("idle {seconds} s"));
     let dsr = view.dsr.as_ref().map(|way| format!("dsr {way}"));
-    [Some(view.algorithm.clone()), affinity, idle, dsr].into_iter().flatten().collect::<Vec<_>>().join(", ")
+    let proxy = view.proxy_protocol.as_ref().map(|version| format!("proxy-protocol {version}"));
+    let words = [Some(view.algorithm.clone()), affinity, idle, dsr, proxy];
+    words.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 pub fn backends(views: &[BackendView]) -> String {

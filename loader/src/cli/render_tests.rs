@@ -98,6 +98,7 @@ fn service(name: &str, backends: usize, weight: u32) -> ServiceView {
         affinity_seconds: None,
         idle_timeout_seconds: None,
         dsr: None,
+        proxy_protocol: None,
         source_ranges: None,
         silent: false,
         origin: "manifests:web.yaml#1".into(),

@@ -21,7 +21,8 @@ pub fn describe<A: Family>(step: &Step<A>) -> String {
             let silent = if row.flags & Service::SILENT != 0 { ", silent" } else { "" };
             let direct = row.flags & (Service::DSR | Service::DSR_L2) != 0;
             let dsr = if direct { ", direct return" } else { "" };
-            format!("{}, generation {}{affinity}{dsr}{silent}", target(row.target), row.generation)
+            let proxy = if row.flags & Service::PROXY != 0 { ", PROXY header" } else { "" };
+            format!("{}, generation {}{affinity}{dsr}{proxy}{silent}", target(row.target), row.generation)
         }
         Step::PutEndpoint { row, .. } => {
             format!("interface {}, {}, generation {}", row.ifindex, mac(row.mac), row.generation)

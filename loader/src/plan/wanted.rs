@@ -6,7 +6,7 @@ use causeway_schema::{Frontend as Row, FrontendKey, Port, PortRange, choice::MAX
 
 use super::Family;
 use super::claims::Ranges;
-use crate::event::{Dsr, Origin, Problem};
+use crate::event::{Dsr, Origin, Problem, Protocol};
 use crate::model::desired::{Clients, Frontend, Service, ServiceId};
 
 /// Compact, because the planner keeps one of each service.
@@ -28,6 +28,8 @@ pub struct Options<A> {
     pub affinity: Option<u32>,
     pub idle_timeout: Option<u32>,
     pub dsr: Option<Dsr>,
+    /// Of a service with TCP ports.
+    pub proxy: bool,
     /// Frontends' addresses that are not for all.
     pub restricted: Box<[A]>,
     /// Those where clients who come from outside are served by others.
@@ -149,6 +151,7 @@ fn options<A: Family>(
     let inside = service.frontends.iter().filter(|frontend| frontend.clients == Clients::Inside);
     let mut inside: Vec<A> = inside.filter_map(|frontend| A::from_ip(frontend.address)).collect();
     inside.dedup();
+    let tcp = service.frontends.iter().any(|frontend| frontend.protocol == Protocol::Tcp);
     let sources = options.source_ranges.as_ref();
     let restricted = sources.into_iter().flat_map(|ranges| &ranges.addresses);
     let clients = sources.into_iter().flat_map(|ranges| &ranges.clients);
@@ -156,6 +159,7 @@ fn options<A: Family>(
         affinity: options.affinity,
         idle_timeout: options.idle_timeout,
         dsr: options.dsr,
+        proxy: options.proxy && tcp,
         restricted: restricted.filter_map(|&address| A::from_ip(address)).collect(),
         clients: clients.filter_map(|net| Some((A::from_ip(net.network())?, net.prefix_len()))).collect(),
         inside: inside.into(),
@@ -164,7 +168,7 @@ fn options<A: Family>(
         misfits,
     };
     let any = wanted.affinity.is_some() || wanted.idle_timeout.is_some() || wanted.dsr.is_some();
-    let any = any || wanted.silent || !wanted.inside.is_empty() || !wanted.misfits.is_empty();
+    let any = any || wanted.silent || wanted.proxy || !wanted.inside.is_empty() || !wanted.misfits.is_empty();
     let any = any || !wanted.restricted.is_empty() || !wanted.ranges.is_empty();
     any.then(|| Box::new(wanted))
 }

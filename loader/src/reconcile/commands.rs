@@ -294,6 +294,7 @@ fn view<A: Family>(
         direction: if is_reply { "reply" } else { "request" }.into(),
         state: match flow.flags {
             bits if bits & flags::EXPIRED != 0 => "expired",
+            bits if bits & flags::PROXY != 0 => "header",
             bits if bits & (flags::TUNNELLED | flags::EGRESS) != 0 => "tunnelled",
             _ => state,
         }

@@ -1,6 +1,7 @@
 //! What does a service get beyond frontends and a table? The memory of its
 //! clients, the ranges that they may come from, the direct return of its
-//! answers, if it wants them; and, for the last, which hosts are nodes.
+//! answers, word to its backends of who asks, if it wants them; and which hosts
+//! are nodes.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -45,6 +46,9 @@ impl<A: Family> Planner<A> {
                 0
             }
         };
+        if options.is_some_and(|options| options.proxy) {
+            flags |= Service::PROXY;
+        }
         // Who takes off an outer header asks them, too.
         let asked = flags & (Service::AFFINITY | Service::DSR) != 0;
         let members = if asked { self.members(name, place, timeout) } else { BTreeMap::new() };
@@ -52,7 +56,7 @@ impl<A: Family> Planner<A> {
             // Served the plain way rather than not at all.
             problems.push(self.full(name, &entry.wanted, Map::Members));
             self.ledger.set_members(place.id, &BTreeMap::new(), 0);
-            flags &= Service::SILENT;
+            flags &= Service::SILENT | Service::PROXY;
         }
         self.ledger.flag_service(place.id, flags);
 

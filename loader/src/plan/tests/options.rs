@@ -7,7 +7,7 @@ use causeway_schema::{
 };
 
 use super::world::*;
-use crate::event::{Dsr, ServiceOptions};
+use crate::event::{Dsr, Protocol, ServiceOptions};
 use crate::kernel::memory::Contents;
 use crate::model::desired::Service;
 use crate::plan::{Capacity, Digest, Family, Planner};
@@ -26,7 +26,9 @@ pub fn check(node: &Node, key: &FrontendKey<V4>, wanted: &Service) {
         Some(Dsr::L2) if wanted.options.affinity.is_some() => 0,
         Some(Dsr::L2) => Row::DSR_L2,
     };
-    assert_eq!(service.flags, affinity | dsr);
+    let tcp = wanted.frontends.iter().any(|frontend| frontend.protocol == Protocol::Tcp);
+    let proxy = if wanted.options.proxy && tcp { Row::PROXY } else { 0 };
+    assert_eq!(service.flags, affinity | dsr | proxy);
     let name = node.planner.service_of(frontend.service).unwrap();
     let settings = |timeout| Member::settings(Group::of(&name.namespace, &name.name), timeout);
     let there = rows.members.get(&MemberKey::settings(frontend.service)).copied();
@@ -117,8 +119,12 @@ fn every_difference_shows_in_the_digest() {
     let direct = Digest::of_image(node.planner.image()).0;
     let on_link = ServiceOptions { dsr: Some(Dsr::L2), ..options(0, &[]) };
     node.change(&[(id("web"), Some(Service { options: on_link, ..with(0, &[], &[(1, 80, 1)]) }))]);
+    let on_link = Digest::of_image(node.planner.image()).0;
+    let told = ServiceOptions { proxy: true, ..options(0, &[]) };
+    node.change(&[(id("web"), Some(Service { options: told, ..with(0, &[], &[(1, 80, 1)]) }))]);
     let digests = [
         direct,
+        on_link,
         Digest::of_image(node.planner.image()).0,
         digest(0, &[]),
         digest(5, &[]),
@@ -142,6 +148,20 @@ fn clients_are_not_remembered_where_packets_go_on_as_they_are() {
         let found: Vec<_> = node.planner.problems().map(|problem| problem.field.clone()).collect();
         assert_eq!(found, problems, "{affinity} {dsr:?}");
         check_against_desired(&node);
+    }
+}
+
+#[test]
+fn backends_are_told_of_clients_over_tcp_alone() {
+    for (protocol, expected) in [(Protocol::Tcp, Row::PROXY), (Protocol::Udp, 0)] {
+        let mut node = Node::new(small());
+        let mut web = Service {
+            options: ServiceOptions { proxy: true, ..options(0, &[]) },
+            ..with(0, &[], &[(1, 80, 1)])
+        };
+        web.frontends.iter_mut().for_each(|frontend| frontend.protocol = protocol);
+        node.change(&[(id("web"), Some(web))]);
+        assert_eq!(node.tables.contents().services[0].flags, expected, "{protocol}");
     }
 }
 

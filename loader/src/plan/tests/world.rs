@@ -67,6 +67,7 @@ pub fn options(affinity: u32, clients: &[&str]) -> ServiceOptions {
     ServiceOptions {
         idle_timeout: None,
         dsr: None,
+        proxy: false,
         affinity: Some(affinity).filter(|&seconds| seconds > 0),
         traffic: Traffic::default(),
         source_ranges: (!clients.is_empty()).then_some(SourceRanges { addresses, clients }),
@@ -113,9 +114,13 @@ pub fn change() -> impl Strategy<Value = Change> {
     let backends = prop_oneof![20 => few, 1 => many];
     let networks = proptest::sample::subsequence(vec!["10.0.0.0/8", "10.0.0.0/16", "fd00::/8"], 0..3);
     let dsr = prop_oneof![4 => Just(None), 1 => Just(Some(Dsr::Ipip)), 1 => Just(Some(Dsr::L2))];
-    let options = (prop_oneof![2 => Just(0), 1 => 1..3u32], networks, dsr);
-    let options = options
-        .prop_map(|(affinity, clients, dsr)| ServiceOptions { dsr, ..self::options(affinity, &clients) });
+    let proxy = prop_oneof![4 => Just(false), 1 => Just(true)];
+    let options = (prop_oneof![2 => Just(0), 1 => 1..3u32], networks, dsr, proxy);
+    let options = options.prop_map(|(affinity, clients, dsr, proxy)| ServiceOptions {
+        dsr,
+        proxy,
+        ..self::options(affinity, &clients)
+    });
     let spans = vec![(70, 90), (80, 81), (81, 99), (91, 99), (1, 65_535)];
     let vips = proptest::sample::subsequence(vec![1, 2, 3, 4], 1..3);
     let ranges = prop_oneof![1 => Just(None), 1 => (vips, proptest::sample::select(spans)).prop_map(Some)];

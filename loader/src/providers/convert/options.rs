@@ -1,6 +1,7 @@
 //! Which of a service's fields do few services have? Affinity, the ranges of
 //! clients of its load-balancer addresses, how long flows may be silent, whether
-//! backends answer past the node that chose them, and traffic policies.
+//! backends answer past the node that chose them, or hear who asks, and traffic
+//! policies.
 
 use std::net::IpAddr;
 
@@ -26,6 +27,9 @@ const LONGEST: u32 = 604_800;
 /// themselves (direct server return).
 const DSR: &str = "causeway.io/dsr";
 
+/// How backends are told of their clients.
+const PROXY: &str = "causeway.io/proxy-protocol";
+
 /// `balanced`: the addresses that a load balancer has given.
 pub fn options(
     metadata: &ObjectMeta,
@@ -37,8 +41,9 @@ pub fn options(
     let idle_timeout = idle_timeout(metadata, refusals);
     let source_ranges = source_ranges(spec, balanced, refusals);
     let dsr = dsr(metadata, refusals);
+    let proxy = proxy(metadata, dsr, refusals);
     let traffic = traffic(spec, refusals);
-    let options = ServiceOptions { affinity, idle_timeout, dsr, source_ranges, traffic };
+    let options = ServiceOptions { affinity, idle_timeout, dsr, proxy, source_ranges, traffic };
     (options != ServiceOptions::default()).then(|| Box::new(options))
 }
 
@@ -98,6 +103,20 @@ fn dsr(metadata: &ObjectMeta, refusals: &mut Vec<Refusal>) -> Option<Dsr> {
             None
         }
     }
+}
+
+/// What cannot be leaves backends to what they see of their clients.
+fn proxy(metadata: &ObjectMeta, dsr: Option<Dsr>, refusals: &mut Vec<Refusal>) -> bool {
+    let Some(text) = metadata.annotations.as_ref().and_then(|notes| notes.get(PROXY)) else { return false };
+    let message = match (text.as_str(), dsr) {
+        ("v2", None) => return true,
+        ("v2", Some(_)) => format!(
+            "v2: answers that go past this node ({DSR}) cannot be made to fit: remove one of the two annotations; until then backends hear nothing of their clients but see them"
+        ),
+        (other, _) => format!("{} is no version that is spoken: use v2, or leave it out", quoted(other)),
+    };
+    refusals.push(Refusal::new(format!("metadata.annotations[{PROXY}]"), message));
+    false
 }
 
 /// A policy that cannot be is Cluster, by which everybody is served.
@@ -165,6 +184,8 @@ fn source_ranges(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     /// Affinity and ranges as text, then the refused fields.
@@ -225,6 +246,27 @@ mod tests {
             assert_eq!(found.and_then(|options| options.dsr), expected, "{text}");
             let fields: Vec<_> = refusals.iter().map(|refusal| refusal.field.as_str()).collect();
             assert_eq!(fields, &["metadata.annotations[causeway.io/dsr]"][..refused], "{text}");
+        }
+    }
+
+    #[test]
+    fn backends_are_told_of_clients_in_one_way() {
+        for (text, dsr, expected, refused) in [
+            ("v2", None, true, 0),
+            ("v2", Some("ipip"), false, 1),
+            ("v2", Some("none"), true, 0),
+            ("v1", None, false, 1),
+            ("true", None, false, 1),
+            ("", None, false, 1),
+        ] {
+            let mut annotations = BTreeMap::from([(PROXY.to_owned(), text.to_owned())]);
+            annotations.extend(dsr.map(|dsr| (DSR.to_owned(), dsr.to_owned())));
+            let metadata = ObjectMeta { annotations: Some(annotations), ..ObjectMeta::default() };
+            let mut refusals = Vec::new();
+            let found = options(&metadata, &ServiceSpec::default(), Vec::new(), &mut refusals);
+            assert_eq!(found.is_some_and(|options| options.proxy), expected, "{text}");
+            refusals.retain(|refusal| refusal.field == "metadata.annotations[causeway.io/proxy-protocol]");
+            assert_eq!(refusals.len(), refused, "{text}");
         }
     }
 
