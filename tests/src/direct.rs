@@ -49,7 +49,12 @@ pub fn answers(node: &Node) -> Capture {
 
 /// A service at its own addresses, external ones and node ports.
 pub fn service(name: &str) -> Service {
-    let ports = [Port::tcp(80, 8080).at_node(NODE_PORT), Port::udp(80, 8080).at_node(NODE_PORT)];
+    service_at(name, 8080)
+}
+
+/// The same with backends' TCP elsewhere.
+pub fn service_at(name: &str, tcp: u16) -> Service {
+    let ports = [Port::tcp(80, tcp).at_node(NODE_PORT), Port::udp(80, 8080).at_node(NODE_PORT)];
     Service::new(name, vip(1), &ports)
         .dual(vip6(1))
         .with("type: NodePort")

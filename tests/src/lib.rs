@@ -46,6 +46,7 @@ pub mod streams;
 pub mod table;
 pub mod talk;
 pub mod ticks;
+pub mod told;
 pub mod topology;
 pub mod traffic;
 pub mod tunnel_end;

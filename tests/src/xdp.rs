@@ -1,6 +1,6 @@
-//! An XDP program that passes everything. A veth brings what XDP programs send
-//! to its other end only where a program is; and an interface that has one
-//! takes no second.
+//! XDP programs of a few instructions. One passes everything: a veth brings what
+//! XDP programs send to its other end only where a program is; and an interface
+//! that has one takes no second. Another loses frames.
 
 use std::{
     io,
@@ -19,6 +19,19 @@ const FLAGS_DRV_MODE: u32 = 1 << 2;
 
 /// `r0 = XDP_PASS; exit`
 const PASS: [u64; 2] = [0xb7 | 2 << 32, 0x95];
+
+/// `XDP_DROP` for frames of one length: `data_end` less `data`, compared.
+fn lose(length: u32) -> [u64; 7] {
+    [
+        0x61 | 2 << 8 | 1 << 12 | 4 << 16,
+        0x61 | 3 << 8 | 1 << 12,
+        0x1f | 2 << 8 | 3 << 12,
+        0xb7 | 2 << 32,
+        0x55 | 2 << 8 | 1 << 16 | u64::from(length) << 32,
+        0xb7 | 1 << 32,
+        0x95,
+    ]
+}
 
 #[repr(C)]
 #[derive(Default)]
@@ -45,25 +58,38 @@ pub struct Pass(#[expect(dead_code, reason = "the kernel detaches when it closes
 
 impl Pass {
     pub fn at(netns: &Netns, interface: &str) -> Self {
-        netns.run(|| {
-            let load = Load {
-                kind: PROG_TYPE_XDP,
-                instructions: PASS.len() as u32,
-                code: PASS.as_ptr() as u64,
-                license: c"GPL".as_ptr() as u64,
-                flags: HAS_FRAGS,
-                ..Load::default()
-            };
-            let program = bpf(PROG_LOAD, &load).unwrap();
-            let link = Link {
-                program: std::os::fd::AsRawFd::as_raw_fd(&program) as u32,
-                ifindex: nix::net::if_::if_nametoindex(interface).unwrap(),
-                attach_type: ATTACH_XDP,
-                flags: FLAGS_DRV_MODE,
-            };
-            Self(bpf(LINK_CREATE, &link).unwrap_or_else(|error| panic!("XDP at {interface}: {error}")))
-        })
+        Self(attach(netns, interface, &PASS, HAS_FRAGS))
     }
+}
+
+/// Loses all frames of one length that come to an interface, until the value goes.
+pub struct Lose(#[expect(dead_code, reason = "the kernel detaches when it closes")] OwnedFd);
+
+impl Lose {
+    pub fn at(netns: &Netns, interface: &str, length: u32) -> Self {
+        Self(attach(netns, interface, &lose(length), 0))
+    }
+}
+
+fn attach(netns: &Netns, interface: &str, code: &[u64], flags: u32) -> OwnedFd {
+    netns.run(|| {
+        let load = Load {
+            kind: PROG_TYPE_XDP,
+            instructions: code.len() as u32,
+            code: code.as_ptr() as u64,
+            license: c"GPL".as_ptr() as u64,
+            flags,
+            ..Load::default()
+        };
+        let program = bpf(PROG_LOAD, &load).unwrap();
+        let link = Link {
+            program: std::os::fd::AsRawFd::as_raw_fd(&program) as u32,
+            ifindex: nix::net::if_::if_nametoindex(interface).unwrap(),
+            attach_type: ATTACH_XDP,
+            flags: FLAGS_DRV_MODE,
+        };
+        bpf(LINK_CREATE, &link).unwrap_or_else(|error| panic!("XDP at {interface}: {error}"))
+    })
 }
 
 fn bpf<T>(command: libc::c_int, attributes: &T) -> io::Result<OwnedFd> {
