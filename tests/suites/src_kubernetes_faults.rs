@@ -33,6 +33,8 @@ const TIMING: Timing = Timing {
     longest: Duration::from_millis(40),
     pace: Duration::from_millis(1),
     discovery: Duration::from_millis(40),
+    answer: Duration::from_millis(150),
+    busy: Duration::from_secs(1),
     gather: Duration::from_millis(1),
     page: 3,
 };

@@ -34,6 +34,8 @@ pub type ServiceName = (Arc<str>, Arc<str>);
 struct Slot {
     source: Arc<str>,
     synced: bool,
+    /// As [`Batch::policies`], once.
+    policies: bool,
     objects: BTreeMap<ObjectKey, Said>,
     problems: Vec<Problem>,
 }
@@ -110,6 +112,7 @@ impl Model {
         let slot = |source: &Arc<str>| Slot {
             source: source.clone(),
             synced: false,
+            policies: false,
             objects: BTreeMap::new(),
             problems: Vec::new(),
         };
@@ -160,6 +163,12 @@ impl Model {
         self.slots.iter().all(|slot| slot.synced)
     }
 
+    /// Every source has said all that it may read of what decides who may talk
+    /// to whom at least once.
+    pub fn policies_known(&self) -> bool {
+        self.slots.iter().all(|slot| slot.policies)
+    }
+
     pub fn problems(&self) -> impl Iterator<Item = &Problem> {
         self.slots.iter().flat_map(|slot| &slot.problems)
     }
@@ -205,6 +214,7 @@ impl Model {
         let slot = &mut self.slots[index];
         slot.problems = batch.problems;
         slot.synced |= batch.synced;
+        slot.policies |= batch.policies || batch.synced;
 
         let mut touched = Touched::default();
         // First, because services depend on this node's zone.

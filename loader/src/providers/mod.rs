@@ -7,5 +7,6 @@ pub mod kubernetes;
 pub mod manifests;
 mod names;
 mod object;
+mod speech;
 
 pub use names::Names;

@@ -51,7 +51,7 @@ impl Agent {
         }
         let failed = found.iter().any(|audit| audit.failed.is_some());
         found.into_iter().flat_map(|audit| audit.repaired).for_each(|repair| self.remember_repair(repair));
-        let policies = self.policies.stand || !self.model.synced();
+        let policies = self.policies.stand || !self.model.policies_known();
         if failed || !policies || self.kernel_digest() != Some(self.digest()) {
             return;
         }

@@ -18,7 +18,7 @@ use crate::{
     model::Touched,
     plan::{
         Capacity, Family, PolicyPlan, PolicyPlanner,
-        policy::{Left, NoRoom},
+        policy::{Left, NoRoom, SEALED},
     },
     policy::{Compiler, Delta, Here, Name, Pod, RuleName, Subject, Talk},
 };
@@ -72,6 +72,11 @@ impl Policies {
     /// What an endpoint's row is to say. See [`PolicyPlanner::index`].
     pub fn index(&self, endpoint: &str) -> Option<u16> {
         self.planner.index(endpoint)
+    }
+
+    /// Nobody has said yet what holds for it: nothing may come or go.
+    pub fn seals(&self, endpoint: &str) -> bool {
+        self.planner.index(endpoint) == Some(SEALED)
     }
 
     /// Plans what the compiler has been told, and writes what nothing names
@@ -245,9 +250,9 @@ impl Agent {
         [full.as_str(), bare].into_iter().find_map(|name| self.store.get_key_value(name))
     }
 
-    /// Writes what the compiler has been told, once all sources have spoken.
+    /// Writes what the compiler has been told, once all sources have spoken of it.
     pub fn commit_policies(&mut self) {
-        if !self.model.synced() || self.dataplane.is_none() {
+        if !self.model.policies_known() || self.dataplane.is_none() {
             return;
         }
         let committed = self.policies.commit();

@@ -62,6 +62,12 @@ impl Agent {
                 reasons.push(format!("source {source} has not said everything yet"));
             }
         }
+        let sealed = self.store.iter().filter(|(name, _)| self.policies.seals(name)).count();
+        if sealed > 0 {
+            reasons.push(format!(
+                "{sealed} endpoints are cut off until the sources have said which policies there are"
+            ));
+        }
         reasons.extend(self.waiting());
         reasons.extend(self.failures.iter().map(|(what, error)| format!("cannot {what}: {error}")));
         if self.applied_revision < revision {

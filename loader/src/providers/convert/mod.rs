@@ -26,8 +26,8 @@ pub use policy::{
 pub use service::service;
 pub use slice::{endpoints, slice};
 
-use super::Names;
-use crate::event::{Kind, Object, ObjectKey};
+use super::{Names, object::shortened};
+use crate::event::{Kind, Object, ObjectKey, Origin, Problem};
 
 use wire::ObjectMeta;
 
@@ -43,6 +43,12 @@ pub struct Refusal {
 impl Refusal {
     pub fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
         Self { field: field.into(), message: message.into() }
+    }
+
+    /// The same of an object that stands somewhere.
+    pub fn problem(self, origin: Origin, object: impl Into<String>) -> Problem {
+        let message = shortened(self.message);
+        Problem { origin: Some(origin), object: object.into(), field: self.field, message }
     }
 }
 

@@ -47,6 +47,11 @@ pub struct Timing {
     pub pace: Duration,
     /// Between looks whether a kind has been installed.
     pub discovery: Duration,
+    /// The longest silence of a server that is asked: before its answer, and in
+    /// the middle of one that is not a watch.
+    pub answer: Duration,
+    /// The longest that a busy server may have us wait.
+    pub busy: Duration,
     /// Changes this close together are one batch.
     pub gather: Duration,
     /// Objects of a page of a list.
@@ -60,6 +65,8 @@ impl Default for Timing {
             longest: Duration::from_secs(10),
             pace: Duration::from_millis(250),
             discovery: Duration::from_secs(60),
+            answer: Duration::from_secs(30),
+            busy: Duration::from_secs(60),
             gather: Duration::from_millis(2),
             page: 250,
         }
@@ -174,6 +181,8 @@ impl Speaker {
         if news {
             self.said = Some((problems.clone(), synced));
         }
-        self.batches.send(Batch { source: self.source.clone(), events, problems, fence, synced }).await
+        self.batches
+            .send(Batch { source: self.source.clone(), events, problems, fence, synced, policies: synced })
+            .await
     }
 }

@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 use super::*;
-use crate::event::Batch;
+use crate::event::Problem;
 
 const TABLE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/bad-manifests.txt"));
 const HEALTHY: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: healthy, namespace: healthy}\nspec: {clusterIP: 10.97.0.1, ports: [{port: 80}]}\n";

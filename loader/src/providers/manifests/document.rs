@@ -174,12 +174,8 @@ impl Reader<'_> {
     }
 
     fn refuse(&mut self, place: &str, object: &str, refusal: Refusal) {
-        self.parsed.problems.push(Problem {
-            origin: Some(self.origin(place)),
-            object: object.to_owned(),
-            field: refusal.field,
-            message: object::shortened(refusal.message),
-        });
+        let problem = refusal.problem(self.origin(place), object);
+        self.parsed.problems.push(problem);
     }
 
     fn origin(&self, place: &str) -> Origin {

@@ -24,7 +24,8 @@ use self::{
     directory::{Ask, Directory, Look},
     watch::{Wake, Watch},
 };
-use crate::event::{Batch, Problem};
+use super::speech::{Speech, Standing};
+use crate::event::Batch;
 
 /// The name of the source.
 pub const SOURCE: &str = "manifests";
@@ -50,8 +51,8 @@ impl Manifests {
         let (wakes, woken) = mpsc::channel();
         let watch = Watch::new(path.clone(), wakes.clone());
         thread::Builder::new().name("manifests".into()).spawn(move || {
-            let speaker = Speaker { source: SOURCE.into(), batches, said: None };
-            run(Directory::new(path, SOURCE.into()), watch, &woken, speaker);
+            let speech = Speech::new(SOURCE.into());
+            run(Directory::new(path, SOURCE.into()), watch, &woken, speech, &batches);
         })?;
         Ok(Self { wakes })
     }
@@ -77,10 +78,17 @@ pub fn scan(path: &Path) -> Batch {
     // As if from the future: nothing is waited for.
     let later = SystemTime::now() + Duration::from_secs(3600);
     let look = directory.look(&Ask { everything: true, ..Ask::default() }, later);
-    Batch { source, events: look.events, problems: look.problems, fence: 0, synced: look.readable }
+    let (synced, policies) = (look.readable, look.readable);
+    Batch { source, events: look.events, problems: look.problems, fence: 0, synced, policies }
 }
 
-fn run(mut directory: Directory, mut watch: Watch, woken: &mpsc::Receiver<Wake>, mut speaker: Speaker) {
+fn run(
+    mut directory: Directory,
+    mut watch: Watch,
+    woken: &mpsc::Receiver<Wake>,
+    mut speech: Speech,
+    batches: &tokio::sync::mpsc::Sender<Batch>,
+) {
     let mut ask = Ask { everything: true, ..Ask::default() };
     let mut fence = 0;
     let mut next_poll = Instant::now();
@@ -99,7 +107,11 @@ fn run(mut directory: Directory, mut watch: Watch, woken: &mpsc::Receiver<Wake>,
         }
         let unsettled = look.unsettled;
         let fence_now = if unsettled { 0 } else { std::mem::take(&mut fence) };
-        if speaker.say(look, fence_now).is_err() {
+        let Look { events, problems, readable, .. } = look;
+        let standing = Standing { problems, synced: readable, policies: readable };
+        let batch = speech.batch(events, standing, fence_now);
+        // Nobody hears it any more once the loop has gone.
+        if batch.is_some_and(|batch| batches.blocking_send(batch).is_err()) {
             return;
         }
         let soon = Instant::now() + SOON;
@@ -107,32 +119,6 @@ fn run(mut directory: Directory, mut watch: Watch, woken: &mpsc::Receiver<Wake>,
         let Some((asked, number)) = watch::wait(woken, deadline) else { return };
         ask = asked;
         fence = fence.max(number);
-    }
-}
-
-struct Gone;
-
-/// Says what is news.
-struct Speaker {
-    source: Arc<str>,
-    batches: tokio::sync::mpsc::Sender<Batch>,
-    said: Option<(Vec<Problem>, bool)>,
-}
-
-impl Speaker {
-    fn say(&mut self, look: Look, fence: u64) -> Result<(), Gone> {
-        let known = self.said.as_ref();
-        let news =
-            known.is_none_or(|(problems, readable)| *problems != look.problems || *readable != look.readable);
-        if look.events.is_empty() && !news && fence == 0 {
-            return Ok(());
-        }
-        if news {
-            self.said = Some((look.problems.clone(), look.readable));
-        }
-        let Look { events, problems, readable: synced, .. } = look;
-        let batch = Batch { source: self.source.clone(), events, problems, fence, synced };
-        self.batches.blocking_send(batch).map_err(|_| Gone)
     }
 }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs};
 use tokio::sync::mpsc::{Receiver, channel};
 
 use super::*;
-use crate::event::{Event, Object, ObjectKey};
+use crate::event::{Event, Object, ObjectKey, Problem};
 
 struct Live {
     dir: tempfile::TempDir,
