@@ -51,6 +51,7 @@ pub mod topology;
 pub mod traffic;
 pub mod tunnel_end;
 pub mod udp_end;
+pub mod watcher;
 pub mod wire;
 pub mod worker;
 pub mod world;

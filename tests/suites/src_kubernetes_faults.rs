@@ -8,191 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use causeway::{
-    event::Batch,
-    model::{
-        Model,
-        desired::{DesiredState, Service, ServiceId},
-    },
-    providers::{
-        kubernetes::{self, Access, Kubernetes, Timing},
-        manifests,
-    },
-};
 use causeway_testkit::{
-    apiserver::{ApiServer, Fault, documents, kind},
+    apiserver::{
+        ApiServer, DISCOVERY, Fault, documents, kind,
+        stock::{ALL, CLUSTER_WIDE, object, stocked},
+    },
     random::Random,
-    scratch::Dir,
+    watcher::{TIMING, Watcher, block_on},
 };
-use serde_json::json;
-use tokio::sync::mpsc;
-
-/// Everything that takes seconds in production.
-const TIMING: Timing = Timing {
-    pause: Duration::from_millis(2),
-    longest: Duration::from_millis(40),
-    pace: Duration::from_millis(1),
-    discovery: Duration::from_millis(40),
-    answer: Duration::from_millis(150),
-    busy: Duration::from_secs(1),
-    gather: Duration::from_millis(1),
-    page: 3,
-};
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A provider, what it has told, and what of that was a deletion.
-struct Watcher {
-    _provider: Kubernetes,
-    batches: mpsc::Receiver<Batch>,
-    model: Model,
-    deleted: BTreeSet<String>,
-    problems: Vec<String>,
-}
-
-impl Watcher {
-    async fn start(api: &ApiServer) -> Self {
-        let (said, batches) = mpsc::channel(4);
-        let access = Access { kubeconfig: None, server: Some(api.url()) };
-        let provider = Kubernetes::spawn(&access, TIMING, said).await.unwrap();
-        let model = Model::new(&[kubernetes::SOURCE.into()], "n0");
-        Self { _provider: provider, batches, model, deleted: BTreeSet::new(), problems: Vec::new() }
-    }
-
-    /// Takes in what comes for a while.
-    async fn hear(&mut self, time: Duration) {
-        let end = tokio::time::Instant::now() + time;
-        while let Ok(batch) = tokio::time::timeout_at(end, self.batches.recv()).await {
-            let batch = batch.expect("the provider goes on");
-            let gone = batch.events.iter().filter(|event| event.object.is_none());
-            self.deleted.extend(gone.map(|event| event.key.to_string()));
-            self.problems = batch.problems.iter().map(ToString::to_string).collect();
-            self.model.apply(batch);
-        }
-    }
-
-    /// Until the model is as it should be.
-    async fn until(&mut self, what: &str, good: impl Fn(&Self) -> bool) {
-        let end = Instant::now() + PATIENCE;
-        while !good(self) {
-            assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}; problems {:#?}", self.problems);
-            self.hear(Duration::from_millis(5)).await;
-        }
-    }
-
-    /// Until it says what a directory with the server's objects would.
-    async fn until_as(&mut self, api: &ApiServer) {
-        let wanted = from_files(api);
-        let end = Instant::now() + PATIENCE;
-        while let Some(difference) = differs(&wanted, &self.model.desired()) {
-            assert!(Instant::now() < end, "{difference}; problems {:#?}", self.problems);
-            self.hear(Duration::from_millis(5)).await;
-        }
-        self.until("synced and free of trouble", |watcher| {
-            watcher.model.synced() && watcher.problems.is_empty()
-        })
-        .await;
-    }
-}
-
-/// What a manifest directory with the server's objects says.
-fn from_files(api: &ApiServer) -> DesiredState {
-    let dir = Dir::new();
-    let list = json!({"kind": "List", "apiVersion": "v1", "items": api.objects()});
-    std::fs::write(dir.join("all.json"), list.to_string()).unwrap();
-    let mut model = Model::new(&[manifests::SOURCE.into()], "n0");
-    let batch = manifests::scan(dir.path());
-    assert!(batch.problems.is_empty(), "{:?}", batch.problems);
-    model.apply(batch);
-    model.desired()
-}
-
-/// But for who said so.
-fn differs(wanted: &DesiredState, found: &DesiredState) -> Option<String> {
-    let names = |state: &DesiredState| -> Vec<ServiceId> { state.services.keys().cloned().collect() };
-    if names(wanted) != names(found) {
-        return Some(format!("services {:?}, not {:?}", names(found), names(wanted)));
-    }
-    let unlike = |(id, service): &(&ServiceId, &Service)| !service.serves_alike(&found.services[*id]);
-    if let Some((id, service)) = wanted.services.iter().find(unlike) {
-        return Some(format!("{id} is {:?}, not {service:?}", found.services[id]));
-    }
-    if wanted.nodes != found.nodes {
-        return Some(format!("nodes {:?}, not {:?}", found.nodes, wanted.nodes));
-    }
-    if (&wanted.pods, &wanted.namespaces) != (&found.pods, &found.namespaces) {
-        return Some(format!("pods {:?}, not {:?}", found.pods, wanted.pods));
-    }
-    let same = wanted.policies.len() == found.policies.len()
-        && wanted
-            .policies
-            .iter()
-            .all(|(id, policy)| found.policies.get(id).is_some_and(|other| other.object == policy.object));
-    (!same).then(|| format!("policies {:?}, not {:?}", found.policies.keys(), wanted.policies.keys()))
-}
-
-/// Of the kinds below those that may be installed; they have no namespace.
-const CLUSTER_WIDE: [&str; 4] = ["AdminNetworkPolicy", "Policy", "VirtualNetwork", "Egress"];
-
-/// An object of kind and number, in one of a few forms.
-fn object(random: &mut Random, number: usize) -> (&'static str, String) {
-    let form = random.below(3) + 1;
-    let kinds = [
-        "Service",
-        "EndpointSlice",
-        "Node",
-        "Pod",
-        "Namespace",
-        "NetworkPolicy",
-        "AdminNetworkPolicy",
-        "Policy",
-        "VirtualNetwork",
-        "Egress",
-    ];
-    let kind = *random.pick(&kinds);
-    let yaml = match kind {
-        "Service" => format!(
-            "apiVersion: v1\nkind: Service\nmetadata: {{name: o{number}}}\nspec: {{clusterIP: 10.96.0.{}, ports: [{{port: {form}}}]}}\n",
-            number + 1
-        ),
-        "EndpointSlice" => format!(
-            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: o{number}, labels: {{kubernetes.io/service-name: o{}}}}}\n\
-             addressType: IPv4\nports: [{{port: 8080}}]\nendpoints: [{{addresses: [10.244.{form}.{}]}}]\n",
-            number / 2,
-            number + 1
-        ),
-        "Node" => format!(
-            "apiVersion: v1\nkind: Node\nmetadata: {{name: o{number}}}\nspec: {{podCIDR: 10.{}.0.0/24}}\nstatus: {{addresses: [{{type: InternalIP, address: 192.168.{form}.1}}]}}\n",
-            number + 1
-        ),
-        "Pod" => format!(
-            "apiVersion: v1\nkind: Pod\nmetadata: {{name: o{number}, labels: {{app: a{form}}}}}\nspec: {{nodeName: o1, containers: []}}\nstatus: {{podIP: 10.244.9.{}}}\n",
-            number + 1
-        ),
-        "Namespace" => {
-            format!(
-                "apiVersion: v1\nkind: Namespace\nmetadata: {{name: o{number}, labels: {{team: t{form}}}}}\n"
-            )
-        }
-        "NetworkPolicy" => format!(
-            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: o{number}}}\nspec: {{podSelector: {{matchLabels: {{app: a{form}}}}}}}\n"
-        ),
-        "AdminNetworkPolicy" => format!(
-            "apiVersion: policy.networking.k8s.io/v1alpha1\nkind: AdminNetworkPolicy\nmetadata: {{name: o{number}}}\n\
-             spec: {{priority: {form}, subject: {{namespaces: {{}}}}, ingress: [{{action: Deny, from: [{{namespaces: {{}}}}]}}]}}\n"
-        ),
-        "VirtualNetwork" => format!(
-            "apiVersion: causeway.io/v1alpha1\nkind: VirtualNetwork\nmetadata: {{name: o{number}}}\nspec: {{members: {{namespaces: {{}}}}, peers: [o{form}]}}\n"
-        ),
-        "Egress" => format!(
-            "apiVersion: causeway.io/v1alpha1\nkind: Egress\nmetadata: {{name: o{number}}}\nspec: {{subject: {{namespaces: {{}}}}, addresses: [192.0.2.{form}], nodes: [o1]}}\n"
-        ),
-        _ => format!(
-            "apiVersion: causeway.io/v1alpha1\nkind: Policy\nmetadata: {{name: o{number}}}\n\
-             spec: {{tier: Admin, priority: {form}, subject: {{namespaces: {{}}}}, ingress: [{{action: Allow, from: [{{namespaces: {{}}}}]}}]}}\n"
-        ),
-    };
-    (kind, yaml)
-}
 
 /// Objects of a number that is even stay for good.
 const NUMBERS: usize = 10;
@@ -246,11 +69,6 @@ async fn run(random: &mut Random) {
     assert!(spurious.is_empty(), "taken away, but never gone: {spurious:?}");
 }
 
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(future)
-}
-
 #[test]
 fn random_faults_end_where_the_server_is() {
     let runs =
@@ -263,25 +81,6 @@ fn random_faults_end_where_the_server_is() {
         done < runs
     });
     println!("{done} runs in {:?}", begun.elapsed());
-}
-
-/// The kinds that have something to lose.
-const ALL: [&str; 6] = ["Service", "EndpointSlice", "Node", "Pod", "Namespace", "NetworkPolicy"];
-
-/// A server with three of each.
-fn stocked() -> ApiServer {
-    let api = ApiServer::local();
-    let random = &mut Random::new(1);
-    for number in 0..3 {
-        let mut left: BTreeSet<&str> = ALL.into();
-        while !left.is_empty() {
-            let (name, yaml) = object(random, number);
-            if left.remove(name) {
-                api.apply(&yaml);
-            }
-        }
-    }
-    api
 }
 
 #[test]
@@ -305,6 +104,8 @@ fn a_kind_that_must_not_be_read_is_named_and_the_rest_is_served() {
     });
 }
 
+const POLICY: &str = "apiVersion: causeway.io/v1alpha1\nkind: Policy\nmetadata: {name: p}\nspec: {tier: Admin, priority: 1, subject: {namespaces: {}}}\n";
+
 #[test]
 fn a_kind_that_is_not_installed_is_no_trouble_and_comes_when_it_is() {
     block_on(async {
@@ -312,7 +113,7 @@ fn a_kind_that_is_not_installed_is_no_trouble_and_comes_when_it_is() {
         let mut watcher = Watcher::start(&api).await;
         watcher.until_as(&api).await;
         api.install(kind("Policy"), true);
-        api.apply("apiVersion: causeway.io/v1alpha1\nkind: Policy\nmetadata: {name: p}\nspec: {tier: Admin, priority: 1, subject: {namespaces: {}}}\n");
+        api.apply(POLICY);
         watcher.until_as(&api).await;
         assert_eq!(watcher.model.policy_count(), 4);
         api.install(kind("Policy"), false);
@@ -353,6 +154,184 @@ fn an_answer_of_somebody_else_is_named() {
         };
         watcher.until("the problem", named).await;
         watcher.until_as(&api).await;
+    });
+}
+
+/// A watch is answered by somebody else, or as an API server does not. Nothing
+/// changes afterwards: what is quiet must be known to be well again.
+#[test]
+fn a_quiet_kind_is_known_to_be_well_again() {
+    let ends: [&[Fault]; 9] = [
+        &[Fault::Foreign],
+        &[Fault::Stranger(404)],
+        &[Fault::Stranger(429)],
+        &[Fault::Stranger(502)],
+        &[Fault::Stranger(302)],
+        &[Fault::Broken],
+        // As often as a request is sent again, and once more.
+        &[Fault::Busy(0); 4],
+        &[Fault::Gone],
+        &[Fault::GoneStatus],
+    ];
+    block_on(async {
+        let api = stocked();
+        let mut watcher = Watcher::start(&api).await;
+        watcher.until_as(&api).await;
+        for faults in ends {
+            println!("{faults:?}");
+            api.plan(kind("Service"), [Fault::End].iter().chain(faults).copied());
+            watcher.until("the faults", |_| api.planned() == 0).await;
+            watcher.hear(TIMING.longest).await;
+            watcher.until_as(&api).await;
+        }
+        assert!(watcher.deleted.is_empty(), "{:?}", watcher.deleted);
+    });
+}
+
+#[test]
+fn a_list_that_is_refused_too_often_is_asked_for_anew() {
+    block_on(async {
+        let api = stocked();
+        api.plan(kind("Service"), [Fault::Busy(0); 9]);
+        let mut watcher = Watcher::start(&api).await;
+        watcher.until_as(&api).await;
+        assert_eq!(api.planned(), 0);
+    });
+}
+
+#[test]
+fn an_error_in_a_watch_is_named_and_the_kind_listed_again() {
+    block_on(async {
+        let api = stocked();
+        let mut watcher = Watcher::start(&api).await;
+        watcher.until_as(&api).await;
+        let (lists, _) = api.requests(kind("Service"));
+        api.plan(kind("Service"), [Fault::Failed; 8]);
+        let named =
+            |watcher: &Watcher| watcher.problems.iter().any(|problem| problem.contains("answers 500"));
+        watcher.until("the problem", named).await;
+        watcher.until("the faults", |_| api.planned() == 0).await;
+        watcher.hear(TIMING.longest).await;
+        watcher.until_as(&api).await;
+        assert_eq!(api.requests(kind("Service")).0, lists + 8);
+    });
+}
+
+#[test]
+fn a_server_that_has_always_forgotten_is_asked_ever_less() {
+    block_on(async {
+        let api = stocked();
+        let mut watcher = Watcher::start(&api).await;
+        watcher.until_as(&api).await;
+        let (lists, _) = api.requests(kind("Service"));
+        api.plan(kind("Service"), vec![Fault::Gone; 10_000]);
+        api.plan(kind("Service"), [Fault::End]);
+        watcher.hear(TIMING.longest * 20).await;
+        let more = api.requests(kind("Service")).0 - lists;
+        assert!((5..=50).contains(&more), "{more} lists in {:?}", TIMING.longest * 20);
+    });
+}
+
+#[test]
+fn an_answer_that_stops_half_way_is_given_up() {
+    block_on(async {
+        let api = stocked();
+        api.install(kind("Policy"), true);
+        for kind in [kind("Service"), kind("Pod"), DISCOVERY] {
+            api.plan(kind, [Fault::Stall; 2]);
+        }
+        let mut watcher = Watcher::start(&api).await;
+        let named = |watcher: &Watcher| {
+            watcher
+                .problems
+                .iter()
+                .any(|problem| problem.contains("Service") && problem.contains("stopped half way"))
+        };
+        watcher.until("the problem", named).await;
+        watcher.until_as(&api).await;
+        assert_eq!(api.planned(), 0);
+    });
+}
+
+#[test]
+fn a_server_that_wants_to_be_left_alone_for_ever_is_not() {
+    block_on(async {
+        let api = stocked();
+        api.plan(kind("Service"), [Fault::Busy(u64::MAX)]);
+        let mut watcher = Watcher::start(&api).await;
+        watcher.until_as(&api).await;
+    });
+}
+
+/// Only the server itself can say that it has a kind no more.
+#[test]
+fn what_a_stranger_says_of_the_kinds_takes_nothing_away() {
+    block_on(async {
+        let api = stocked();
+        api.install(kind("Policy"), true);
+        api.apply(POLICY);
+        let mut watcher = Watcher::start(&api).await;
+        watcher.until_as(&api).await;
+        for fault in [Fault::Stranger(404), Fault::Foreign, Fault::Broken] {
+            println!("{fault:?}");
+            // Kinds that are not there ask, too.
+            api.plan(DISCOVERY, [fault; 30]);
+            api.plan(kind("Policy"), [Fault::End, Fault::GoneStatus]);
+            watcher.until("the faults", |_| api.planned() == 0).await;
+            watcher.until_as(&api).await;
+        }
+        assert!(watcher.deleted.is_empty(), "{:?}", watcher.deleted);
+    });
+}
+
+/// What the model needs to know of pods and policies comes as soon as it is
+/// known, whatever becomes of other kinds.
+#[test]
+fn a_kind_that_cannot_be_listed_holds_up_no_other() {
+    block_on(async {
+        let api = stocked();
+        api.plan(kind("Namespace"), vec![Fault::Broken; 10_000]);
+        api.allow(DISCOVERY, false);
+        let mut watcher = Watcher::start(&api).await;
+        watcher.until("pods", |watcher| watcher.model.pods().count() == 3).await;
+        watcher.until("policies", |watcher| watcher.model.policy_count() == 3).await;
+        let named = |watcher: &Watcher| {
+            ["Namespace: ", "Egress: "]
+                .iter()
+                .all(|name| watcher.problems.iter().any(|problem| problem.contains(name)))
+        };
+        watcher.until("the problems", named).await;
+        assert!(!watcher.model.synced());
+    });
+}
+
+/// Policies may be put in force without kinds that must not be read, and not
+/// without others.
+#[test]
+fn policies_wait_for_what_is_to_come_and_not_for_what_is_forbidden() {
+    block_on(async {
+        let api = stocked();
+        for name in ["AdminNetworkPolicy", "Policy"] {
+            api.install(kind(name), true);
+        }
+        api.allow(kind("AdminNetworkPolicy"), false);
+        api.plan(kind("Policy"), [Fault::Broken; 30]);
+        let mut watcher = Watcher::start(&api).await;
+        watcher.until("policies", |watcher| watcher.model.policies_known()).await;
+        assert_eq!((api.planned(), watcher.model.policy_count()), (0, 3));
+        assert!(!watcher.model.synced());
+        let named = |problem: &String| {
+            problem.contains("AdminNetworkPolicy: must not be read") && problem.contains("hold without it")
+        };
+        watcher.until("the problem", |watcher| watcher.problems.iter().any(named)).await;
+        // A kind of every server's.
+        api.allow(kind("Pod"), false);
+        let mut other = Watcher::start(&api).await;
+        other.until("services", |watcher| watcher.model.services() == 3).await;
+        other.hear(TIMING.longest * 5).await;
+        assert!(!other.model.policies_known(), "pods are not known");
+        api.allow(kind("Pod"), true);
+        other.until("policies", |watcher| watcher.model.policies_known()).await;
     });
 }
 

@@ -1,17 +1,19 @@
 //! What goes wrong with a kind, and when? As planned, each once; or at random.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, mem::discriminant};
 
 use crate::random::Random;
 
 /// Where something can go wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Point {
-    /// The first page of a list is asked for.
+    /// The kinds of the server are asked for.
+    Discovery,
+    /// The first page of a list is.
     List,
     /// Another page is.
     Page,
-    /// A watch is asked for.
+    /// A watch is.
     Watch,
     /// A watch is about to tell of something, or has nothing to tell.
     Tell,
@@ -25,6 +27,10 @@ pub enum Fault {
     Broken,
     /// 200 with a page for people, as a proxy in between gives it.
     Foreign,
+    /// This status, with such a page.
+    Stranger(u16),
+    /// Half of an answer, and nothing more on a connection that stays.
+    Stall,
     /// The pages that are left have expired: 410.
     Expired,
     /// 410 as the first thing that a watch says.
@@ -33,27 +39,29 @@ pub enum Fault {
     GoneStatus,
     /// 410 in the middle of a watch.
     GoneLater,
+    /// 500 in the middle of a watch.
+    Failed,
     /// The connection breaks in the middle of an event.
     Cut,
     /// The watch ends, as it does after its timeout.
     End,
     /// What was told last is told again, older versions first.
     Repeat,
-    /// A second's silence on this kind, while others go on; in milliseconds.
+    /// Silence on this kind, while others go on; in milliseconds.
     Late(u64),
     /// A bookmark where nobody expects one.
     Bookmark,
 }
 
-impl Fault {
-    fn applies(self, point: Point) -> bool {
-        use Fault::*;
-        match point {
-            Point::List => matches!(self, Busy(_) | Broken | Foreign | Late(_)),
-            Point::Page => matches!(self, Expired | Busy(_)),
-            Point::Watch => matches!(self, Busy(_) | Broken | Gone | GoneStatus | Late(_)),
-            Point::Tell => matches!(self, GoneLater | Cut | End | Repeat | Late(_) | Bookmark),
-        }
+/// What can go wrong where. What a fault holds is an example.
+fn at(point: Point) -> &'static [Fault] {
+    use Fault::*;
+    match point {
+        Point::Discovery => &[Busy(0), Broken, Foreign, Stranger(404), Stall, Late(0)],
+        Point::List => &[Busy(0), Broken, Foreign, Stranger(404), Stall, Late(0)],
+        Point::Page => &[Busy(0), Expired, Stall],
+        Point::Watch => &[Busy(0), Broken, Foreign, Stranger(404), Gone, GoneStatus, Late(0)],
+        Point::Tell => &[GoneLater, Failed, Cut, End, Repeat, Late(0), Bookmark],
     }
 }
 
@@ -78,30 +86,19 @@ impl Faults {
     }
 
     pub fn next(&mut self, point: Point) -> Option<Fault> {
-        if let Some(at) = self.planned.iter().position(|fault| fault.applies(point)) {
+        let applies =
+            |fault: &Fault| at(point).iter().any(|known| discriminant(known) == discriminant(fault));
+        if let Some(at) = self.planned.iter().position(applies) {
             return self.planned.remove(at);
         }
         let (random, one_in) = self.random.as_mut()?;
         if !random.one_in(*one_in) {
             return None;
         }
-        use Fault::*;
-        let late = Late(random.below(20) as u64);
-        let all = [
-            Busy(0),
-            Broken,
-            Foreign,
-            Expired,
-            Gone,
-            GoneStatus,
-            GoneLater,
-            Cut,
-            End,
-            Repeat,
-            late,
-            Bookmark,
-        ];
-        let fitting: Vec<Fault> = all.into_iter().filter(|fault| fault.applies(point)).collect();
-        Some(*random.pick(&fitting))
+        Some(match *random.pick(at(point)) {
+            Fault::Late(_) => Fault::Late(random.below(20) as u64),
+            Fault::Stranger(_) => Fault::Stranger(*random.pick(&[302, 401, 403, 404, 502])),
+            fault => fault,
+        })
     }
 }

@@ -10,15 +10,18 @@ use axum::{
     http::{StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 use tokio::{sync::watch, time};
 
 use super::{
     Shared,
     faults::{Fault, Point},
-    state::{Change, KINDS, Kind, Page},
+    state::{Change, DISCOVERY, KINDS, Kind, Page, State},
 };
+
+/// What somebody in between has for people; each line would be an event.
+const PAGE: &str = "<html>\n<body>a proxy would like to see a password</body>\n</html>\n";
 
 /// A watch that has nothing to tell says so after this time.
 const BOOKMARK: Duration = Duration::from_millis(300);
@@ -34,17 +37,44 @@ async fn answer(Extract(shared): Extract<Arc<Shared>>, uri: Uri, Query(given): P
     if path == "/version" {
         return json_of(&json!({"major": "1", "minor": "36", "gitVersion": "v1.36.0-kit"}));
     }
+    if path == "/apis" {
+        return discovery(&shared, None).await;
+    }
     let path = path.strip_prefix("/apis/").or_else(|| path.strip_prefix("/api/")).unwrap_or_default();
     let of_path = |kind: &Kind| path == format!("{}/{}", KINDS[*kind].0, KINDS[*kind].2);
     match (0..KINDS.len()).find(of_path) {
         Some(kind) => objects(&shared, kind, &given).await,
-        None => discovery(&shared, path),
+        None => discovery(&shared, Some(path)).await,
     }
 }
 
-/// The kinds of a group and version.
-fn discovery(shared: &Shared, api: &str) -> Response {
-    let state = shared.state();
+/// The groups, or the kinds of a group and version.
+async fn discovery(shared: &Shared, api: Option<&str>) -> Response {
+    if let Some(fault) = fault(shared, DISCOVERY, Point::Discovery).await {
+        return fault;
+    }
+    match api {
+        None => groups(&shared.state()),
+        Some(api) => resources(&shared.state(), api),
+    }
+}
+
+fn groups(state: &State) -> Response {
+    let mut groups: BTreeMap<&str, Vec<Value>> = BTreeMap::new();
+    for kind in (0..KINDS.len()).filter(|kind| !state.is_missing(*kind)) {
+        let Some((group, version)) = KINDS[kind].0.split_once('/') else { continue };
+        let version = json!({"groupVersion": KINDS[kind].0, "version": version});
+        let versions = groups.entry(group).or_default();
+        if !versions.contains(&version) {
+            versions.push(version);
+        }
+    }
+    let group = |(name, versions): (&str, Vec<Value>)| json!({"name": name, "preferredVersion": versions[0], "versions": versions});
+    let groups: Vec<Value> = groups.into_iter().map(group).collect();
+    json_of(&json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
+}
+
+fn resources(state: &State, api: &str) -> Response {
     let of_api = |kind: &Kind| KINDS[*kind].0 == api && !state.is_missing(*kind);
     let resource = |kind: Kind| {
         let (_, name, plural, namespaced, _) = KINDS[kind];
@@ -52,7 +82,7 @@ fn discovery(shared: &Shared, api: &str) -> Response {
     };
     let resources: Vec<Value> = (0..KINDS.len()).filter(of_api).map(resource).collect();
     if resources.is_empty() {
-        return status(404, "NotFound", "the server could not find the requested resource");
+        return not_found();
     }
     json_of(
         &json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": api, "resources": resources}),
@@ -67,37 +97,56 @@ async fn objects(shared: &Arc<Shared>, kind: Kind, given: &BTreeMap<String, Stri
         (false, None) => Point::List,
         (false, Some(_)) => Point::Page,
     };
-    let fault = {
+    {
         let mut state = shared.state();
         state.asked(kind, is_watch);
         if state.is_missing(kind) {
-            return status(404, "NotFound", "the server could not find the requested resource");
+            return not_found();
         }
-        if state.is_forbidden(kind) {
-            let message = format!("{} is forbidden: User \"kit\" cannot list it", KINDS[kind].2);
-            return status(403, "Forbidden", &message);
-        }
-        state.faults(kind).next(point)
-    };
-    match fault {
-        Some(Fault::Busy(seconds)) => {
-            let mut busy = status(429, "TooManyRequests", "the server is busy");
-            busy.headers_mut().insert(header::RETRY_AFTER, seconds.into());
-            return busy;
-        }
-        Some(Fault::Broken) => return status(500, "InternalError", "etcdserver: request timed out"),
-        Some(Fault::Foreign) => return "<html>a proxy would like to see a password</html>".into_response(),
-        Some(Fault::Expired) => return expired(),
-        Some(Fault::GoneStatus) => return expired(),
-        Some(Fault::Late(millis)) => time::sleep(Duration::from_millis(millis)).await,
-        _ => {}
+    }
+    if let Some(answer) = fault(shared, kind, point).await {
+        return answer;
     }
     if !is_watch {
         let limit = given.get("limit").and_then(|limit| limit.parse().ok());
         return list(shared, kind, limit, token);
     }
     let from = given.get("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
-    watch_from(shared.clone(), kind, from, fault == Some(Fault::Gone))
+    watch_from(shared.clone(), kind, from)
+}
+
+/// What is answered when something goes wrong.
+async fn fault(shared: &Shared, kind: Kind, point: Point) -> Option<Response> {
+    let fault = {
+        let mut state = shared.state();
+        if state.is_forbidden(kind) {
+            let message = format!("forbidden: User \"kit\" cannot {point:?} this");
+            return Some(status(403, "Forbidden", &message));
+        }
+        state.faults(kind).next(point)?
+    };
+    Some(match fault {
+        Fault::Busy(seconds) => {
+            // Not even an API server has a Status for everything that it refuses.
+            let text = "Too many requests, please try again later.\n";
+            (StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, seconds.to_string())], text)
+                .into_response()
+        }
+        Fault::Broken => status(500, "InternalError", "etcdserver: request timed out"),
+        Fault::Foreign => PAGE.into_response(),
+        Fault::Stranger(code) => (StatusCode::from_u16(code).unwrap(), PAGE).into_response(),
+        Fault::Stall => {
+            let half = stream::iter([io::Result::Ok("{\"kind\": \"List\",")]);
+            Body::from_stream(half.chain(stream::pending())).into_response()
+        }
+        Fault::Expired | Fault::GoneStatus => expired(),
+        Fault::Gone => error_event(410, "Expired", "too old resource version").into_response(),
+        Fault::Late(millis) => {
+            time::sleep(Duration::from_millis(millis)).await;
+            return None;
+        }
+        fault => unreachable!("{fault:?} at {point:?}"),
+    })
 }
 
 fn list(shared: &Shared, kind: Kind, limit: Option<usize>, token: Option<u64>) -> Response {
@@ -127,10 +176,9 @@ struct Watch {
     over: bool,
 }
 
-fn watch_from(shared: Arc<Shared>, kind: Kind, cursor: u64, gone: bool) -> Response {
+fn watch_from(shared: Arc<Shared>, kind: Kind, cursor: u64) -> Response {
     let changed = shared.changed.subscribe();
-    let end = gone.then(|| Ok(too_old(cursor)));
-    let watch = Watch { shared, kind, cursor, changed, end, over: false };
+    let watch = Watch { shared, kind, cursor, changed, end: None, over: false };
     let lines = stream::unfold(watch, |mut watch| async {
         let line = watch.next().await?;
         Some((line, watch))
@@ -166,6 +214,10 @@ impl Watch {
             match fault {
                 Some(Fault::GoneLater) => {
                     self.end = Some(Ok(too_old(self.cursor)));
+                    continue;
+                }
+                Some(Fault::Failed) => {
+                    self.end = Some(Ok(error_event(500, "InternalError", "etcd is gone")));
                     continue;
                 }
                 Some(Fault::End) => return None,
@@ -216,8 +268,15 @@ fn bookmark(kind: Kind, revision: u64) -> String {
 }
 
 fn too_old(revision: u64) -> String {
-    let message = format!("too old resource version: {revision}");
-    format!("{{\"type\":\"ERROR\",\"object\":{}}}\n", failure(410, "Expired", &message))
+    error_event(410, "Expired", &format!("too old resource version: {revision}"))
+}
+
+fn error_event(code: u16, reason: &str, message: &str) -> String {
+    format!("{{\"type\":\"ERROR\",\"object\":{}}}\n", failure(code, reason, message))
+}
+
+fn not_found() -> Response {
+    (StatusCode::NOT_FOUND, "404 page not found\n").into_response()
 }
 
 fn expired() -> Response {

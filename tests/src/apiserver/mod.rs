@@ -9,6 +9,7 @@
 mod faults;
 mod http;
 mod state;
+pub mod stock;
 
 use std::{
     net::SocketAddr,
@@ -19,8 +20,8 @@ use std::{
 use serde_json::Value;
 use tokio::sync::watch;
 
-pub use faults::{Fault, Point};
-pub use state::{KINDS, Kind, kind};
+pub use faults::Fault;
+pub use state::{DISCOVERY, KINDS, Kind, kind};
 
 use crate::{netns::Netns, random::Random};
 use state::State;
@@ -136,14 +137,14 @@ impl ApiServer {
     /// The faults planned that have not happened.
     pub fn planned(&self) -> usize {
         let mut state = self.shared.state();
-        (0..KINDS.len()).map(|kind| state.faults(kind).planned()).sum()
+        (0..=DISCOVERY).map(|kind| state.faults(kind).planned()).sum()
     }
 
     /// From now on, in one of `n` occasions, something goes wrong; `None`: all
     /// goes well.
     pub fn misbehave(&self, chance: Option<(u64, usize)>) {
         let mut state = self.shared.state();
-        for kind in 0..KINDS.len() {
+        for kind in 0..=DISCOVERY {
             let each = chance.map(|(seed, one_in)| (Random::new(seed.wrapping_add(kind as u64)), one_in));
             state.faults(kind).misbehave(each);
         }

@@ -33,6 +33,9 @@ pub const KINDS: [(&str, &str, &str, bool, bool); 12] = [
     ("causeway.io/v1alpha1", "Egress", "egresses", false, false),
 ];
 
+/// What the server says of its kinds, where a kind is asked for: it can fail, too.
+pub const DISCOVERY: Kind = KINDS.len();
+
 /// The kind of a name.
 pub fn kind(name: &str) -> Kind {
     KINDS.iter().position(|(_, known, ..)| *known == name).unwrap_or_else(|| panic!("no kind {name}"))
@@ -70,7 +73,7 @@ pub struct State {
     tokens: u64,
     missing: BTreeSet<Kind>,
     forbidden: BTreeSet<Kind>,
-    faults: [Faults; KINDS.len()],
+    faults: [Faults; KINDS.len() + 1],
     requests: [(u64, u64); KINDS.len()],
 }
 

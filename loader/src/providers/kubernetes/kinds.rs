@@ -39,7 +39,8 @@ pub type Index = usize;
 
 pub const SERVICES: Index = 0;
 pub const SLICES: Index = 1;
-pub const NODES: Index = 2;
+pub const PODS: Index = 3;
+pub const NAMESPACES: Index = 4;
 
 pub static KINDS: [Watched; 12] = [
     built_in(Kind::Service, "Service", "v1", "services"),
@@ -77,7 +78,10 @@ mod tests {
     fn the_paths_are_those_of_the_api() {
         assert_eq!(KINDS[SERVICES].path(), "/api/v1/services");
         assert_eq!(KINDS[SLICES].path(), "/apis/discovery.k8s.io/v1/endpointslices");
-        assert_eq!(KINDS[NODES].kind, Kind::Node);
+        assert_eq!(
+            [SLICES, PODS, NAMESPACES].map(|kind| KINDS[kind].kind),
+            [Kind::EndpointSlice, Kind::Pod, Kind::Namespace]
+        );
         assert!(KINDS.iter().all(|watched| watched.name == watched.kind.to_string()));
     }
 
@@ -91,7 +95,14 @@ mod tests {
             value.as_array().unwrap().iter().map(|item| item.as_str().unwrap().to_owned()).collect()
         };
         let mut allowed = Vec::new();
-        for rule in role["rules"].as_array().unwrap() {
+        let (paths, rules): (Vec<_>, Vec<_>) =
+            role["rules"].as_array().unwrap().iter().partition(|rule| rule["nonResourceURLs"].is_array());
+        let [paths] = &paths[..] else { panic!("{paths:?}") };
+        assert_eq!(
+            (list(&paths["nonResourceURLs"]), list(&paths["verbs"])),
+            (vec!["/apis".into(), "/apis/*".into()], vec!["get".to_owned()])
+        );
+        for rule in rules {
             assert_eq!(list(&rule["verbs"]), ["list", "watch"]);
             let groups = list(&rule["apiGroups"]);
             allowed.extend(list(&rule["resources"]).into_iter().map(|plural| (groups[0].clone(), plural)));

@@ -12,6 +12,10 @@ use serde_json::Value;
 
 use super::kinds::Watched;
 
+/// As it comes: of pods, all but what they are asked for is dropped at once.
+#[derive(Clone, Debug)]
+pub struct OfKind<const POD: bool>(pub Listed);
+
 /// An object of a list or of a watch.
 #[derive(Clone, Debug)]
 pub struct Listed {
@@ -36,10 +40,13 @@ impl Listed {
     }
 }
 
-impl<'de> Deserialize<'de> for Listed {
+impl<'de, const POD: bool> Deserialize<'de> for OfKind<POD> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut value = Value::deserialize(deserializer)?;
         prune(&mut value);
+        if POD {
+            prune_pod(&mut value);
+        }
         let text = |name: &str| value.pointer(name).and_then(Value::as_str).map(str::to_owned);
         let meta = Box::new(ObjectMeta {
             name: text("/metadata/name"),
@@ -47,11 +54,11 @@ impl<'de> Deserialize<'de> for Listed {
             resource_version: text("/metadata/resourceVersion"),
             ..ObjectMeta::default()
         });
-        Ok(Self { meta, value })
+        Ok(Self(Listed { meta, value }))
     }
 }
 
-impl Resource for Listed {
+impl<const POD: bool> Resource for OfKind<POD> {
     type DynamicType = Watched;
     type Scope = DynamicResourceScope;
 
@@ -72,11 +79,11 @@ impl Resource for Listed {
     }
 
     fn meta(&self) -> &ObjectMeta {
-        &self.meta
+        &self.0.meta
     }
 
     fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.meta
+        &mut self.0.meta
     }
 }
 
@@ -90,10 +97,9 @@ fn prune(value: &mut Value) {
     keep(value.pointer_mut("/metadata/annotations"), |key| key != LAST_APPLIED);
     // A node's.
     keep(value.get_mut("status"), |key| !matches!(key, "conditions" | "images" | "nodeInfo"));
-    if value.pointer("/spec/containers").is_none() {
-        return;
-    }
-    // A pod's.
+}
+
+fn prune_pod(value: &mut Value) {
     keep(value.get_mut("status"), |key| matches!(key, "phase" | "podIP" | "podIPs"));
     keep(value.get_mut("spec"), |key| {
         matches!(key, "nodeName" | "hostNetwork" | "containers" | "initContainers")
@@ -130,7 +136,7 @@ mod tests {
             "spec": {"nodeName": "n", "volumes": [], "containers": [{"name": "c", "env": [], "ports": []}]},
             "status": {"phase": "Running", "conditions": [], "podIP": "10.0.0.1"},
         });
-        let listed: Listed = serde_json::from_value(pod).unwrap();
+        let OfKind::<true>(listed) = serde_json::from_value(pod).unwrap();
         assert_eq!((listed.namespace(), listed.name(), listed.version()), ("b", "a", Some(7)));
         let kept = json!({
             "metadata": {
@@ -145,8 +151,24 @@ mod tests {
     }
 
     #[test]
+    fn only_a_pod_is_cut_down_as_one() {
+        let object = json!({
+            "metadata": {"name": "a", "annotations": {LAST_APPLIED: "{}"}},
+            "spec": {"containers": [], "subject": {}},
+        });
+        let OfKind::<false>(listed) = serde_json::from_value(object).unwrap();
+        assert_eq!(
+            listed.value,
+            json!({"metadata": {"name": "a", "annotations": {}}, "spec": {"containers": [], "subject": {}}})
+        );
+        let OfKind::<true>(bare) = serde_json::from_value(json!({"spec": {"volumes": []}})).unwrap();
+        assert_eq!(bare.value, json!({"spec": {}}));
+    }
+
+    #[test]
     fn whatever_a_field_holds_the_list_goes_on() {
-        let odd: Listed = serde_json::from_value(json!({"metadata": 7, "spec": {"containers": 3}})).unwrap();
+        let odd = json!({"metadata": 7, "spec": {"containers": 3}});
+        let OfKind::<true>(odd) = serde_json::from_value(odd).unwrap();
         assert_eq!((odd.name(), odd.version()), ("", None));
     }
 }

@@ -11,6 +11,7 @@ mod listed;
 mod store;
 mod trouble;
 mod watch;
+mod watchful;
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,6 +29,7 @@ use self::{
     store::Store,
     watch::{Listener, Said},
 };
+use super::speech::{Speech, Standing};
 use crate::event::{Batch, Problem};
 
 /// The name of the source.
@@ -76,7 +78,7 @@ impl Default for Timing {
 /// Ends its tasks when dropped.
 pub struct Kubernetes {
     fences: mpsc::UnboundedSender<u64>,
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
 }
 
 impl Kubernetes {
@@ -98,14 +100,22 @@ impl Kubernetes {
         let mut tasks = JoinSet::new();
         for kind in 0..KINDS.len() {
             let (client, fares, said) = (client.clone(), fares.clone(), said.clone());
-            tasks.spawn(Listener { kind, client, timing, fares, said }.run());
+            tasks.spawn(Listener { kind, client, timing, fares, said, short: 0 }.run());
         }
         let source: Arc<str> = SOURCE.into();
-        let store = Store::new(source.clone());
+        let (store, speech) = (Store::new(source.clone()), Speech::new(source.clone()));
         let gather = timing.gather;
-        let speaker = Speaker { source, server, store, fares, batches, gather, fence: 0, said: None };
+        let speaker = Speaker { source, server, store, fares, batches, gather, fence: 0, speech };
         tasks.spawn(speaker.run(heard, asked));
-        Ok(Self { fences, _tasks: tasks })
+        Ok(Self { fences, tasks })
+    }
+
+    /// Why it has stopped to listen, once it has: a bug.
+    pub async fn died(&mut self) -> anyhow::Error {
+        match self.tasks.join_next().await {
+            Some(Err(error)) => anyhow::anyhow!("source {SOURCE}: {error}"),
+            _ => anyhow::anyhow!("source {SOURCE}: a task has ended"),
+        }
     }
 
     /// Asks for what was heard so far; the batch that ends it carries `fence`.
@@ -129,8 +139,7 @@ struct Speaker {
     gather: Duration,
     /// The newest that has not been answered.
     fence: u64,
-    /// What was said last of all that is wrong, and whether all was known.
-    said: Option<(Vec<Problem>, bool)>,
+    speech: Speech,
 }
 
 impl Speaker {
@@ -168,21 +177,30 @@ impl Speaker {
         let events = self.store.news();
         let troubles = self.fares.troubles();
         let mut problems: Vec<Problem> = self.store.problems().cloned().collect();
-        problems.extend(trouble::problems(&self.source, &self.server, &troubles));
+        let known = |kind| self.store.knows(kind);
+        problems.extend(trouble::problems(&self.source, &self.server, &troubles, known));
         let whole = self.store.whole();
-        let synced = whole && troubles.is_empty();
+        let policies = self.store.settles_policies(&troubles);
+        let standing = Standing { problems, synced: whole && troubles.is_empty(), policies };
         // Who asks while all is being listed for the first time waits for it.
         let fence = if whole || !troubles.is_empty() { std::mem::take(&mut self.fence) } else { 0 };
-        let known = self.said.as_ref();
-        let news = known.is_none_or(|(before, whole)| (before, *whole) != (&problems, synced));
-        if events.is_empty() && fence == 0 && !news {
-            return Ok(());
+        match self.speech.batch(events, standing, fence) {
+            Some(batch) => self.batches.send(batch).await,
+            None => Ok(()),
         }
-        if news {
-            self.said = Some((problems.clone(), synced));
-        }
-        self.batches
-            .send(Batch { source: self.source.clone(), events, problems, fence, synced, policies: synced })
-            .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_dies_is_no_secret() {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(std::future::pending());
+        tasks.spawn(async { panic!("a clock ran over") });
+        let error = Kubernetes { fences: mpsc::unbounded_channel().0, tasks }.died().await;
+        assert!(error.to_string().contains("a clock ran over"), "{error}");
     }
 }

@@ -9,7 +9,8 @@ use std::{
 use kube::runtime::watcher;
 
 use super::{
-    kinds::{Index, KINDS, NODES, SERVICES, SLICES},
+    fare::{Cause, Trouble},
+    kinds::{Index, KINDS, NAMESPACES, PODS, SERVICES, SLICES},
     listed::Listed,
 };
 use crate::{
@@ -27,8 +28,6 @@ pub enum Word {
     Event(watcher::Event<Listed>),
     /// The server has no such kind.
     Absent,
-    /// It does not tell us, and is unlikely to soon.
-    Refused,
 }
 
 /// An object, and who said it.
@@ -45,25 +44,23 @@ struct Known {
     listing: Option<BTreeSet<ObjectKey>>,
     /// It was listed once, or there is no such kind.
     whole: bool,
-    /// Whole, or known to stay unknown.
-    answered: bool,
     /// The newest version that this list and its watch have shown.
     newest: u64,
+    /// What the model has not heard yet.
+    news: BTreeMap<ObjectKey, Option<Said>>,
 }
 
 pub struct Store {
     source: Arc<str>,
     names: Names,
     kinds: Vec<Known>,
-    /// What the model has not heard yet.
-    news: BTreeMap<ObjectKey, Option<Said>>,
     changed: usize,
 }
 
 impl Store {
     pub fn new(source: Arc<str>) -> Self {
         let kinds = KINDS.iter().map(|_| Known::default()).collect();
-        Self { source, names: Names::default(), kinds, news: BTreeMap::new(), changed: 0 }
+        Self { source, names: Names::default(), kinds, changed: 0 }
     }
 
     pub fn take(&mut self, kind: Index, word: Word) {
@@ -84,7 +81,6 @@ impl Store {
                 let listed = self.kinds[kind].listing.take().unwrap_or_default();
                 self.remove_others(kind, &listed);
                 self.kinds[kind].whole = true;
-                self.kinds[kind].answered = true;
             }
             Word::Event(watcher::Event::Apply(object)) => {
                 if self.is_news(kind, &object) {
@@ -101,9 +97,7 @@ impl Store {
             Word::Absent => {
                 self.remove_others(kind, &BTreeSet::new());
                 self.kinds[kind].whole = true;
-                self.kinds[kind].answered = true;
             }
-            Word::Refused => self.kinds[kind].answered = true,
         }
         self.changed += 1;
         if self.changed >= NAMES {
@@ -114,27 +108,41 @@ impl Store {
 
     /// What there is to tell the model now, an object once.
     ///
-    /// Of services, and of what policies are about, nothing is told before all
-    /// of it is there: a service before its backends, or a policy before its
-    /// pods, would take away what an earlier agent has left.
+    /// Of a kind, nothing is told before all of it is there, and of services
+    /// nothing before their backends: without these, they would take away what
+    /// an earlier agent has left.
     pub fn news(&mut self) -> Vec<Event> {
-        let whole = |kind: Index| self.kinds[kind].whole;
-        let services = whole(SERVICES) && whole(SLICES);
-        let workloads = self.kinds[NODES + 1..].iter().all(|known| known.answered);
-        let ripe = |key: &ObjectKey| match KINDS.iter().position(|watched| watched.kind == key.kind) {
-            Some(SERVICES | SLICES) => services,
-            Some(NODES) => whole(NODES),
-            _ => workloads,
-        };
-        let (now, later) = std::mem::take(&mut self.news).into_iter().partition(|(key, _)| ripe(key));
-        self.news = later;
-        let now: BTreeMap<_, _> = now;
-        now.into_iter().map(|(key, object)| Event { key, object }).collect()
+        let services = self.knows(SERVICES) && self.knows(SLICES);
+        let mut events = Vec::new();
+        for (kind, known) in self.kinds.iter_mut().enumerate() {
+            let ripe = if matches!(kind, SERVICES | SLICES) { services } else { known.whole };
+            if ripe {
+                let news = std::mem::take(&mut known.news);
+                events.extend(news.into_iter().map(|(key, object)| Event { key, object }));
+            }
+        }
+        events
     }
 
-    /// Whether every kind was listed once, or is none of the server's.
+    /// Whether a kind was listed once, or is none of the server's.
+    pub fn knows(&self, kind: Index) -> bool {
+        self.kinds[kind].whole
+    }
+
+    /// Whether policies can be put in force: all that they are about is known,
+    /// but for kinds that may be installed and must not be read. Whoever runs
+    /// the server has said so; that one does not answer, or not now, anybody may.
+    pub fn settles_policies(&self, troubles: &[(Index, Trouble)]) -> bool {
+        let forbidden = |kind: Index| {
+            KINDS[kind].optional
+                && troubles.iter().any(|(of, trouble)| *of == kind && trouble.cause == Cause::Forbidden)
+        };
+        let about = |kind: &Index| matches!(*kind, PODS | NAMESPACES) || KINDS[*kind].kind.is_policy();
+        (0..KINDS.len()).filter(about).all(|kind| self.knows(kind) || forbidden(kind))
+    }
+
     pub fn whole(&self) -> bool {
-        self.kinds.iter().all(|known| known.whole)
+        (0..KINDS.len()).all(|kind| self.knows(kind))
     }
 
     /// What is wrong with objects.
@@ -170,12 +178,7 @@ impl Store {
         if refusals.is_empty() {
             known.problems.remove(&key);
         } else {
-            let problem = |refusal: Refusal| Problem {
-                origin: Some(origin.clone()),
-                object: key.to_string(),
-                field: refusal.field,
-                message: object::shortened(refusal.message),
-            };
+            let problem = |refusal: Refusal| refusal.problem(origin.clone(), key.to_string());
             known.problems.insert(key.clone(), refusals.into_iter().map(problem).collect());
         }
         for (key, object) in objects {
@@ -186,7 +189,7 @@ impl Store {
                 _ => {}
             }
             let said = (Arc::new(object), Arc::new(origin.clone()));
-            self.news.insert(key.clone(), Some(said.clone()));
+            known.news.insert(key.clone(), Some(said.clone()));
             known.objects.insert(key, said);
         }
     }
@@ -195,7 +198,7 @@ impl Store {
         let known = &mut self.kinds[kind];
         known.problems.remove(key);
         if known.objects.remove(key).is_some() {
-            self.news.insert(key.clone(), None);
+            known.news.insert(key.clone(), None);
         }
     }
 

@@ -1,15 +1,16 @@
 use kube::runtime::watcher::Event as Told;
 use serde_json::json;
 
-use super::*;
+use super::{super::listed::OfKind, *};
 
-const PODS: Index = 3;
+const POLICIES: Index = 5;
 
 fn listed(version: u32, name: &str, rest: serde_json::Value) -> Listed {
     let mut object =
         json!({"metadata": {"name": name, "namespace": "default", "resourceVersion": version.to_string()}});
     object.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
-    serde_json::from_value(object).unwrap()
+    let OfKind::<false>(listed) = serde_json::from_value(object).unwrap();
+    listed
 }
 
 fn service(version: u32, name: &str, port: u16) -> Listed {
@@ -84,22 +85,54 @@ fn what_is_said_again_undoes_nothing() {
 }
 
 #[test]
-fn a_service_waits_for_its_backends_and_a_policy_for_its_pods() {
+fn a_service_waits_for_its_backends_and_a_kind_for_its_list() {
     let mut store = Store::new("kubernetes".into());
     relist(&mut store, vec![service(1, "a", 80)]);
     assert_eq!(words(&mut store), "");
     told(&mut store, SLICES, vec![Told::Init, Told::InitDone]);
     assert_eq!(words(&mut store), "+a");
-    let policy = listed(2, "p", json!({"spec": {"podSelector": {}}}));
-    told(&mut store, 5, vec![Told::Init, Told::InitApply(policy), Told::InitDone]);
-    // Kinds of policies that are not installed, and no namespace.
-    for kind in (0..KINDS.len()).filter(|&kind| kind == 4 || KINDS[kind].optional) {
+    let policy = |name| listed(2, name, json!({"spec": {"podSelector": {}}}));
+    told(&mut store, POLICIES, vec![Told::Init, Told::InitApply(policy("p")), Told::InitApply(policy("q"))]);
+    assert_eq!(words(&mut store), "");
+    told(&mut store, POLICIES, vec![Told::InitDone]);
+    assert_eq!(words(&mut store), "+p +q", "whatever is known of pods");
+    assert!(!store.whole());
+}
+
+#[test]
+fn policies_are_settled_without_what_must_not_be_read() {
+    let mut store = Store::new("kubernetes".into());
+    let trouble = |cause| Trouble { since: std::time::SystemTime::UNIX_EPOCH, cause };
+    let all =
+        |cause: Cause| -> Vec<_> { (0..KINDS.len()).map(|kind| (kind, trouble(cause.clone()))).collect() };
+    for kind in [PODS, NAMESPACES, POLICIES] {
+        assert!(!store.settles_policies(&all(Cause::Forbidden)), "without {}", KINDS[kind].name);
+        told(&mut store, kind, vec![Told::Init, Told::InitDone]);
+    }
+    assert!(store.settles_policies(&all(Cause::Forbidden)), "whatever is known of services");
+    assert!(!store.settles_policies(&[]), "others are to come");
+    assert!(!store.settles_policies(&all(Cause::Status(500))), "others may come");
+    for kind in (0..KINDS.len()).filter(|&kind| KINDS[kind].optional && KINDS[kind].kind.is_policy()) {
         store.take(kind, Word::Absent);
     }
-    assert_eq!(words(&mut store), "");
-    store.take(PODS, Word::Refused);
-    assert_eq!(words(&mut store), "+p");
-    assert!(!store.whole(), "pods are not known");
+    assert!(store.settles_policies(&[]));
+}
+
+/// The first list of a large cluster, told of every few milliseconds.
+#[test]
+fn what_is_not_ripe_costs_nothing() {
+    let mut store = Store::new("kubernetes".into());
+    let begun = std::time::Instant::now();
+    told(&mut store, PODS, vec![Told::Init]);
+    for number in 0..20_000 {
+        let pod = listed(1, &format!("p{number}"), json!({"status": {"podIP": "10.0.0.1"}}));
+        told(&mut store, PODS, vec![Told::InitApply(pod)]);
+        assert!(store.news().is_empty());
+    }
+    let taken = begun.elapsed();
+    assert!(taken < std::time::Duration::from_secs(10), "{taken:?}");
+    told(&mut store, PODS, vec![Told::InitDone]);
+    assert_eq!(store.news().len(), 20_000);
 }
 
 #[test]
@@ -122,8 +155,8 @@ fn a_broken_object_keeps_its_past_and_is_named() {
 fn a_kind_that_goes_takes_its_objects() {
     let mut store = listing(Vec::new());
     let policy = listed(2, "p", json!({"spec": {"podSelector": {}}}));
-    told(&mut store, 5, vec![Told::Apply(policy)]);
+    told(&mut store, POLICIES, vec![Told::Apply(policy)]);
     assert_eq!(words(&mut store), "+p");
-    store.take(5, Word::Absent);
+    store.take(POLICIES, Word::Absent);
     assert_eq!(words(&mut store), "-p");
 }

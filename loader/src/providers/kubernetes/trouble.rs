@@ -7,13 +7,22 @@ use super::{
     fare::{Cause, Trouble},
     kinds::{Index, KINDS, Watched},
 };
-use crate::event::{Origin, Problem};
+use crate::event::{Kind, Origin, Problem};
 
-/// One problem where nothing answers, else one of each kind.
-pub fn problems(source: &Arc<str>, server: &str, troubles: &[(Index, Trouble)]) -> Vec<Problem> {
-    let silent = |(_, trouble): &&(Index, Trouble)| matches!(trouble.cause, Cause::Silent(_));
+/// One problem where no kind of every server's is answered for, else one of
+/// each kind. `known`: whether a kind was ever read.
+pub fn problems(
+    source: &Arc<str>,
+    server: &str,
+    troubles: &[(Index, Trouble)],
+    known: impl Fn(Index) -> bool,
+) -> Vec<Problem> {
+    let silence = |trouble: &Trouble| matches!(trouble.cause, Cause::Silent(_));
+    let silent = |kind| troubles.iter().any(|(of, trouble)| *of == kind && silence(trouble));
+    let all = (0..KINDS.len()).filter(|&kind| !KINDS[kind].optional).all(silent);
     let mut problems = Vec::new();
-    let first = troubles.iter().filter(silent).min_by_key(|(_, trouble)| trouble.since);
+    let first = troubles.iter().filter(|(_, trouble)| all && silence(trouble));
+    let first = first.min_by_key(|(_, trouble)| trouble.since);
     if let Some((_, Trouble { since, cause: Cause::Silent(error) })) = first {
         let message = format!(
             "does not answer since {} ({error}): its last state is kept until it does",
@@ -21,16 +30,28 @@ pub fn problems(source: &Arc<str>, server: &str, troubles: &[(Index, Trouble)]) 
         );
         problems.push(problem(source, server, "", message));
     }
-    for (kind, trouble) in troubles.iter().filter(|trouble| !silent(trouble)) {
+    for (kind, trouble) in troubles.iter().filter(|(_, trouble)| !(all && silence(trouble))) {
         let watched = &KINDS[*kind];
-        problems.push(problem(source, server, watched.name, of_kind(watched, trouble)));
+        let (what, until) = (of_kind(watched, trouble), meanwhile(watched, trouble, known(*kind)));
+        problems.push(problem(source, server, watched.name, format!("{what}; {until}")));
     }
     problems
 }
 
+/// What that means until it is mended.
+fn meanwhile(watched: &Watched, trouble: &Trouble, known: bool) -> &'static str {
+    let of_policies = watched.kind.is_policy() || matches!(watched.kind, Kind::Pod | Kind::Namespace);
+    match trouble.cause {
+        _ if known => "its last state is kept",
+        Cause::Forbidden if watched.optional && of_policies => "policies of other kinds hold without it",
+        _ if of_policies => "policies stay as they were, and new endpoints are cut off",
+        _ => "what an earlier agent left is kept",
+    }
+}
+
 fn of_kind(watched: &Watched, Trouble { since, cause }: &Trouble) -> String {
     let since = moment(*since);
-    let what = match cause {
+    match cause {
         Cause::Forbidden => {
             let group = watched.group();
             let of = if group.is_empty() { String::new() } else { format!(" of {group}") };
@@ -51,8 +72,7 @@ fn of_kind(watched: &Watched, Trouble { since, cause }: &Trouble) -> String {
             format!("cannot be read since {since}: the answer is none of an API server's ({error})")
         }
         Cause::Silent(error) => format!("cannot be read since {since}: no answer ({error})"),
-    };
-    format!("{what}; its last state is kept")
+    }
 }
 
 fn problem(source: &Arc<str>, server: &str, object: &str, message: String) -> Problem {
@@ -73,23 +93,58 @@ mod tests {
 
     use super::*;
 
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    fn silent(seconds: u64) -> Trouble {
+        Trouble { since: at(seconds), cause: Cause::Silent("refused".into()) }
+    }
+
+    fn said(troubles: &[(Index, Trouble)], known: bool) -> Vec<String> {
+        let problems = problems(&"kubernetes".into(), "https://api:6443/", troubles, |_| known);
+        problems
+            .iter()
+            .map(|problem| problem.to_string().replace("kubernetes:https://api:6443/: ", ""))
+            .collect()
+    }
+
     #[test]
     fn silence_is_said_once_and_a_refusal_of_its_kind() {
-        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-        let silent = |seconds| Trouble { since: at(seconds), cause: Cause::Silent("refused".into()) };
-        let forbidden = Trouble { since: at(60), cause: Cause::Forbidden };
-        let said = problems(
-            &"kubernetes".into(),
-            "https://api:6443/",
-            &[(0, silent(20)), (1, silent(10)), (5, forbidden)],
-        );
-        let said: Vec<String> = said.iter().map(ToString::to_string).collect();
+        let mut troubles: Vec<_> = (0..5).map(|kind| (kind, silent(20 - kind as u64))).collect();
+        troubles.extend([
+            (5, silent(10)),
+            (6, Trouble { since: at(60), cause: Cause::Forbidden }),
+            (9, silent(5)),
+        ]);
         assert_eq!(
-            said,
+            said(&troubles, true),
             [
-                "kubernetes:https://api:6443/: does not answer since 1970-01-01T00:00:10Z (refused): its last state is kept until it does",
-                "kubernetes:https://api:6443/: NetworkPolicy: must not be read since 1970-01-01T00:01:00Z: allow the agent's account to list and watch networkpolicies of networking.k8s.io (deploy/rbac.yaml); its last state is kept",
+                "does not answer since 1970-01-01T00:00:05Z (refused): its last state is kept until it does",
+                "AdminNetworkPolicy: must not be read since 1970-01-01T00:01:00Z: allow the agent's account to list and watch adminnetworkpolicies of policy.networking.k8s.io (deploy/rbac.yaml); its last state is kept",
             ]
         );
+    }
+
+    #[test]
+    fn one_kind_s_silence_is_its_own() {
+        assert_eq!(
+            said(&[(3, silent(10))], true),
+            ["Pod: cannot be read since 1970-01-01T00:00:10Z: no answer (refused); its last state is kept"]
+        );
+    }
+
+    #[test]
+    fn what_was_never_read_has_consequences() {
+        let forbidden = || Trouble { since: at(60), cause: Cause::Forbidden };
+        let broken = Trouble { since: at(60), cause: Cause::Status(500) };
+        let said = said(&[(0, forbidden()), (4, forbidden()), (6, forbidden()), (7, broken)], false);
+        let ends = [
+            "what an earlier agent left is kept",
+            "policies stay as they were, and new endpoints are cut off",
+            "policies of other kinds hold without it",
+            "policies stay as they were, and new endpoints are cut off",
+        ];
+        assert!(said.iter().zip(ends).all(|(text, end)| text.ends_with(end)) && said.len() == 4, "{said:#?}");
     }
 }

@@ -6,7 +6,7 @@ use std::{
     hash::{BuildHasher, Hasher},
     pin::pin,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::StreamExt;
@@ -18,11 +18,11 @@ use tokio::sync::mpsc::Sender;
 
 use super::{
     Timing,
-    client::innermost,
     fare::{Cause, Fares},
-    kinds::{Index, KINDS, Watched},
-    listed::Listed,
+    kinds::{Index, KINDS, PODS, Watched},
+    listed::{Listed, OfKind},
     store::Word,
+    watchful::innermost,
 };
 
 /// What is known of a kind, and of which.
@@ -38,15 +38,24 @@ pub struct Listener {
     pub timing: Timing,
     pub fares: Arc<Fares>,
     pub said: Sender<Said>,
+    /// Turns one after the other that ended soon.
+    pub short: u32,
 }
 
 impl Listener {
-    pub async fn run(self) {
-        while self.turn().await.is_ok() {}
+    pub async fn run(mut self) {
+        loop {
+            let begun = Instant::now();
+            let turn = if self.kind == PODS { self.turn::<true>().await } else { self.turn::<false>().await };
+            if turn.is_err() {
+                return;
+            }
+            self.short = if begun.elapsed() < self.timing.longest { self.short.saturating_add(1) } else { 0 };
+        }
     }
 
     /// From a list to an error that only another list mends.
-    async fn turn(&self) -> Result<(), Gone> {
+    async fn turn<const POD: bool>(&self) -> Result<(), Gone> {
         let watched = &KINDS[self.kind];
         if watched.optional {
             match self.is_served(watched).await {
@@ -58,38 +67,29 @@ impl Listener {
                     tokio::time::sleep(part(self.timing.discovery)).await;
                     return Ok(());
                 }
-                Err(error) => {
-                    tracing::debug!(kind = watched.name, %error, "cannot ask for the kinds of the server");
-                    self.fares.failed(self.kind, cause(&error));
+                Err(cause) => {
+                    tracing::debug!(kind = watched.name, ?cause, "cannot ask for the kinds of the server");
+                    self.fares.failed(self.kind, cause);
                     self.pause().await;
                     return Ok(());
                 }
             }
         }
         let config = watcher::Config::default().page_size(self.timing.page);
-        let mut events = pin!(watcher(Api::<Listed>::all_with(self.client.clone(), watched), config));
+        let mut events = pin!(watcher(Api::<OfKind<POD>>::all_with(self.client.clone(), watched), config));
         loop {
             match events.next().await {
                 Some(Ok(event)) => {
                     if !matches!(event, watcher::Event::Init) {
                         self.fares.understood(self.kind);
                     }
-                    self.say(Word::Event(event)).await?;
+                    self.say(Word::Event(plain(event))).await?;
                 }
                 Some(Err(error)) => {
                     tracing::debug!(kind = watched.name, %error, "the watch failed");
-                    let status = status(&error);
-                    if status.is_none() && is_garbage(&error) {
-                        self.fares.failed(self.kind, Cause::Garbage(error.to_string()));
-                    }
-                    if matches!(status, Some(403 | 404)) {
-                        self.say(Word::Refused).await?;
-                    }
+                    let over = self.is_over(&error);
                     self.pause().await;
-                    // A watch that is told in place of its first event that it
-                    // comes too late would ask for the same again.
-                    let starts_over = matches!(status, Some(404 | 410));
-                    if starts_over && !matches!(error, watcher::Error::WatchError(_)) {
+                    if over {
                         return Ok(());
                     }
                 }
@@ -98,22 +98,60 @@ impl Listener {
         }
     }
 
-    /// Whether the server has an optional kind.
-    async fn is_served(&self, watched: &Watched) -> Result<bool, Error> {
-        match self.client.list_api_group_resources(watched.api).await {
-            Ok(list) => Ok(list.resources.iter().any(|resource| resource.name == watched.plural)),
-            Err(Error::Api(status)) if status.code == 404 => Ok(false),
-            Err(error) => Err(error),
+    /// Notes what the heads of answers have not shown. True when only another
+    /// list helps: a watch that goes on would be told the same again.
+    fn is_over(&self, error: &watcher::Error) -> bool {
+        use watcher::Error as E;
+        match error {
+            // In an answer that began well.
+            E::WatchError(status) | E::WatchFailed(Error::Api(status)) => {
+                if status.code != 410 {
+                    self.fares.failed(self.kind, Cause::of_status(status.code));
+                }
+                true
+            }
+            E::InitialListFailed(Error::Api(status)) | E::WatchStartFailed(Error::Api(status)) => {
+                matches!(status.code, 404 | 410)
+            }
+            error if is_garbage(error) => {
+                self.fares.failed(self.kind, Cause::Garbage(error.to_string()));
+                true
+            }
+            _ => false,
         }
+    }
+
+    /// Whether the server has an optional kind. That it has none is believed
+    /// of its own lists alone: anybody can answer 404.
+    async fn is_served(&self, watched: &Watched) -> Result<bool, Cause> {
+        let list = self.client.list_api_groups().await.map_err(|error| cause(&error))?;
+        let group = |name: &str| list.groups.iter().find(|group| group.name == name);
+        let everywhere = KINDS.iter().filter(|known| !known.optional && !known.group().is_empty());
+        if let Some(known) = everywhere.into_iter().find(|known| group(known.group()).is_none()) {
+            return Err(Cause::Garbage(format!("no {} among its groups", known.group())));
+        }
+        let versions = group(watched.group()).into_iter().flat_map(|group| &group.versions);
+        if !versions.into_iter().any(|version| version.group_version == watched.api) {
+            return Ok(false);
+        }
+        let list = self.client.list_api_group_resources(watched.api).await.map_err(|error| cause(&error))?;
+        if list.group_version != watched.api {
+            return Err(Cause::Garbage(format!(
+                "the kinds of {:?}, not of {}",
+                list.group_version, watched.api
+            )));
+        }
+        Ok(list.resources.iter().any(|resource| resource.name == watched.plural))
     }
 
     async fn say(&self, word: Word) -> Result<(), Gone> {
         self.said.send((self.kind, word)).await.map_err(|_| Gone)
     }
 
-    /// Longer from failure to failure, and for each agent another time.
+    /// Longer from failure to failure and from turn to turn, and for each agent
+    /// another time.
     async fn pause(&self) {
-        let doublings = self.fares.failures(self.kind).saturating_sub(1).min(16);
+        let doublings = self.fares.failures(self.kind).saturating_sub(1).max(self.short).min(16);
         let pause = self.timing.pause.saturating_mul(1 << doublings).min(self.timing.longest);
         tokio::time::sleep(part(pause)).await;
     }
@@ -125,14 +163,14 @@ fn part(time: Duration) -> Duration {
     time / 2 + (time / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))
 }
 
-fn status(error: &watcher::Error) -> Option<u16> {
-    use watcher::Error as E;
-    match error {
-        E::InitialListFailed(Error::Api(status))
-        | E::WatchStartFailed(Error::Api(status))
-        | E::WatchFailed(Error::Api(status)) => Some(status.code),
-        E::WatchError(status) => Some(status.code),
-        _ => None,
+fn plain<const POD: bool>(event: watcher::Event<OfKind<POD>>) -> watcher::Event<Listed> {
+    use watcher::Event::*;
+    match event {
+        Apply(object) => Apply(object.0),
+        Delete(object) => Delete(object.0),
+        Init => Init,
+        InitApply(object) => InitApply(object.0),
+        InitDone => InitDone,
     }
 }
 
