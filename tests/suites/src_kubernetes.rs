@@ -3,8 +3,10 @@
 //! what?
 
 use std::{
+    fs,
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpStream},
+    os::unix::fs::PermissionsExt,
     thread,
     time::{Duration, Instant},
 };
@@ -16,6 +18,7 @@ use causeway_testkit::{
     client::{request, requests},
     load::ConnectLoad,
     manifest::{Port, Service},
+    scratch::Dir,
     server::Server,
     streams::Streams,
     topology::{API_PORT, Cluster, Container, Node, PATIENCE, outside_address, vip, vip6},
@@ -170,7 +173,7 @@ fn each_fault_ends_as_it_should_and_no_connection_notices() {
         publish(&api, &other, &[servers[usize::from(turn % 2)].0.address.into()]);
         publish(&api, &service, &addresses(&servers));
     };
-    let faults: [(&str, &[Fault]); 11] = [
+    let faults: [(&str, &[Fault]); 14] = [
         ("a watch that ends", &[Fault::End]),
         ("a watch cut in the middle of an event", &[Fault::Cut]),
         ("events told twice", &[Fault::Repeat, Fault::Repeat]),
@@ -182,6 +185,9 @@ fn each_fault_ends_as_it_should_and_no_connection_notices() {
         ("429 with Retry-After for list and watch", &[Fault::GoneLater, Fault::Busy(1), Fault::Busy(0)]),
         ("500 for list and watch", &[Fault::GoneLater, Fault::Broken, Fault::Broken]),
         ("a proxy's own page", &[Fault::GoneLater, Fault::Foreign]),
+        ("a proxy's own page for a watch", &[Fault::End, Fault::Foreign]),
+        ("somebody else's 404 for a watch", &[Fault::End, Fault::Stranger(404)]),
+        ("500 in the middle of a watch", &[Fault::Failed]),
     ];
     for (name, faults) in faults {
         let begun = Instant::now();
@@ -277,45 +283,6 @@ fn a_server_that_vanishes_without_a_word_is_missed() {
     });
 }
 
-#[test]
-fn policies_of_the_api_hold_for_connections() {
-    let (cluster, api) = Cluster::watching(1);
-    let node = &cluster.nodes[0];
-    let [web, friend, stranger] =
-        [("web", 10), ("friend", 11), ("stranger", 12)].map(|(name, host)| node.container(name, host));
-    let _server = Server::start(&web.netns, "web", 8080);
-    for (container, label) in [(&web, "web"), (&friend, "friend"), (&stranger, "stranger")] {
-        let pod = container.pod(&format!("app: {label}"));
-        api.apply(&format!("{pod}spec: {{nodeName: n0, containers: []}}\n"));
-    }
-    let all = web.addresses();
-    let talks = |from: &Container| {
-        all.map(|to| {
-            from.netns
-                .run(|| TcpStream::connect_timeout(&(to, 8080).into(), Duration::from_millis(300)))
-                .is_ok()
-        })
-    };
-    let until = |what: &str, friends: bool, strangers: bool| {
-        let end = Instant::now() + PATIENCE;
-        while (talks(&friend), talks(&stranger)) != ([friends; 2], [strangers; 2]) {
-            assert!(Instant::now() < end, "{what}: {:?} {:?}", talks(&friend), talks(&stranger));
-        }
-    };
-    until("no policy", true, true);
-    api.apply(
-        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: guard}\nspec:\n  podSelector: {matchLabels: {app: web}}\n  \
-         ingress: [{from: [{podSelector: {matchLabels: {app: friend}}}]}]\n",
-    );
-    until("friends alone", true, false);
-    assert_eq!(
-        node.agent().ask(&["show", "policies"])[0]["origin"],
-        "kubernetes:NetworkPolicy/default/guard"
-    );
-    api.delete(kind("NetworkPolicy"), "default", "guard");
-    until("no policy again", true, true);
-}
-
 /// The API server's own address is a service, as in every cluster.
 #[test]
 fn the_api_is_reached_before_its_service_is_set_up() {
@@ -369,4 +336,48 @@ fn two_sources_feed_one_service_and_each_keeps_its_own() {
     cluster.manifests().remove("web-files.slice.yaml");
     until_served_by(&client, (vip(1), 80), &["web-n0-0"]);
     assert_eq!(origins(agent, "default/web:tcp"), json!(["kubernetes:Service/default/web", [of_api]]));
+}
+
+/// Neither a server that is not there nor a plugin that hangs holds up its end.
+#[test]
+fn an_agent_ends_when_it_is_told_to() {
+    let mut cluster = Cluster::dual(1);
+    let dir = Dir::new();
+    let [config, plugin, order, hangs] = ["config", "plugin", "order", "hangs"].map(|name| dir.join(name));
+    let credentials = r#"{"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": {"token": "t", "expirationTimestamp": "2020-01-01T00:00:00Z"}}"#;
+    let (wanted, done) = (order.display(), hangs.display());
+    let script =
+        format!("#!/bin/sh\n[ -e {wanted} ] && touch {done} && exec sleep 20\necho '{credentials}'\n");
+    fs::write(&plugin, script).unwrap();
+    fs::set_permissions(&plugin, fs::Permissions::from_mode(0o755)).unwrap();
+    let server = format!("http://{}:{API_PORT}", outside_address());
+    let kubeconfig = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters: [{{name: k, cluster: {{server: '{server}'}}}}]\n\
+         contexts: [{{name: c, context: {{cluster: k, user: u}}}}]\n\
+         users: [{{name: u, user: {{exec: {{apiVersion: client.authentication.k8s.io/v1, command: '{}', interactiveMode: Never}}}}}}]\n",
+        plugin.display()
+    );
+    fs::write(&config, kubeconfig).unwrap();
+    let agent = cluster.nodes[0].agent_mut();
+    agent.stop();
+    for (line, has_plugin) in
+        [(format!("kubernetes_server = \"{server}\"\n"), false), (format!("kubeconfig = {config:?}\n"), true)]
+    {
+        agent.reconfigure(&line);
+        agent.restart();
+        agent.wait_up(PATIENCE);
+        agent.wait_status("the silence is said", PATIENCE, |status| {
+            problems(status).contains("does not answer")
+        });
+        fs::write(&order, "").unwrap();
+        let end = Instant::now() + PATIENCE;
+        while has_plugin && !hangs.exists() {
+            assert!(Instant::now() < end, "the plugin is not asked again");
+            thread::sleep(Duration::from_millis(20));
+        }
+        let begun = Instant::now();
+        agent.stop();
+        assert!(begun.elapsed() < Duration::from_secs(2), "{line}: ended after {:?}", begun.elapsed());
+        fs::remove_file(&order).unwrap();
+    }
 }

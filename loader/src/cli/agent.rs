@@ -106,8 +106,11 @@ pub fn run(arguments: Arguments, socket: Option<PathBuf>) -> anyhow::Result<bool
         opened.enter().with_context(|| format!("enter netns {}", netns.display()))?;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(reconcile::run(config))?;
-    Ok(true)
+    let ended = runtime.block_on(reconcile::run(config));
+    // Work that blocks may hang: a name that nobody resolves, a plugin that
+    // gives no credentials.
+    runtime.shutdown_background();
+    ended.map(|()| true)
 }
 
 fn log(config: &AgentConfig) -> anyhow::Result<()> {

@@ -62,12 +62,12 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
     // Absent outside systemd.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
-    loop {
+    let ended = loop {
         let pause = agent.until_audit(Instant::now());
         let judgement = agent.policies.until_judgement(Instant::now());
         tokio::select! {
             batch = said.recv() => {
-                let Some(first) = batch else { anyhow::bail!("the sources died") };
+                let Some(first) = batch else { break Err(anyhow::anyhow!("the sources died")) };
                 let mut round = vec![first];
                 while round.len() < ROUND && let Ok(batch) = said.try_recv() {
                     round.push(batch);
@@ -77,19 +77,21 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
             command = asked.recv() => match command {
                 Some(command) => {
                     if agent.obey(command).await.is_break() {
-                        break;
+                        break Ok(());
                     }
                 }
-                None => break,
+                None => break Ok(()),
             },
+            // Started again, an agent hears everything; this one would miss it.
+            error = agent.sources.died() => break Err(error),
             () = tokio::time::sleep(pause) => agent.audit().await,
             () = tokio::time::sleep(judgement) => agent.judge_flows(),
             // The agent holds the sender.
             Ok(()) = report.changed() => agent.settle_egress().await,
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break Ok(()),
+            _ = interrupt.recv() => break Ok(()),
         }
-    }
+    };
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     // Answers that are on their way get a moment.
     tokio::time::sleep(Duration::from_millis(20)).await;
@@ -98,5 +100,5 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
         metrics.abort();
     }
     let _ = std::fs::remove_file(&config.socket);
-    Ok(())
+    ended
 }

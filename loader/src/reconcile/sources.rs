@@ -37,6 +37,15 @@ impl Sources {
         Ok(Self { manifests, kubernetes })
     }
 
+    /// Why a source has stopped to speak, once one has. (The thread that reads
+    /// manifests holds a sender; the API's tasks are many.)
+    pub async fn died(&mut self) -> anyhow::Error {
+        match &mut self.kubernetes {
+            Some(kubernetes) => kubernetes.died().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// The first is trusted most: what an operator has put on this node.
     pub fn names(&self) -> Vec<Arc<str>> {
         let manifests = self.manifests.as_ref().map(|_| manifests::SOURCE.into());
