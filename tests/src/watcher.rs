@@ -46,9 +46,12 @@ pub struct Watcher {
 
 impl Watcher {
     pub async fn start(api: &ApiServer) -> Self {
+        Self::with(&Access { kubeconfig: None, server: Some(api.url()) }).await
+    }
+
+    pub async fn with(access: &Access) -> Self {
         let (said, batches) = mpsc::channel(4);
-        let access = Access { kubeconfig: None, server: Some(api.url()) };
-        let provider = Kubernetes::spawn(&access, TIMING, said).await.unwrap();
+        let provider = Kubernetes::spawn(access, TIMING, said).await.unwrap();
         let model = Model::new(&[kubernetes::SOURCE.into()], "n0");
         Self { _provider: provider, batches, model, deleted: BTreeSet::new(), problems: Vec::new() }
     }

@@ -7,7 +7,7 @@ use axum::{
     Router,
     body::Body,
     extract::{Query, State as Extract},
-    http::{StatusCode, Uri, header},
+    http::{HeaderMap, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use futures_util::{StreamExt, stream};
@@ -32,7 +32,17 @@ pub fn app(shared: Arc<Shared>) -> Router {
     Router::new().fallback(answer).with_state(shared)
 }
 
-async fn answer(Extract(shared): Extract<Arc<Shared>>, uri: Uri, Query(given): Parameters) -> Response {
+async fn answer(
+    Extract(shared): Extract<Arc<Shared>>,
+    uri: Uri,
+    headers: HeaderMap,
+    Query(given): Parameters,
+) -> Response {
+    let wanted = shared.token.lock().unwrap().clone().map(|token| format!("Bearer {token}"));
+    let said = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    if wanted.is_some_and(|wanted| said != Some(&wanted)) {
+        return status(401, "Unauthorized", "Unauthorized");
+    }
     let path = uri.path();
     if path == "/version" {
         return json_of(&json!({"major": "1", "minor": "36", "gitVersion": "v1.36.0-kit"}));

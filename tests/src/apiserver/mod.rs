@@ -8,6 +8,7 @@
 
 mod faults;
 mod http;
+pub mod secure;
 mod state;
 pub mod stock;
 
@@ -24,6 +25,7 @@ pub use faults::Fault;
 pub use state::{DISCOVERY, KINDS, Kind, kind};
 
 use crate::{netns::Netns, random::Random};
+use secure::{Guarded, Identity};
 use state::State;
 
 /// What the server's tasks share with the test.
@@ -31,6 +33,10 @@ pub(crate) struct Shared {
     state: Mutex<State>,
     /// Raised with every change, so that watches sleep in between.
     changed: watch::Sender<u64>,
+    /// Over TLS, if there is one.
+    identity: Mutex<Option<Arc<Identity>>>,
+    /// Whoever does not say this is a stranger.
+    token: Mutex<Option<String>>,
 }
 
 impl Shared {
@@ -64,7 +70,12 @@ impl ApiServer {
     }
 
     fn new(address: SocketAddr, spawn: impl FnOnce(Box<dyn FnOnce() + Send>) -> JoinHandle<()>) -> Self {
-        let shared = Arc::new(Shared { state: Mutex::default(), changed: watch::channel(0).0 });
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            changed: watch::channel(0).0,
+            identity: Mutex::default(),
+            token: Mutex::default(),
+        });
         let (orders, ordered) = mpsc::channel();
         let work = {
             let shared = shared.clone();
@@ -78,7 +89,18 @@ impl ApiServer {
 
     /// Where it listens, as `--kubernetes-server` takes it.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        let scheme = if self.shared.identity.lock().unwrap().is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
+    }
+
+    /// Speaks TLS from the next time that it comes up.
+    pub fn secure(&self, identity: Arc<Identity>) {
+        *self.shared.identity.lock().unwrap() = Some(identity);
+    }
+
+    /// Whom it answers from now on.
+    pub fn require(&self, token: &str) {
+        *self.shared.token.lock().unwrap() = Some(token.to_owned());
     }
 
     /// Answers again, at the same address.
@@ -208,7 +230,12 @@ fn serve(shared: &Arc<Shared>, mut address: SocketAddr, orders: &mpsc::Receiver<
         let listener = listener.unwrap_or_else(|error| panic!("listen at {address}: {error}"));
         address = listener.local_addr().unwrap();
         let app = http::app(shared.clone());
-        runtime.spawn(async { axum::serve(listener, app).await });
+        match shared.identity.lock().unwrap().clone() {
+            Some(identity) => {
+                drop(runtime.spawn(async move { axum::serve(Guarded::new(listener, &identity), app).await }))
+            }
+            None => drop(runtime.spawn(async { axum::serve(listener, app).await })),
+        }
         let _ = order.done.send(address);
         next = orders.recv().ok();
         runtime.shutdown_timeout(std::time::Duration::from_secs(1));
