@@ -2,7 +2,7 @@
 //! what does a kind that cannot be read hold up?
 
 use std::{
-    net::{IpAddr, TcpStream},
+    net::TcpStream,
     time::{Duration, Instant},
 };
 
@@ -34,8 +34,7 @@ impl Village {
 
     /// Over IPv4 and IPv6.
     fn talks(&self, from: &Container) -> [bool; 2] {
-        let all: [IpAddr; 2] = [self.web.address.into(), self.web.address6.unwrap().into()];
-        all.map(|to| {
+        self.web.addresses().map(|to| {
             let connect = || TcpStream::connect_timeout(&(to, 8080).into(), Duration::from_millis(300));
             from.netns.run(connect).is_ok()
         })
@@ -51,12 +50,8 @@ impl Village {
 }
 
 fn pod(api: &ApiServer, container: &Container) {
-    let Container { name, address, address6, .. } = container;
-    api.apply(&format!(
-        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {name}}}}}\nspec: {{nodeName: n0, containers: []}}\n\
-         status: {{podIPs: [{{ip: {address}}}, {{ip: \"{}\"}}]}}\n",
-        address6.unwrap()
-    ));
+    let pod = container.pod(&format!("app: {}", container.name));
+    api.apply(&format!("{pod}spec: {{nodeName: n0, containers: []}}\n"));
 }
 
 /// Only friends may talk to the web server.
