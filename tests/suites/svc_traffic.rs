@@ -236,7 +236,7 @@ fn affinity_source_ranges_and_port_ranges_hold_under_a_local_policy() {
             .dual(vip6(host))
             .with("type: LoadBalancer")
             .with("externalTrafficPolicy: Local")
-            .with(&format!("externalIPs: [10.96.1.{host}, \"fd00:10:96::1:{host}\"]"))
+            .with(&format!("externalIPs: [10.96.0.1{host}, \"fd00:10:96::1{host}\"]"))
     };
     let sticky = local("sticky", 3, Port::tcp(80, 8080)).with("sessionAffinity: ClientIP");
     let span = local("span", 4, Port::udp(20_000, 9100).through(20_009));
@@ -244,13 +244,13 @@ fn affinity_source_ranges_and_port_ranges_hold_under_a_local_policy() {
     for service in [&sticky, &span, &closed] {
         rig.serve(service, None, &[]);
     }
-    let status = "status:\n  loadBalancer:\n    ingress: [{ip: 10.96.2.5}]\n";
+    let status = "status:\n  loadBalancer:\n    ingress: [{ip: 10.96.0.25}]\n";
     rig.cluster.manifests().write("closed.service.yaml", &format!("{}{status}", closed.yaml()));
     rig.cluster.wait_converged();
     let outside = &rig.cluster.outside;
     for six in [false, true] {
         let at = |host: u8, port| {
-            let text = if six { format!("fd00:10:96::1:{host}") } else { format!("10.96.1.{host}") };
+            let text = if six { format!("fd00:10:96::1{host}") } else { format!("10.96.0.1{host}") };
             SocketAddr::new(text.parse().unwrap(), port)
         };
         let report = rig.ask(outside, at(3, 80), Protocol::Tcp);
@@ -264,7 +264,7 @@ fn affinity_source_ranges_and_port_ranges_hold_under_a_local_policy() {
         // Only what a load balancer has given is not for all.
         rig.ask(outside, at(5, 80), Protocol::Tcp);
     }
-    silent(outside, SocketAddr::new([10, 96, 2, 5].into(), 80));
+    silent(outside, SocketAddr::new([10, 96, 0, 25].into(), 80));
     let dropped = rig.cluster.nodes[0].agent().counters()["drop_source_range"];
     assert!(dropped > 0);
 }

@@ -267,6 +267,7 @@ async fn the_desired_state_is_told_at_one_revision() {
         "dsr": null,
         "proxy_protocol": null,
         "source_ranges": null,
+        "silent": false,
         "origin": "manifests:web.yaml#1",
     }]});
     assert_eq!(serde_json::to_value(&whole).unwrap(), expected);
