@@ -66,13 +66,21 @@ mod tests {
     #[test]
     fn who_fails_leaves_nobody_running() {
         let here = Netns::new();
-        let worker = Worker::start(&here, |stop| while !stop.load(Ordering::Relaxed) {});
+        let worker = Worker::start(&here, |stop| {
+            while !stop.load(Ordering::Relaxed) {
+                std::hint::spin_loop()
+            }
+        });
         drop(worker);
         let failed = catch_unwind(|| {
             let stop = AtomicBool::new(false);
             thread::scope(|scope| {
                 let _ends = Ends(&stop);
-                scope.spawn(|| while !stop.load(Ordering::Relaxed) {});
+                scope.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        std::hint::spin_loop()
+                    }
+                });
                 panic!("as an assertion that fails");
             });
         });

@@ -266,8 +266,7 @@ mod tests {
     #[test]
     fn of_several_that_have_a_port_the_narrowest_serves() {
         let mut inputs = inputs();
-        let frontend =
-            |port, end_port| Frontend { port, end_port, ..inputs.services[0].frontends[0].clone() };
+        let frontend = |port, end_port| Frontend { port, end_port, ..inputs.services[0].frontends[0] };
         let [all, some, one] = [(1, u16::MAX), (1000, 1099), (1050, 1050)].map(|(a, b)| frontend(a, b));
         for (name, frontend, backend) in
             [("all", all, "10.0.0.11:1"), ("some", some, "10.0.0.12:1000"), ("one", one, "10.0.0.13:80")]
