@@ -115,6 +115,7 @@ fn service(world: &World, random: &mut Random, id: u32) -> ServiceState {
     }
     // A range's backends need as many ports.
     service.common_port = whole || random.one_in(3);
+    service.silent = random.one_in(2);
     let port = if whole { 1 } else { *random.pick(&BACKEND_PORTS) };
     let count = match random.below(8) {
         0 => 0,

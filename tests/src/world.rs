@@ -40,6 +40,8 @@ pub struct ServiceState {
     pub affinity: Option<Group>,
     /// The backends listen on one port, which stands in the service's row.
     pub common_port: bool,
+    /// Without backends it tells nobody so.
+    pub silent: bool,
 }
 
 /// Ports of an address, both ends in the range.

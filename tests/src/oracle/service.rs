@@ -18,7 +18,8 @@ impl Oracle {
             return Err(Verdict::DropSourceRange);
         }
         let service = world.services.get(&door.service).ok_or(Verdict::DropInconsistent)?;
-        let mut backend = self.backend(scene, packet, door, service).ok_or(Verdict::DropNoBackend)?;
+        let none = if service.silent { Verdict::DropNoLocalBackend } else { Verdict::DropNoBackend };
+        let mut backend = self.backend(scene, packet, door, service).ok_or(none)?;
         backend.set_port(backend.port().wrapping_add(door.offset));
         let (mut source, mut ports) = (packet.src, Ports::ALL);
         if !scene.is_inside() && hop_of(world, backend.ip()) == Hop::NONE {

@@ -54,7 +54,8 @@ impl World {
                 image.tables.insert(target.base(), Arc::from(cells));
             }
             let affinity = if service.affinity.is_some() { Service::AFFINITY } else { 0 };
-            image.services.insert(id, Service { target, generation: service.generation, flags: affinity });
+            let flags = affinity | if service.silent { Service::SILENT } else { 0 };
+            image.services.insert(id, Service { target, generation: service.generation, flags });
             frontends(&mut image, id, service);
             options(&mut image, &ids, id, service);
         }
