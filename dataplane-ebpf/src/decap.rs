@@ -132,7 +132,7 @@ fn leave<A: Refuse>(ctx: &TcContext, loose: &mut Loose<A>, address: A, dry: bool
         loose.translated = true;
         return Step::Carry;
     }
-    loose.begins = gateway::under(&loose.packet.key, address);
+    loose.begins = gateway::under_egress(&loose.packet, address);
     Step::Begin
 }
 

@@ -4,7 +4,13 @@
 use aya_ebpf::helpers::bpf_jiffies64;
 use causeway_schema::{Event, Flow, FlowKey, Hop, TraceRecord, flow::flags, protocol};
 
-use crate::{cache, count, family::Family, maps, packet::Packet, service};
+use crate::{
+    cache, count,
+    family::Family,
+    maps,
+    packet::{Packet, TCP_RST, TCP_SYN},
+    service,
+};
 
 /// The kernel's clock in ticks; wraps, so only differences mean anything.
 #[inline(always)]
@@ -83,6 +89,19 @@ pub fn is_expired<A>(flow: &Flow<A>) -> bool {
 #[inline(always)]
 pub fn is_slow<A>(flow: &Flow<A>) -> bool {
     flow.flags & (flags::EXPIRED | flags::TUNNELLED | flags::EGRESS | flags::PROXY) != 0
+}
+
+/// Whether nobody has answered a connection's SYN yet that may be for a port of
+/// another's.
+#[inline(always)]
+pub fn only_asks<A>(flow: &Flow<A>) -> bool {
+    flow.flags & (flags::OPENED | flags::REPLIED) == flags::OPENED
+}
+
+/// Whether an entry of replies keeps others from a port that is another's.
+#[inline(always)]
+pub fn is_taken<A>(reply: &Flow<A>) -> bool {
+    reply.flags & flags::TAKEN != 0
 }
 
 /// What a flow belongs to.
@@ -186,6 +205,15 @@ pub fn find<A: Family>(packet: &Packet<A>, ifindex: u32, dry: bool) -> Found<A> 
     if !comes_by(flow, ifindex) {
         return Found::Nothing;
     }
+    if !established && flow.flags & flags::REPLY != 0 && only_asks(flow) && is_anothers(packet, flow) {
+        if !dry && !is_taken(flow) {
+            // Its sender would reset the other's connection (RFC 9293, 3.5.1);
+            // with its next SYN it tries another port.
+            A::drop_embryonic(&flow.twin(packet.key.protocol));
+            unsafe { (*entry).flags |= flags::TAKEN };
+        }
+        return Found::Nothing;
+    }
     if flow.flags & flags::REPLY == 0 && begins_anew(packet, flow, dry) {
         if !dry {
             // Nothing of it may stand in the new one's way.
@@ -273,6 +301,13 @@ fn touch<A>(flow: &mut Flow<A>, now: u32) {
     if now.wrapping_sub(flow.last_seen) >= maps::TICKS_PER_SECOND.load() {
         flow.last_seen = now;
     }
+}
+
+/// Whether what comes for a flow that only asks is no answer to a SYN: it is for
+/// a connection that has long begun.
+#[inline(always)]
+fn is_anothers<A: Family>(packet: &Packet<A>, reply: &Flow<A>) -> bool {
+    is_taken(reply) || packet.tcp_flags & (TCP_SYN | TCP_RST) == 0
 }
 
 #[inline(always)]

@@ -13,6 +13,7 @@ use crate::{
     fragment, jump,
     loose::{self, Loose},
     nat::Begins,
+    packet::Packet,
     policy,
     refuse::Refuse,
     slow, source_range, trace,
@@ -44,32 +45,34 @@ fn begin<A: Family>(loose: &mut Loose<A>) -> bool {
     let key = &loose.packet.key;
     // Nodes are no part of the world.
     let own = if source_range::is_node(key.dst) { None } else { A::egress(key.src) };
-    let source = match own {
-        None => A::node(),
-        Some(own) if own.is_here() => own.address,
+    loose.begins = match own {
+        None => under(key, A::node(), egress::ports(), 0),
+        Some(own) if own.is_here() => under_egress(&loose.packet, own.address),
         Some(own) if !own.is_elsewhere() => return false,
-        Some(_) => {
-            loose.begins = Begins {
-                after: *key,
-                serving: Serving::NONE,
-                hop: Hop::NONE,
-                ports: Ports::ALL,
-                attempt: 0,
-                flags: flags::EGRESS,
-            };
-            return true;
-        }
+        Some(_) => Begins {
+            after: *key,
+            serving: Serving::NONE,
+            hop: Hop::NONE,
+            ports: Ports::ALL,
+            attempt: 0,
+            flags: flags::EGRESS,
+        },
     };
-    loose.begins = under(key, source);
     true
 }
 
-/// A flow to the world under one of this node's addresses.
+/// A flow to the world under an egress address that this node holds: all its
+/// ports are for such flows.
 #[inline(always)]
-pub fn under<A: Family>(key: &FlowKey<A>, source: A) -> Begins<A> {
-    let ports = egress::ports();
+pub fn under_egress<A: Family>(packet: &Packet<A>, address: A) -> Begins<A> {
+    let flags = if packet.opens_connection() { flags::OPENED } else { 0 };
+    under(&packet.key, address, Ports::ALL, flags)
+}
+
+#[inline(always)]
+fn under<A: Family>(key: &FlowKey<A>, source: A, ports: Ports, flags: u16) -> Begins<A> {
     let after = FlowKey { src: source, src_port: egress::first_port(key, ports), ..*key };
-    Begins { after, serving: Serving::NONE, hop: Hop::NONE, ports, attempt: 0, flags: 0 }
+    Begins { after, serving: Serving::NONE, hop: Hop::NONE, ports, attempt: 0, flags }
 }
 
 #[inline(always)]

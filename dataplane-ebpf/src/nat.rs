@@ -50,7 +50,7 @@ pub fn create<A: Family>(before: &FlowKey<A>, begins: &mut Begins<A>, dry: bool)
             begins.after.src_port = begins.ports.pick(hash, begins.attempt);
         }
         begins.attempt += 1;
-        free = make_free(&begins.after.reversed(), before, dry);
+        free = make_free(&begins.after.reversed(), before, begins.flags, dry);
         if free {
             break;
         }
@@ -61,7 +61,7 @@ pub fn create<A: Family>(before: &FlowKey<A>, begins: &mut Begins<A>, dry: bool)
     let after = &begins.after;
     let Some(pair) = flow::pair(before, after, &begins.serving, begins.hop) else { return Outcome::Full };
     pair.request.flags = begins.flags;
-    pair.reply.flags |= begins.flags & flags::PROXY;
+    pair.reply.flags |= begins.flags & (flags::PROXY | flags::OPENED);
     if free && dry {
         return Outcome::Created;
     }
@@ -83,14 +83,24 @@ pub fn create<A: Family>(before: &FlowKey<A>, begins: &mut Begins<A>, dry: bool)
 
 /// Whether no other flow waits for answers of this tuple. One that both sides
 /// have closed does not, nor does what `request` itself has left of an earlier
-/// life: those are removed.
+/// life, nor who only asks where another goes on: those are removed.
 #[inline(always)]
-fn make_free<A: Family>(reply_key: &FlowKey<A>, request: &FlowKey<A>, dry: bool) -> bool {
-    // SAFETY (here and below): map values stay readable until the program ends
-    // (RCU).
-    let is_own = |reply: *mut Flow<A>| unsafe { (*reply).twin(reply_key.protocol) } == *request;
-    if !A::embryonic(reply_key).is_none_or(is_own) {
-        return false;
+fn make_free<A: Family>(reply_key: &FlowKey<A>, request: &FlowKey<A>, begins: u16, dry: bool) -> bool {
+    if let Some(reply) = A::embryonic(reply_key) {
+        // SAFETY (here and below): map values stay readable until the program ends
+        // (RCU).
+        let reply = unsafe { &*reply };
+        let other = reply.twin(reply_key.protocol);
+        if flow::only_asks(reply) && begins & flags::OPENED == 0 {
+            if !dry && !flow::is_taken(reply) {
+                A::drop_embryonic(&other);
+            }
+            if !dry {
+                A::drop_embryonic(reply_key);
+            }
+        } else if other != *request || flow::is_taken(reply) {
+            return false;
+        }
     }
     let Some(reply) = A::established(reply_key) else { return true };
     let reply = unsafe { &*reply };

@@ -374,8 +374,8 @@ pub struct Batch {
     /// The source has said everything it knows. Until each source has synced
     /// once, nothing that an earlier agent left in the maps is deleted.
     pub synced: bool,
-    /// The source has said all that decides who may talk to whom, or all of it
-    /// that it may ever read. Until each source has, no policy changes, and new
-    /// endpoints are sealed.
+    /// The source has said all that decides who may talk to whom and under which
+    /// address, or all of it that it may ever read. Until each source has, no policy
+    /// and no egress address changes, and new endpoints are sealed.
     pub policies: bool,
 }

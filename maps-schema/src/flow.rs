@@ -167,6 +167,13 @@ pub mod flags {
     pub const HEADER_DUE: u16 = 512;
     /// On the entry of requests: it has been sent.
     pub const HEADER_SENT: u16 = 1024;
+    /// Begun by a SYN under an [egress address](crate::egress::Egress), which has its
+    /// connections wherever it is held: until an answer shows that this is one more,
+    /// its port may be that of one begun elsewhere. On both entries.
+    pub const OPENED: u16 = 2048;
+    /// On the entry of replies of such a flow, which is all that is left of it: the
+    /// port is another's.
+    pub const TAKEN: u16 = 4096;
 }
 
 // SAFETY: `repr(C)`, every field is Pod, and the sizes asserted below equal the

@@ -115,15 +115,23 @@ pub fn request(to: SocketAddr, protocol: Protocol) -> io::Result<(Answer, Socket
 }
 
 fn request_tcp(to: SocketAddr) -> io::Result<(Answer, SocketAddr)> {
-    let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+    let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+    // What the kernel holds for the peer is what the packets must say: a
+    // segment from elsewhere would not have reached this socket.
+    Ok((ask(&stream)?, stream.peer_addr()?))
+}
+
+/// One request by a connection that stands.
+///
+/// # Errors
+/// When it does not go on, or nothing comes for [`PATIENCE`].
+pub fn ask(mut stream: &TcpStream) -> io::Result<Answer> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_nodelay(true)?;
     stream.write_all(format!("{WHO}\n").as_bytes())?;
     let mut line = String::new();
-    BufReader::new(&stream).read_line(&mut line)?;
-    // What the kernel holds for the peer is what the packets must say: a
-    // segment from elsewhere would not have reached this socket.
-    Ok((parse(&line)?, stream.peer_addr()?))
+    BufReader::new(stream).read_line(&mut line)?;
+    parse(&line)
 }
 
 fn request_udp(to: SocketAddr, patience: Duration) -> io::Result<(Answer, SocketAddr)> {

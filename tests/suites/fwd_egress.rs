@@ -9,7 +9,7 @@ use std::{
 };
 
 use causeway_testkit::{
-    client::{request, requests},
+    client::{ask, request, requests},
     direct::{bytes, counted, sink},
     egress::{
         Attempts, EGRESS, PORT, away, cluster, has, hold, holder, label, manifest, selected, wait_held, world,
@@ -315,6 +315,37 @@ fn another_node_takes_over_and_gives_back() {
         let report = streams.close();
         println!("{report}");
         assert!(report.lost == 0 && report.corrupt == 0, "{report}");
+    }
+}
+
+/// Two of one port: the world has the old one's still, and the node that holds the
+/// address now has seen neither.
+#[test]
+fn a_new_connection_leaves_its_port_to_one_that_goes_on() {
+    let cluster = cluster(3);
+    let _world = Server::start(&cluster.outside, "world", PORT);
+    let [old, new] = [2, 1].map(|at| selected(&cluster.nodes[at], &format!("c{at}"), 2));
+    for container in [&old, &new] {
+        container.netns.set_sysctl("net/ipv4/ip_local_port_range", "20001 20001");
+    }
+    hold(&cluster, &["n0", "n1"]);
+    let stands = world().map(|to| old.netns.run(|| TcpStream::connect_timeout(&to, PATIENCE).unwrap()));
+    let seen = |stream: &TcpStream| ask(stream).map(|answer| answer.peer);
+    let ports = stands.each_ref().map(|stream| seen(stream).unwrap());
+    thread::sleep(Duration::from_secs(1));
+    cable(&cluster, 0, "down");
+    thread::sleep(FAILOVER);
+    let begin = |to: SocketAddr| move || TcpStream::connect_timeout(&to, PATIENCE);
+    let asking = world().map(|to| new.netns.spawn_thread(begin(to)));
+    thread::sleep(Duration::from_millis(300));
+    for (stream, port) in stands.iter().zip(ports) {
+        assert_eq!(seen(stream).unwrap(), port);
+    }
+    for ((begun, stream), port) in asking.into_iter().zip(&stands).zip(ports) {
+        let begun = begun.join().unwrap().unwrap();
+        let other = seen(&begun).unwrap();
+        assert!(other.ip() == port.ip() && other.port() != port.port(), "{other}, {port}");
+        assert_eq!(seen(stream).unwrap(), port);
     }
 }
 

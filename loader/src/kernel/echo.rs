@@ -26,8 +26,9 @@ const ASKS: [u8; 4] = *b"ask?";
 const ANSWERS: [u8; 4] = *b"here";
 const LEAVES: [u8; 4] = *b"bye.";
 const LENGTH: usize = 16;
-/// Messages read at a time; what is sent beyond that by a flood waits or is lost.
-const AT_ONCE: usize = 256;
+/// Messages read at a time, more than a cluster has nodes; what is sent beyond that
+/// by a flood waits or is lost.
+const AT_ONCE: usize = 8192;
 
 /// In the sequence field of a question, and echoed in each answer: nobody who has
 /// not seen the one can send the other.

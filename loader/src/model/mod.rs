@@ -163,8 +163,7 @@ impl Model {
         self.slots.iter().all(|slot| slot.synced)
     }
 
-    /// Every source has said all that it may read of what decides who may talk
-    /// to whom at least once.
+    /// As [`Batch::policies`], of every source.
     pub fn policies_known(&self) -> bool {
         self.slots.iter().all(|slot| slot.policies)
     }

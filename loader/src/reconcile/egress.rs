@@ -37,8 +37,8 @@ pub(super) struct EgressState {
     pub decision: Decision,
     /// Addresses that flows here may leave under, and must not unless they are held.
     known: BTreeSet<IpAddr>,
-    /// Containers' addresses whose rows could not be written.
-    unwritten: BTreeSet<IpAddr>,
+    /// Containers' addresses whose rows could not be written, and why.
+    unwritten: BTreeMap<IpAddr, String>,
     looks: u8,
     /// Nothing is there, and nothing is wanted.
     idle: bool,
@@ -54,7 +54,7 @@ impl EgressState {
             tables: dataplane.egress()?,
             decision: Decision::default(),
             known: BTreeSet::new(),
-            unwritten: BTreeSet::new(),
+            unwritten: BTreeMap::new(),
             looks: 0,
             idle: false,
             orders: watch::channel(Orders::default()).0,
@@ -116,7 +116,7 @@ impl Agent {
         let trouble = self.egress.report.borrow().trouble.clone();
         self.note(HEARTBEAT, trouble.map_or(Ok(()), Err));
         // Until the sources have spoken, all stays as an earlier agent left it.
-        if !self.model.synced() || self.dataplane.is_none() {
+        if !self.model.policies_known() || self.dataplane.is_none() {
             return;
         }
         let egresses: BTreeMap<Arc<str>, Egress> =
@@ -137,10 +137,10 @@ impl Agent {
     /// As text for the one who attaches it: that cannot be kept.
     pub fn check_egress(&self, name: &str, addresses: &[IpAddr], known: bool) -> Result<(), String> {
         let refuse = |why: &str| Err(format!("endpoint {name}: its egress address cannot be kept: {why}"));
-        if addresses.iter().any(|address| self.egress.unwritten.contains(address)) {
-            return refuse(self.failures.get(EGRESS).map_or("", String::as_str));
+        if let Some(why) = addresses.iter().find_map(|address| self.egress.unwritten.get(address)) {
+            return refuse(why);
         }
-        if known || self.model.synced() {
+        if known || self.model.policies_known() {
             return Ok(());
         }
         self.egress.hold_back(addresses).or_else(|error| refuse(&error.to_string()))
@@ -168,14 +168,15 @@ impl Agent {
     async fn keep_egress(&mut self, decision: Decision) -> io::Result<()> {
         let link = self.uplink.ifindex;
         let mut failed = First::default();
-        let rows = failed.note(|| "read the rows".into(), self.egress.tables.rows()).unwrap_or_default();
+        let rows = failed.note(|| "read the rows".into(), self.egress.tables.rows());
         let there = self.netlink.held_addresses(link).await.map(BTreeSet::from_iter);
         let there: BTreeSet<IpAddr> = failed
             .note(|| "list the uplink's addresses".into(), there)
             .unwrap_or_else(|| self.egress.orders.borrow().held.clone());
         let stays = there.iter().filter(|address| decision.undecided.contains(address));
         let held: BTreeSet<IpAddr> = decision.held.iter().chain(stays).copied().collect();
-        let wanted = wanted(&decision, &held, &rows);
+        let wanted = wanted(&decision, &held, rows.as_ref());
+        let (readable, rows) = (rows.is_some(), rows.unwrap_or_default());
         self.egress.known.extend(decision.addresses.iter().chain(&there));
         let changed = decision != self.egress.decision;
         if changed {
@@ -229,7 +230,7 @@ impl Agent {
         for key in rows.keys().filter(|key| !wanted.contains_key(key) && !closed.contains(key)) {
             failed.note(|| format!("delete the row of {key}"), self.egress.tables.delete(*key));
         }
-        if self.egress.looks > 0 {
+        if self.egress.looks > 0 && readable {
             let looked = self.forget_flows(&wanted, &held);
             if failed.note(|| "look at the flows".into(), looked).is_some() {
                 self.egress.looks -= 1;
@@ -251,10 +252,13 @@ impl Agent {
 
     fn put_rows(&mut self, rows: &[(&IpAddr, &Leaves)], expected: bool, failed: &mut First) {
         for &(key, row) in rows {
+            let step = || format!("write the row of {key}");
             let put = self.egress.tables.put(*key, *row);
-            match failed.note(|| format!("write the row of {key}"), put) {
-                Some(()) => self.mended(expected, || format!("egress row of {key}: altered, set again")),
-                None => drop(self.egress.unwritten.insert(*key)),
+            if let Err(error) = &put {
+                self.egress.unwritten.insert(*key, format!("{}: {error}", step()));
+            }
+            if failed.note(step, put).is_some() {
+                self.mended(expected, || format!("egress row of {key}: altered, set again"));
             }
         }
     }
@@ -293,19 +297,22 @@ impl Agent {
 }
 
 /// The rows of the maps: of containers, and of addresses held here. Where the
-/// holder is not known yet, what is there stays.
+/// holder is not known yet, what is there stays, whatever that may be where it
+/// could not be read.
 fn wanted(
     decision: &Decision,
     held: &BTreeSet<IpAddr>,
-    rows: &BTreeMap<IpAddr, Leaves>,
+    rows: Option<&BTreeMap<IpAddr, Leaves>>,
 ) -> BTreeMap<IpAddr, Leaves> {
     let mut wanted = decision.leaves.clone();
-    for (key, row) in &mut wanted {
-        let there = rows.get(key).filter(|there| there.address == row.address);
-        if let Some(there) = there.filter(|_| decision.undecided.contains(&row.address)) {
+    wanted.retain(|key, row| {
+        let stays = decision.undecided.contains(&row.address);
+        let there = rows.and_then(|rows| rows.get(key)).filter(|there| there.address == row.address);
+        if let Some(there) = there.filter(|_| stays) {
             *row = *there;
         }
-    }
+        !stays || rows.is_some()
+    });
     wanted.extend(held.iter().map(|&address| (address, Leaves { address, node: Some(address) })));
     wanted
 }

@@ -78,7 +78,10 @@ impl Agent {
             };
             dataplane.attach(attachment).map_err(|error| error.to_string())?;
         }
-        let known = self.store.get(&request.name).is_some();
+        let same = |before: &Stored| {
+            (&before.request.addresses, &before.request.labels) == (&request.addresses, &request.labels)
+        };
+        let known = self.store.get(&request.name).is_some_and(same);
         let stored = Stored { request: request.clone(), endpoint };
         let attached = self.attached(&stored);
         self.store.insert(stored).map_err(|error| format!("write the state directory: {error}"))?;

@@ -28,8 +28,6 @@ use crate::{
 /// How often the link is told, round after round: of what one hears, another may
 /// be lost, or come while the earlier holder still says so too.
 const TELLINGS: u32 = 12;
-/// Questions of other nodes that are answered in a round.
-const ANSWERS: usize = 128;
 /// Rounds for which it is remembered who has asked, and how often those are told
 /// that this node leaves.
 const REMEMBERED: u32 = 8;
@@ -133,25 +131,22 @@ impl Heartbeat {
     async fn round(&mut self) -> io::Result<()> {
         let Some((echo, _)) = &self.sockets else { return self.obey().await };
         let mut heard: BTreeMap<IpAddr, Heard> = BTreeMap::new();
-        let mut questions = BTreeMap::new();
+        self.questions.retain(|_, (_, rounds)| {
+            *rounds -= 1;
+            *rounds > 0
+        });
         for Message { from, heard: by, token } in echo.heard() {
             if by == Heard::Question {
-                questions.insert(from, token);
+                if self.nodes.contains(&from) {
+                    // Without a way there is no answer either.
+                    drop(echo.answer(from, token));
+                    self.questions.insert(from, (token, REMEMBERED));
+                }
                 continue;
             }
             let known = heard.entry(from).or_insert(by);
             *known = by.max(*known);
         }
-        questions.retain(|node, _| self.nodes.contains(node));
-        // Without a way there is no answer either.
-        let answered = questions.iter().take(ANSWERS);
-        answered.for_each(|(&node, &token)| drop(echo.answer(node, token)));
-        self.questions.retain(|_, (_, rounds)| {
-            *rounds -= 1;
-            *rounds > 0
-        });
-        let answered = questions.into_iter().take(ANSWERS);
-        self.questions.extend(answered.map(|(node, token)| (node, (token, REMEMBERED))));
         if self.watch.round(&heard) {
             // Its agent may have taken this node for dead, and its address.
             self.tellings = TELLINGS;

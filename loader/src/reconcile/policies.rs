@@ -26,6 +26,8 @@ use crate::{
 /// A program that has read the rows from before a change may remember a flow
 /// for as long as this.
 const LATE: Duration = Duration::from_millis(10);
+/// After flows could not be judged.
+const AGAIN: Duration = Duration::from_secs(1);
 
 pub struct Policies {
     pub compiler: Compiler,
@@ -152,9 +154,11 @@ impl Policies {
         if self.judge_due.is_none_or(|due| Instant::now() < due) {
             return Ok(());
         }
-        self.judge_due = None;
-        v4.revoke(|key, flow| self.denies(here, key, flow))?;
-        v6.revoke(|key, flow| self.denies(here, key, flow))
+        // One family's trouble is not the other's.
+        let v4 = v4.revoke(|key, flow| self.denies(here, key, flow));
+        let judged = v4.and(v6.revoke(|key, flow| self.denies(here, key, flow)));
+        self.judge_due = judged.is_err().then(|| Instant::now() + AGAIN);
+        judged
     }
 
     /// How long the loop may sleep before flows are to be judged.
