@@ -97,7 +97,7 @@ fn decide<A: Refuse>(ctx: &TcContext, loose: &mut Loose<A>) -> Step {
     if leaves {
         return leave(ctx, loose, outer.dst, dry);
     }
-    if !loose.has_ports() || flow::find(&loose.packet, ctx.ifindex(), dry).flow().is_some() {
+    if !loose.has_ports() || flow::find_now(&loose.packet, ctx.ifindex(), dry).is_some() {
         return Step::Slow;
     }
     loose.unwrapped = true;
@@ -120,7 +120,7 @@ fn leave<A: Refuse>(ctx: &TcContext, loose: &mut Loose<A>, address: A, dry: bool
     if !is_echo && !translates {
         return Step::Slow;
     }
-    if let Some(entry) = flow::find(&loose.packet, ctx.ifindex(), dry).flow() {
+    if let Some(entry) = flow::find_now(&loose.packet, ctx.ifindex(), dry) {
         let Some(pair) = A::pair() else { return Step::End(Verdict::DropInconsistent) };
         // SAFETY: as in `flow::pair`, and map values stay readable until the
         // program ends (RCU).

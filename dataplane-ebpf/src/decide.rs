@@ -85,8 +85,7 @@ pub fn decide<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> S
     if later {
         let key = &loose.packet.key;
         // Nobody translates SCTP.
-        let translated = key.protocol != protocol::SCTP
-            && (leaves || A::frontend(&FrontendKey::whole_address(key.dst)).is_some());
+        let translated = key.protocol != protocol::SCTP && (leaves || service::owns(key.dst));
         let awaits = translated || policy::applies(side, key.src, deliver::hop(key.dst));
         return if awaits { early(ctx, loose, ifindex, dry) } else { Step::Plain };
     }
@@ -95,8 +94,8 @@ pub fn decide<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> S
     }
     let key = &loose.packet.key;
     if let Some(frontend) = service::frontend(key) {
-        let port = key.dst_port;
-        return first(ctx, side, loose, frontend, port);
+        let ports = (key.dst_port, key.dst_port);
+        return first(ctx, side, loose, frontend, ports);
     }
     if is_service_address(key.dst) {
         return Step::PortRange;
@@ -141,7 +140,7 @@ pub fn is_spoofed<A: Refuse>(ctx: &TcContext, side: Side, loose: &Loose<A>) -> b
     !(stays && (key.src == A::UNSPECIFIED || A::is_link_local(key.src)))
 }
 
-/// Whether an address belongs to services, and to no container here.
+/// Whether an address has services, and is no container's here.
 #[inline(always)]
 fn is_service_address<A: Family>(address: A) -> bool {
     A::frontend(&FrontendKey::whole_address(address)).is_some() && deliver::endpoint(address).is_none()
@@ -158,15 +157,15 @@ fn early<A: Refuse>(ctx: &TcContext, loose: &Loose<A>, ifindex: u32, dry: bool) 
     Step::End(verdict)
 }
 
-/// The first packet of a flow to a service, by a frontend at a port, or at a range
-/// that begins there.
+/// The first packet of a flow to a service, by a frontend at these ports, from the
+/// first to the last.
 #[inline(always)]
 pub fn first<A: Refuse>(
     ctx: &TcContext,
     side: Side,
     loose: &mut Loose<A>,
     mut frontend: Frontend,
-    port: Port,
+    ports: (Port, Port),
 ) -> Step<A> {
     if own_socket::may_answer(&loose.packet) && own_socket::is_answered(ctx, &loose.packet) {
         return Step::Plain;
@@ -174,7 +173,7 @@ pub fn first<A: Refuse>(
     let key = &loose.packet.key;
     if side == Side::Uplink
         && frontend.flags & Frontend::OUTSIDE != 0
-        && let Some(outside) = service::for_outside(key, port)
+        && let Some(outside) = service::for_outside(key, ports)
     {
         frontend = outside;
     }

@@ -3,8 +3,8 @@
 
 use aya_ebpf::programs::TcContext;
 use causeway_schema::{
-    FlowKey, FrontendKey, Network, NodeConfig, Port, config::flags::MASQUERADE, egress::NETWORKS,
-    hash::flow_hash, nat::Ports, protocol,
+    FlowKey, Network, NodeConfig, Port, config::flags::MASQUERADE, egress::NETWORKS, hash::flow_hash,
+    nat::Ports, protocol,
 };
 
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     pipeline::Side,
     policy,
     refuse::Refuse,
-    slow,
+    service, slow,
 };
 
 /// Whether an address outside of this node sees the node's address instead of
@@ -51,7 +51,7 @@ pub fn leaves<A: Refuse>(ctx: &TcContext, side: Side, loose: &Loose<A>) -> bool 
         && is_foreign(key.dst)
         && A::node() != A::UNSPECIFIED
         && deliver::endpoint(key.dst).is_none()
-        && A::frontend(&FrontendKey::whole_address(key.dst)).is_none()
+        && !service::owns(key.dst)
         && matches!(deliver::way(ctx, &loose.packet, key.src, key.dst), Way::Out(_))
 }
 

@@ -43,7 +43,8 @@ pub fn entry<A: Family>(key: &FlowKey<A>) -> Option<*mut Flow<A>> {
 /// The kernel gives the memory of an entry that leaves to the next that comes,
 /// whoever is reading it still; embryonic flows come and go all the time. What
 /// was read is the flow's own if its entry still stands there afterwards. (One of
-/// the established leaves when it has long been idle, or begins anew.)
+/// the established leaves when it has long been idle, or is closed, or begins anew:
+/// a packet that is under way on another CPU at that moment may go wrong.)
 #[inline(always)]
 fn embryonic<A: Family>(key: &FlowKey<A>) -> Option<(*mut Flow<A>, *mut Flow<A>)> {
     let entry = A::embryonic(key)?;
@@ -54,7 +55,8 @@ fn embryonic<A: Family>(key: &FlowKey<A>) -> Option<(*mut Flow<A>, *mut Flow<A>)
     (A::embryonic(key) == Some(entry)).then_some((entry, copy))
 }
 
-/// How often a flow has become an established one; see [`maps::PROMOTIONS`].
+/// How often a flow has become an established one; see [`maps::PROMOTIONS`]. Read
+/// and raised in the order of the look-ups and changes around it, as x86-64 keeps it.
 #[inline(always)]
 fn promotions() -> u64 {
     match maps::PROMOTIONS.get_ptr(0) {
@@ -172,16 +174,6 @@ pub enum Found<A> {
     Moving,
 }
 
-impl<A> Found<A> {
-    #[inline(always)]
-    pub fn flow(self) -> Option<*mut Flow<A>> {
-        match self {
-            Self::Flow(flow) => Some(flow),
-            Self::Nothing | Self::Moving => None,
-        }
-    }
-}
-
 /// The entry that translates this packet, if the flow goes on as it began.
 ///
 /// `Nothing` for a packet of no known flow, and for one that begins a flow anew:
@@ -248,6 +240,20 @@ pub fn find<A: Family>(packet: &Packet<A>, ifindex: u32, dry: bool) -> Found<A> 
         advance(packet, flow, there);
     }
     Found::Flow(found)
+}
+
+/// As [`find`], for who cannot look again later: at most one other flow moves
+/// between two looks.
+#[inline(always)]
+pub fn find_now<A: Family>(packet: &Packet<A>, ifindex: u32, dry: bool) -> Option<*mut Flow<A>> {
+    for _ in 0..2 {
+        match find(packet, ifindex, dry) {
+            Found::Flow(flow) => return Some(flow),
+            Found::Nothing => break,
+            Found::Moving => {}
+        }
+    }
+    None
 }
 
 /// As [`find`], asking this CPU's cache first.

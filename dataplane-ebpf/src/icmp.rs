@@ -3,9 +3,7 @@
 //! answered; neighbour discovery has `nd`.
 
 use aya_ebpf::{bindings::BPF_F_PSEUDO_HDR, programs::TcContext};
-use causeway_schema::{
-    Event, Flow, FlowKey, FrontendKey, Port, V4, V6, Verdict, checksum, flow::flags, protocol,
-};
+use causeway_schema::{Event, Flow, FlowKey, Port, V4, V6, Verdict, checksum, flow::flags, protocol};
 use network_types::{
     eth::EthHdr,
     ip::{Ipv4Hdr, Ipv6Hdr},
@@ -20,7 +18,7 @@ use crate::{
     nd, packet,
     pipeline::Side,
     rewrite::{self, L4},
-    slow, trace,
+    service, slow, trace,
 };
 
 /// Offset of the checksum in an ICMP header, and its length up to what an
@@ -176,7 +174,7 @@ pub fn special<A: Read + Icmp>(ctx: &TcContext, side: Side, loose: &mut Loose<A>
     if A::is_error(kind) {
         return error(ctx, side, loose);
     }
-    if kind == A::ECHO_REQUEST && A::frontend(&FrontendKey::whole_address(loose.packet.key.dst)).is_some() {
+    if kind == A::ECHO_REQUEST && service::owns(loose.packet.key.dst) {
         return echo(ctx, loose);
     }
     None

@@ -3,7 +3,7 @@
 
 use aya_ebpf::programs::TcContext;
 use causeway_schema::{
-    Endpoint, Hop, Port, TraceRecord, Verdict,
+    Endpoint, FlowKey, Hop, Port, TraceRecord, Verdict,
     nat::Ports,
     policy::{self, OTHERS, Outcome, PolicyStep, SetKey, Standing},
     protocol,
@@ -60,14 +60,25 @@ pub fn asks<A: Refuse>(side: Side, loose: &mut Loose<A>) -> bool {
     true
 }
 
-/// Whether a packet of a connection that nobody has seen begin looks like one of
-/// the side that was called: clients have the higher ports. If it began before
-/// anybody asked, it is judged as the other side's; or else who may not call could
-/// go on by answering.
+/// Whether a packet of a connection that nobody has seen begin may be one of the
+/// side that was called: clients have the higher ports. If it began before anybody
+/// asked, it is judged as the other side's; or else who may not call could go on by
+/// answering.
 #[inline(always)]
 fn is_answer<A: Family>(packet: &Packet<A>) -> bool {
     let key = &packet.key;
-    packet.is_tcp() && !packet.opens_connection() && key.src_port.get() < key.dst_port.get()
+    let called = key.src_port.get() < key.dst_port.get() || tells_nothing(key);
+    packet.is_tcp() && !packet.opens_connection() && called
+}
+
+/// Ports that kernels give to clients (`ip_local_port_range`), from here on.
+const CLIENTS: u16 = 32_768;
+
+/// Whether the ports do not say who was called: either side may have been, so both
+/// must be allowed to call.
+#[inline(always)]
+fn tells_nothing<A: Family>(key: &FlowKey<A>) -> bool {
+    key.src_port.get() >= CLIENTS && key.dst_port.get() >= CLIENTS
 }
 
 /// What is asked, one question at a run: the program jumps to itself for the
@@ -133,6 +144,10 @@ fn allowed<A: Refuse>(loose: &mut Loose<A>) -> (Option<jump::Target>, Verdict) {
         }
         Question::AnswerSends => {
             loose.question = Question::AnswerGets;
+            A::TO_POLICY
+        }
+        Question::AnswerGets if tells_nothing(&loose.packet.key) => {
+            loose.question = Question::Sends;
             A::TO_POLICY
         }
         // Whose packets open nothing are asked about one by one, until the side

@@ -7,7 +7,7 @@ use causeway_schema::Frontend;
 use crate::{
     act,
     decide::{self, Step},
-    gateway,
+    egress, gateway,
     loose::{self, Loose},
     pipeline::Side,
     refuse::Refuse,
@@ -27,8 +27,16 @@ pub fn run<A: Refuse>(ctx: &TcContext) -> i32 {
 #[inline(always)]
 fn first<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> Step<A> {
     let key = &loose.packet.key;
-    let Some(range) = service::in_range(key) else { return Step::End(gateway::closed(key)) };
+    let Some(range) = service::in_range(key) else {
+        return if service::owns(key.dst) {
+            Step::End(gateway::closed(key))
+        } else if egress::leaves(ctx, side, loose) {
+            Step::Leave
+        } else {
+            Step::Plain
+        };
+    };
     loose.offset = range.offset(key.dst_port);
     let frontend = Frontend { service: range.service, flags: u32::from(range.flags) };
-    decide::first(ctx, side, loose, frontend, range.first)
+    decide::first(ctx, side, loose, frontend, (range.first, range.last))
 }

@@ -241,7 +241,9 @@ fn ask<A: Refuse>(
     let has_data = loose.end > loose.l4 + u32::from(loose.packet.l4_header);
     if !exact || tcp_flags & TCP_ACK == 0 {
         let bare = tcp_flags & !(TCP_FIN | TCP_PSH | TCP_URG);
-        return if has_data { remake(ctx, loose, sequence, bare, None) } else { Ok(()) };
+        // What follows in later fragments is data, too.
+        let is_bare = !has_data && loose.part == Part::Whole;
+        return if is_bare { Ok(()) } else { remake(ctx, loose, sequence, bare, None) };
     }
     let follows = (has_data || tcp_flags & TCP_FIN != 0) && !is_before(sequence, start);
     if follows && !due && own.flags & flags::HEADER_SENT != 0 {
@@ -287,7 +289,7 @@ fn remake<A: Refuse>(
     let segment = of_tcp + if header.is_some() { Header::<A>::LENGTH } else { 0 };
     loose.end = loose.l4 + segment;
     lengthen::<A>(ctx, loose.end).ok_or(Verdict::DropRewrite)?;
-    write(ctx, loose, sequence, tcp_flags, header, segment).ok_or(Verdict::DropRewrite)
+    write(ctx, loose, sequence, tcp_flags, header).ok_or(Verdict::DropRewrite)
 }
 
 /// Makes the frame end elsewhere, and its IP header say so.
@@ -322,9 +324,8 @@ fn write<A: Refuse>(
     sequence: u32,
     tcp_flags: u8,
     header: Option<&Header<A>>,
-    segment: u32,
 ) -> Option<()> {
-    let (key, l4) = (&loose.packet.key, loose.l4);
+    let (key, l4, segment) = (&loose.packet.key, loose.l4, loose.end - loose.l4);
     let of_tcp = u32::from(loose.packet.l4_header);
     ctx.store((l4 + SEQUENCE) as usize, &sequence.to_be(), 0).ok()?;
     ctx.store(l4 as usize + TCP_OFFSET_FLAGS + 1, &tcp_flags, 0).ok()?;

@@ -4,7 +4,7 @@ use causeway_schema::{
     Algorithm, FlowKey, Frontend, FrontendKey, Port, PortRange, Service, Target, choice, hash::flow_hash,
 };
 
-use crate::family::Family;
+use crate::{family::Family, source_range};
 
 /// The frontend that packets of this tuple knock at. Node ports are served at
 /// the node's own address, and stand in the table without one, alike on every
@@ -19,11 +19,21 @@ pub fn frontend<A: Family>(key: &FlowKey<A>) -> Option<Frontend> {
 }
 
 /// The frontend of clients who come from outside, where it is another than that
-/// of all: of a range of ports, by its first.
+/// of all, of these ports.
 #[inline(always)]
-pub fn for_outside<A: Family>(key: &FlowKey<A>, port: Port) -> Option<Frontend> {
-    let at = |addr| A::frontend(&FrontendKey::new(addr, port, key.protocol).for_outside());
+pub fn for_outside<A: Family>(key: &FlowKey<A>, (first, last): (Port, Port)) -> Option<Frontend> {
+    let at = |addr| A::frontend(&FrontendKey::new(addr, first, key.protocol).for_outside(last));
     at(key.dst).or_else(|| if key.dst == A::node() { at(A::UNSPECIFIED) } else { None })
+}
+
+/// Whether an address is for services, and for containers to leave under, alone:
+/// at what has no frontend there, nobody is to be found. A node's own address has
+/// the node's sockets, whatever is served there.
+#[inline(always)]
+pub fn owns<A: Family>(address: A) -> bool {
+    A::frontend(&FrontendKey::whole_address(address)).is_some()
+        && address != A::node()
+        && !source_range::is_node(address)
 }
 
 /// The range of ports that packets of this tuple knock at, where they find no

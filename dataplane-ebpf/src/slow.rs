@@ -3,7 +3,7 @@
 //! refusals, sources are translated, and headers may be anywhere.
 
 use aya_ebpf::programs::TcContext;
-use causeway_schema::{Event, Flow, FrontendKey, Verdict, flow::flags};
+use causeway_schema::{Event, Flow, Verdict, flow::flags};
 
 use crate::{
     act::{self, Decision, Exit},
@@ -19,7 +19,7 @@ use crate::{
     pipeline::Side,
     policy, proxy,
     refuse::{self, Refuse},
-    rewrite, trace,
+    rewrite, service, trace,
 };
 
 #[inline(always)]
@@ -119,7 +119,7 @@ pub fn carry<A: Refuse>(ctx: &TcContext, side: Side) -> i32 {
 /// it is of a flow; that is left where flows are made.
 #[inline(always)]
 pub fn known<A: Family>(ctx: &TcContext, loose: &mut Loose<A>) -> Option<jump::Target> {
-    let entry = flow::find(&loose.packet, ctx.ifindex(), trace::is_dry(ctx)).flow()?;
+    let entry = flow::find_now(&loose.packet, ctx.ifindex(), trace::is_dry(ctx))?;
     if let Some(pair) = A::pair() {
         // SAFETY: as in `flow::pair`, and map values stay readable.
         unsafe { (*pair).request = *entry };
@@ -215,7 +215,7 @@ fn plain<A: Refuse>(ctx: &TcContext, side: Side, loose: &Loose<A>) -> Decision {
         let decision = deliver::local(ctx, &loose.packet, endpoint, None, loose.l4());
         return or_fragmented(ctx, loose, None, decision);
     }
-    if A::frontend(&FrontendKey::whole_address(dst)).is_some() {
+    if service::owns(dst) {
         return Decision::end(gateway::closed(&loose.packet.key));
     }
     if side == Side::Uplink {

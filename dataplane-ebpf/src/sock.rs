@@ -13,7 +13,7 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 use causeway_schema::{
-    Event, FlowKey, FrontendKey, Port, Service, V4, V6, protocol,
+    Event, FlowKey, Port, Service, V4, V6, protocol,
     socket::{Name, Peer},
 };
 
@@ -108,7 +108,9 @@ fn ask<A: Family>(ctx: &SockAddrContext, addr: A) -> Answer<A> {
     let key = FlowKey::new(A::node(), at, client, port(ctx), protocol);
     let (service, offset) = match knock(&key) {
         Some(found) => found,
-        None => return if is_closed(at) { Answer::Refused } else { Answer::Nobody },
+        None => {
+            return if at != A::UNSPECIFIED && service::owns(at) { Answer::Refused } else { Answer::Nobody };
+        }
     };
     let Some(row) = service::row::<A>(service) else { return Answer::Refused };
     // Nobody would tell the backend who its client is.
@@ -137,12 +139,6 @@ fn knock<A: Family>(key: &FlowKey<A>) -> Option<(u32, u16)> {
     }
     let range = service::in_range(key)?;
     Some((range.service, range.offset(key.dst_port)))
-}
-
-/// Whether an address belongs to services alone. The node's own has more to it.
-#[inline(always)]
-fn is_closed<A: Family>(addr: A) -> bool {
-    addr != A::UNSPECIFIED && addr != A::node() && A::frontend(&FrontendKey::whole_address(addr)).is_some()
 }
 
 #[inline(always)]

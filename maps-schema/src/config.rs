@@ -74,7 +74,7 @@ const _: () = assert!(size_of::<NodeConfig>() == 44 + NETWORKS * (8 + 32));
 
 /// Raised with every change of a shared layout; a new agent that finds
 /// another number under its pins must not adopt those maps.
-pub const SCHEMA_VERSION: u32 = 7;
+pub const SCHEMA_VERSION: u32 = 8;
 
 /// What a traced packet's way through the program was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]

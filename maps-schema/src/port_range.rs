@@ -45,6 +45,7 @@ impl PortRange {
         port.get().wrapping_sub(self.first.get())
     }
 
+    #[inline(always)]
     pub fn is_whole(&self) -> bool {
         (self.first, self.last) == Self::WHOLE
     }

@@ -6,7 +6,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{Addr, Port, V4, V6};
+use crate::{Addr, Port, PortRange, V4, V6};
 
 /// Where clients knock. `port` and `protocol` zero: the marker row that says
 /// "this whole address belongs to services", so that a packet to a port that has
@@ -14,14 +14,15 @@ use crate::{Addr, Port, V4, V6};
 /// is refused instead of routed away.
 ///
 /// A frontend [with other backends for the outside](Frontend::OUTSIDE) has a second
-/// row; that of a range of ports stands at its first.
+/// row; that of a range of ports stands at its first, where a port of its own and
+/// the whole address may have theirs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct FrontendKey<A> {
     pub addr: A,
     pub port: Port,
     pub protocol: u8,
-    /// 1 in the row for clients who come from outside, else 0.
+    /// In the row for clients who come from outside one of the kinds below, else 0.
     pub outside: u8,
 }
 
@@ -31,10 +32,22 @@ impl<A: Addr> FrontendKey<A> {
         Self { addr, port, protocol, outside: 0 }
     }
 
-    /// The row for clients who come from outside.
+    /// Kinds of rows for clients who come from outside.
+    pub const OUTSIDE_PORT: u8 = 1;
+    pub const OUTSIDE_RANGE: u8 = 2;
+    pub const OUTSIDE_WHOLE: u8 = 3;
+
+    /// The row for clients who come from outside to the ports up to `last`.
     #[inline(always)]
-    pub fn for_outside(self) -> Self {
-        Self { outside: 1, ..self }
+    pub fn for_outside(self, last: Port) -> Self {
+        let outside = if (self.port, last) == PortRange::WHOLE {
+            Self::OUTSIDE_WHOLE
+        } else if self.port == last {
+            Self::OUTSIDE_PORT
+        } else {
+            Self::OUTSIDE_RANGE
+        };
+        Self { outside, ..self }
     }
 
     /// The marker row of `addr`.

@@ -127,10 +127,16 @@ fn until_the_sources_have_spoken_newcomers_are_held_back() {
     node.attach("plain", plain.netns.path(), plain.address);
     assert_eq!(seen(&old), EGRESS.map(|address| vec![address]));
     assert_eq!(seen(&plain), own.map(|address| vec![address]));
+    // But not as somebody else.
+    label(node, &plain, &["--label", LABEL]);
+    for to in world() {
+        plain.netns.run(|| request(to, Protocol::Udp)).unwrap_err();
+    }
 
     restart(&mut cluster, MASQUERADE);
     cluster.wait_converged();
     assert_eq!(seen(&new), own.map(|address| vec![address]));
+    assert_eq!(seen(&plain), EGRESS.map(|address| vec![address]));
     assert_eq!(cluster.nodes[1].agent().status().drift.repaired, 0);
 }
 

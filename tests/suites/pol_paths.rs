@@ -366,18 +366,23 @@ fn what_is_allowed_goes_on_under_the_first_policy() {
     assert_eq!(cut.close().lost, 5, "the foe's connections end");
 }
 
-/// Who was called before anybody asked cannot keep the caller by speaking first.
+/// Who was called before anybody asked cannot keep the caller by speaking first, nor
+/// does the caller go on by having the lower port.
 #[test]
-fn what_is_denied_does_not_go_on_because_the_one_who_was_called_speaks_first() {
+fn what_is_denied_does_not_go_on_whoever_speaks_first() {
     let stage = Stage::new();
-    let pairs = stage.web.addresses().map(|address| {
-        let listener = stage.web.netns.run(|| TcpListener::bind((address, 80))).unwrap();
-        let caller = stage.foe.netns.run(|| TcpStream::connect((address, 80))).unwrap();
+    stage.foe.netns.set_sysctl("net/ipv4/ip_local_port_range", "40000 40999");
+    let connect = |(address, port)| {
+        let listener = stage.web.netns.run(|| TcpListener::bind((address, port))).unwrap();
+        let caller = stage.foe.netns.run(|| TcpStream::connect((address, port))).unwrap();
         [caller, listener.accept().unwrap().0]
-    });
+    };
+    // The caller is 0, who was called 1.
+    let ways = [(80, 1), (50_051, 0), (50_051, 1)];
+    let ways = ways.map(|(port, first)| (first, stage.web.addresses().map(|to| connect((to, port)))));
     stage.policies(&[policy("web", "Ingress", &from("friend", "{port: 80}"))]);
-    for mut ends in pairs {
-        ends[1].write_all(b"still there?").unwrap();
+    for (first, mut ends) in ways.into_iter().flat_map(|(first, pairs)| pairs.map(|ends| (first, ends))) {
+        ends[first].write_all(b"still there?").unwrap();
         for end in &mut ends {
             end.set_read_timeout(Some(PATIENCE)).unwrap();
             let said = end.read(&mut [0; 16]);

@@ -7,8 +7,12 @@ use std::net::{IpAddr, SocketAddr};
 use causeway_testkit::{
     client::requests,
     manifest::{Port, Service},
+    ping::ping,
     sentinel::assert_no_netfilter,
-    topology::{Cluster, node_address, node_address6, outside_address, outside_address6, vip, vip6, widen},
+    server::Server,
+    topology::{
+        Cluster, PATIENCE, node_address, node_address6, outside_address, outside_address6, vip, vip6, widen,
+    },
     wire::Protocol,
 };
 
@@ -68,11 +72,55 @@ fn the_outside_is_served_by_every_address_and_from_every_node() {
         }
     }
     // The node's other ports are its own.
-    let own = causeway_testkit::server::Server::start(&cluster.nodes[0].netns, "node", 7000);
+    let own = Server::start(&cluster.nodes[0].netns, "node", 7000);
     let to = SocketAddr::new(node_address(0).into(), 7000);
     requests(&cluster.outside, to, 20, Protocol::Tcp).assert_clean(20, to);
     drop(own);
     for node in &cluster.nodes {
         assert_no_netfilter(&node.netns);
+    }
+}
+
+/// As load balancers do that have no other addresses to give.
+#[test]
+fn a_service_at_the_nodes_own_addresses_takes_its_ports_and_no_others() {
+    let cluster = Cluster::dual(2);
+    let servers = cluster.servers(2, 8080);
+    let _media: Vec<Server> =
+        servers.iter().map(|(at, _)| Server::start_on(&at.netns, &at.name, &[9100, 9104])).collect();
+    let [near, far] = [0, 1].map(|at| cluster.nodes[at].container(&format!("client-{at}"), 100));
+    let _world = Server::start(&cluster.outside, "world", 7000);
+    let _hosts: Vec<Server> =
+        cluster.nodes.iter().map(|node| Server::start(&node.netns, &node.name, 7000)).collect();
+    let backends: Vec<IpAddr> =
+        servers.iter().flat_map(|(at, _)| [at.address.into(), at.address6.unwrap().into()]).collect();
+    let nodes = [0, 1].map(|at| [IpAddr::from(node_address(at)), node_address6(at).into()]);
+    let given = nodes.as_flattened().iter().map(|at| format!("\"{at}\"")).collect::<Vec<_>>().join(", ");
+    let ports = [Port::tcp(80, 8080), Port::udp(10_000, 9100).through(10_009)];
+    let service = Service::new("web", vip(1), &ports).dual(vip6(1)).with(&format!("externalIPs: [{given}]"));
+    cluster.manifests().service(&service, &service.slice(&backends));
+    cluster.wait_converged();
+    let clients =
+        [&cluster.outside, &near.netns, &far.netns, &cluster.nodes[0].netns, &cluster.nodes[1].netns];
+    for (at, address) in (0..2).flat_map(|at| nodes[at].map(|address| (at, address))) {
+        for from in clients {
+            for (port, protocol) in [(80, Protocol::Tcp), (10_004, Protocol::Udp)] {
+                let to = SocketAddr::new(address, port);
+                let report = requests(from, to, 20, protocol);
+                report.assert_clean(20, to);
+                assert!(report.by_server.keys().all(|name| name.starts_with("web-")), "{report}");
+            }
+            let to = SocketAddr::new(address, 7000);
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                let report = requests(from, to, 5, protocol);
+                report.assert_clean(5, to);
+                assert!(report.by_server.keys().eq([&cluster.nodes[at].name]), "{report}");
+            }
+            assert_eq!(from.run(|| ping(address, 3, PATIENCE)).unwrap(), 3, "{address}");
+        }
+        // The node's own connections have their answers.
+        let world = if address.is_ipv4() { outside_address().into() } else { outside_address6().into() };
+        let to = SocketAddr::new(world, 7000);
+        requests(&cluster.nodes[at].netns, to, 20, Protocol::Tcp).assert_clean(20, to);
     }
 }

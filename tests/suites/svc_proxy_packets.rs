@@ -334,6 +334,12 @@ fn nothing_that_a_client_says_stands_in_the_headers_place() {
         let packet = talk.asked(S, 0, SYN, &[0; 1400]);
         let first = fragment(&packet, 1280, 7).remove(0);
         assert!(talk.dropped(&first).contains(&"drop_fragment"));
+        // Nor where the first has nothing to be cut off.
+        talk.begin();
+        let packet = talk.asked(S + 1, T + 1 + n, ACK, &[0; 1400]);
+        let bare = packet.bytes().len() - 1400 + if talk.six { 8 } else { 0 };
+        let first = fragment(&packet, bare, 8).remove(0);
+        assert!(talk.dropped(&first).contains(&"drop_fragment"));
     });
 }
 

@@ -138,6 +138,35 @@ fn media() -> Service {
 }
 
 #[test]
+fn who_comes_from_outside_finds_a_port_a_range_and_all_ports_apart() {
+    let rig = Rig::new(&[2000, 5500, 8050, 9000]);
+    let local = |name: &str, host: u8, port: Port| {
+        Service::new(name, vip(host), &[port])
+            .dual(vip6(host))
+            .with("type: LoadBalancer")
+            .with("externalTrafficPolicy: Local")
+            .with("externalIPs: [10.96.0.1, \"fd00:10:96::1\"]")
+    };
+    // Whoever comes first.
+    for [one, other] in [["a", "b"], ["b", "a"]] {
+        for service in [
+            local(one, 2, Port::tcp(7000, 9000)),
+            local(other, 3, Port::tcp(7000, 8000).through(7100)),
+            local("low", 4, Port::tcp(1, 5001).through(1023)),
+            local("all", 5, Port::tcp(7900, 9000)).annotated(WHOLE, "true"),
+        ] {
+            let slice = service.slice(&rig.backends()).placed();
+            rig.cluster.manifests().service(&service, &slice);
+        }
+        rig.cluster.wait_converged();
+        assert!(rig.cluster.nodes[0].agent().status().problems.is_empty());
+        for (port, to) in [(7000, 9000), (7050, 8050), (500, 5500), (2000, 2000)] {
+            rig.leads(port, Tcp, to);
+        }
+    }
+}
+
+#[test]
 fn a_range_leads_to_the_port_asked_for_and_not_beside_it() {
     let rig = Rig::new(&[9_999, 10_000, 35_000, 60_000, 60_001, 7_000, 7_010, 7_011]);
     rig.serve(&media().annotated(RANGES, "7000-7010/TCP"));

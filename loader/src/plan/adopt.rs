@@ -220,7 +220,7 @@ fn find_frontends<A: Family>(frontends: &[(FrontendKey<A>, Frontend)], found: &m
         }
         let flags = match key.outside {
             0 => Frontend::SOURCE_RANGES | Frontend::OUTSIDE,
-            1 => Frontend::SOURCE_RANGES,
+            FrontendKey::<A>::OUTSIDE_PORT..=FrontendKey::<A>::OUTSIDE_WHOLE => Frontend::SOURCE_RANGES,
             _ => continue,
         };
         let sound = key.port != Port::NONE && row.flags & !flags == 0;
@@ -260,8 +260,11 @@ fn find_options<A: Family>(rows: &impl Rows<A>, found: &mut Found<A>) -> Result<
     let image = &mut found.image;
     for (key, row) in rows.members()? {
         // Settings are of affinity, members of that and of direct return.
-        let wants =
-            if row.backend == Member::NONE { Service::AFFINITY } else { Service::FLAGS & !Service::SILENT };
+        let wants = if row.backend == Member::NONE {
+            Service::AFFINITY
+        } else {
+            Service::AFFINITY | Service::DSR | Service::DSR_L2
+        };
         let has = image.services.get(&key.service).is_some_and(|row| row.flags & wants != 0);
         let backend = image.backends.get(&row.backend).map_or(A::UNSPECIFIED, |row| row.addr);
         if has && backend == key.backend {

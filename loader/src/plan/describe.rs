@@ -108,7 +108,12 @@ pub fn frontend<A: Family>(key: &FrontendKey<A>) -> String {
         return key.addr.to_ip().to_string();
     }
     let socket = std::net::SocketAddr::new(key.addr.to_ip(), key.port.get());
-    let from = if key.outside == 0 { "" } else { " from outside" };
+    let from = match key.outside {
+        0 => "",
+        FrontendKey::<A>::OUTSIDE_RANGE => " and up from outside",
+        FrontendKey::<A>::OUTSIDE_WHOLE => " and all others from outside",
+        _ => " from outside",
+    };
     match Protocol::from_number(key.protocol) {
         Some(protocol) => format!("{socket}/{protocol}{from}"),
         None => format!("{socket}/{}{from}", key.protocol),

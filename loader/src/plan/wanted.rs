@@ -72,7 +72,8 @@ impl<A: Family> Wanted<A> {
             .filter_map(|frontend| {
                 let addr = A::from_ip(frontend.address)?;
                 let key = FrontendKey::new(addr, Port::new(frontend.port), frontend.protocol.number());
-                Some(if frontend.clients == Clients::Outside { key.for_outside() } else { key })
+                let last = Port::new(frontend.end_port);
+                Some(if frontend.clients == Clients::Outside { key.for_outside(last) } else { key })
             })
             .collect();
         frontends.sort_unstable();
