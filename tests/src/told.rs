@@ -33,6 +33,20 @@ pub struct Header {
 }
 
 impl Header {
+    /// As it stands before a stream.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = SIGNATURE.to_vec();
+        bytes.extend(if self.source.is_ipv4() { [0x21, 0x11, 0, 12] } else { [0x21, 0x21, 0, 36] });
+        for end in [self.source, self.destination] {
+            match end.ip() {
+                IpAddr::V4(address) => bytes.extend(address.octets()),
+                IpAddr::V6(address) => bytes.extend(address.octets()),
+            }
+        }
+        bytes.extend([self.source, self.destination].iter().flat_map(|end| end.port().to_be_bytes()));
+        bytes
+    }
+
     /// Reads one and no byte more.
     pub fn read(from: &mut impl Read) -> Result<Self> {
         let mut fixed = [0; 16];

@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeSet,
-    io::{ErrorKind, Read},
+    io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
     os::fd::AsRawFd,
     sync::mpsc::Receiver,
@@ -15,11 +15,11 @@ use anyhow::Result;
 use causeway_testkit::{
     client::{request, requests},
     direct::{self, DSR, counted, frontends, of_both},
-    manifest::Slice,
+    manifest::{Port, Service, Slice},
     netns::Netns,
     server::Server,
-    told::{self, PROXY, Told, carried, connect, greeted, hear_back, say, serve},
-    topology::{Cluster, Container, Node, PATIENCE, UPLINK, widen},
+    told::{self, Header, PROXY, Told, carried, connect, greeted, hear_back, say, serve},
+    topology::{Cluster, Container, Node, PATIENCE, UPLINK, vip, vip6, widen},
     wire::Protocol,
     xdp::Lose,
 };
@@ -260,6 +260,69 @@ fn connections_outlast_the_agent_and_end_by_their_silence() {
         assert!(Instant::now() < deadline, "the server has not heard of it");
         thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// What else a service may have: a range, all its ports, other backends for clients
+/// from outside, a policy about where they come from.
+#[test]
+fn whichever_way_they_are_reached_backends_hear_it() {
+    let rig = Rig::new(Cluster::dual(2));
+    let client = rig.cluster.nodes[0].container("client", 100);
+    let service = |name: &str, host: u8, port: Port| {
+        Service::new(name, vip(host), &[port])
+            .dual(vip6(host))
+            .annotated(PROXY.0, PROXY.1)
+            .with("type: LoadBalancer")
+            .with("externalTrafficPolicy: Local")
+            .with("loadBalancerSourceRanges: [0.0.0.0/0, \"::/0\"]")
+            .with(&format!("externalIPs: [10.96.0.10{host}, \"fd00:10:96::10{host}\"]"))
+    };
+    let range = service("range", 2, Port::tcp(7000, told::PORT - 5).through(7009));
+    let all = service("all", 3, Port::tcp(80, 80)).annotated("causeway.io/whole-address", "true");
+    for service in [&range, &all] {
+        let slice = service.slice(&of_both(&[&rig.servers[0].0])).placed();
+        rig.cluster.manifests().service(service, &slice);
+    }
+    rig.cluster.wait_converged();
+    let doors = [(102, 7005), (103, told::PORT)].map(|(host, port)| {
+        let addresses = [format!("10.96.0.{host}"), format!("fd00:10:96::{host}")];
+        addresses.map(|address| SocketAddr::new(address.parse().unwrap(), port))
+    });
+    for &to in doors.as_flattened() {
+        for netns in [&rig.cluster.outside, &client.netns] {
+            let stream = connect(netns, to);
+            greeted(&stream).unwrap_or_else(|error| panic!("{to}: {error}"));
+            exchange(&stream);
+            let header = rig.heard(0).header;
+            assert_eq!((header.source, header.destination), (stream.local_addr().unwrap(), to));
+        }
+    }
+}
+
+#[test]
+fn connections_stay_as_they_began_when_the_annotation_comes_and_goes() {
+    let rig = Rig::new(Cluster::dual(2));
+    rig.served_by(1);
+    let told = vips().map(|to| connect(&rig.cluster.outside, to));
+    told.iter().for_each(|stream| greeted(stream).unwrap());
+    let plain = direct::service_at("told", told::PORT);
+    rig.cluster.manifests().service(&plain, &rig.slice(1));
+    rig.cluster.wait_converged();
+    told.iter().for_each(exchange);
+    // What one says here itself is the header.
+    let untold = vips().map(|to| connect(&rig.cluster.outside, to));
+    rig.served_by(1);
+    for (stream, to) in untold.iter().zip(vips()) {
+        let own = stream.local_addr().unwrap();
+        let header = Header { source: own, destination: to };
+        let mut writer = stream;
+        writer.write_all(&header.bytes()).unwrap();
+        greeted(stream).unwrap();
+        exchange(stream);
+    }
+    told.iter().for_each(exchange);
+    let heard: BTreeSet<_> = (0..4).map(|_| rig.heard(1).header.source).collect();
+    assert_eq!(heard, told.iter().chain(&untold).map(|stream| stream.local_addr().unwrap()).collect());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! first who its client is? What is lost comes again, and nothing that a client
 //! says comes to stand in the header's place.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use causeway::plan::{Family, Image};
 use causeway_schema::{Endpoint, GATEWAY_MAC, Service, V4, V6, flow::flags, policy::Outcome, protocol};
@@ -12,6 +12,7 @@ use causeway_testkit::{
     mirror,
     packet::tcp::{ACK, FIN, RST, SYN},
     prog::Programs,
+    told::Header,
     world::World,
 };
 
@@ -59,19 +60,8 @@ impl Talk<'_> {
         if self.six { 52 } else { 28 }
     }
 
-    /// The header, as proxy-protocol.txt has it.
     fn header(&self) -> Vec<u8> {
-        let mut bytes = b"\x0d\x0a\x0d\x0a\x00\x0d\x0a\x51\x55\x49\x54\x0a\x21".to_vec();
-        bytes.extend(if self.six { [0x21, 0, 36] } else { [0x11, 0, 12] });
-        for end in [self.client(), self.frontend()] {
-            match end.ip() {
-                IpAddr::V4(address) => bytes.extend(address.octets()),
-                IpAddr::V6(address) => bytes.extend(address.octets()),
-            }
-        }
-        bytes.extend(
-            [self.client().port(), self.frontend().port()].iter().flat_map(|port| port.to_be_bytes()),
-        );
+        let bytes = Header { source: self.client(), destination: self.frontend() }.bytes();
         assert_eq!(bytes.len(), self.n() as usize);
         bytes
     }
