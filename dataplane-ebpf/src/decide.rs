@@ -253,5 +253,5 @@ fn is_ours<A: Refuse>(ctx: &TcContext, side: Side, loose: &Loose<A>) -> bool {
     let key = &loose.packet.key;
     deliver::endpoint(key.dst).is_some()
         || side == Side::Container
-            && matches!(deliver::way(ctx, &loose.packet, key.src, key.dst), Way::Out(_))
+            && matches!(deliver::way(ctx, &loose.packet, key.src, key.dst), Way::Out(_) | Way::Host)
 }

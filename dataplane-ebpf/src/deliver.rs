@@ -219,10 +219,25 @@ pub fn remote<A: Family>(
 ) -> Decision {
     match way(ctx, packet, src, dst) {
         Way::Out(ifindex) => out(ctx, packet, ifindex, flow, l4),
-        Way::Host if flow.is_none() => Decision::end(Verdict::StackHost),
+        // Only what goes back into a container passes a program of ours.
+        Way::Host if flow.is_none_or(|flow| is_own_source(ctx, flow.src)) => host(ctx, packet, flow, l4),
         Way::Host | Way::NoRoute => Decision::refused(Verdict::DropNoRoute),
         Way::TooBig(_) => Decision::refused(Verdict::DropTooBig),
     }
+}
+
+/// To a socket of the node.
+#[inline(always)]
+fn host<A: Family>(ctx: &TcContext, packet: &Packet<A>, flow: Option<&Flow<A>>, l4: L4) -> Decision {
+    if flow.is_some() {
+        if packet.ttl <= 1 {
+            return Decision::refused(Verdict::DropTtl);
+        }
+        if rewrite::forward(ctx, None, flow, packet.key.protocol, l4).is_none() {
+            return Decision::end(Verdict::DropRewrite);
+        }
+    }
+    Decision::end(Verdict::StackHost)
 }
 
 /// The way that [`way`] has found last.

@@ -124,7 +124,7 @@ pub trait Family: Addr {
     fn pair() -> Option<*mut Pair<Self>>;
 
     /// Where this CPU keeps what it has read of a packet that is not plain.
-    fn loose() -> Option<*mut Loose<Self>>;
+    fn loose(row: u32) -> Option<*mut Loose<Self>>;
 
     /// A line of this CPU's flow cache.
     fn cache_line(index: u32) -> Option<*mut Line<Self>>;

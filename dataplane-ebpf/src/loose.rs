@@ -92,7 +92,15 @@ impl<A: Family> Loose<A> {
 #[inline(always)]
 pub fn held<A: Family>() -> Option<&'static mut Loose<A>> {
     // SAFETY: as in `flow::pair`.
-    A::loose().map(|loose| unsafe { &mut *loose })
+    A::loose(0).map(|loose| unsafe { &mut *loose })
+}
+
+/// As [`held`], for a program that may run in the midst of another: where a clone
+/// of a packet leaves.
+#[inline(always)]
+pub fn beside<A: Family>() -> Option<&'static mut Loose<A>> {
+    // SAFETY: as in `held`.
+    A::loose(1).map(|loose| unsafe { &mut *loose })
 }
 
 /// An address family's way through its own headers.

@@ -20,6 +20,7 @@ mod family;
 mod flow;
 mod fragment;
 mod gateway;
+mod host;
 mod icmp;
 mod jump;
 mod loose;
@@ -61,6 +62,12 @@ pub fn from_container(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn from_uplink(ctx: TcContext) -> i32 {
     pipeline::enter(&ctx, Side::Uplink)
+}
+
+/// Egress of a container's host-side interface: what the host's own stack sends.
+#[classifier]
+pub fn to_container(ctx: TcContext) -> i32 {
+    host::enter(&ctx)
 }
 
 /// The uplink's driver, where the operator wants it: see `xdp`.

@@ -82,7 +82,7 @@ macro_rules! tables {
         #[map]
         pub static $pair: PerCpuArray<Pair<$family>> = PerCpuArray::with_max_entries(1, 0);
         #[map]
-        pub static $loose: PerCpuArray<Loose<$family>> = PerCpuArray::with_max_entries(1, 0);
+        pub static $loose: PerCpuArray<Loose<$family>> = PerCpuArray::with_max_entries(2, 0);
         #[map]
         pub static $fragments: Array<Routed<$family>> = Array::with_max_entries(fragment::DATAGRAMS, 0);
         #[map]

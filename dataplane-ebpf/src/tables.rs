@@ -152,8 +152,8 @@ macro_rules! tables {
         }
 
         #[inline(always)]
-        fn loose() -> Option<*mut Loose<Self>> {
-            maps::$loose.get_ptr_mut(0)
+        fn loose(row: u32) -> Option<*mut Loose<Self>> {
+            maps::$loose.get_ptr_mut(row)
         }
 
         #[inline(always)]

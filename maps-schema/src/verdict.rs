@@ -214,10 +214,12 @@ pub enum Event {
     Encapsulated = 10,
     /// A packet came to such a node in an outer header, and lost it.
     Decapsulated = 11,
+    /// A socket of the node answered a container in a service's name.
+    HostAnswered = 12,
 }
 
 impl Event {
-    pub const ALL: [Event; 12] = [
+    pub const ALL: [Event; 13] = [
         Event::FlowCreated,
         Event::FlowPromoted,
         Event::FlowPromotionFailed,
@@ -230,6 +232,7 @@ impl Event {
         Event::SocketRefused,
         Event::Encapsulated,
         Event::Decapsulated,
+        Event::HostAnswered,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -246,6 +249,7 @@ impl Event {
             Event::SocketRefused => "socket_refused",
             Event::Encapsulated => "encapsulated",
             Event::Decapsulated => "decapsulated",
+            Event::HostAnswered => "host_answered",
         }
     }
 

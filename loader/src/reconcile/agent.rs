@@ -20,11 +20,11 @@ use super::{
     sources::{Fences, Sources},
 };
 use crate::{
-    attach::{self, EndpointStore, Uplink},
+    attach::{self, EndpointStore, Stored, Uplink},
     config::AgentConfig,
     event::Problem,
     kernel::{
-        bpf::{Attachment, Dataplane, FROM_CONTAINER, FROM_UPLINK, Node, Options, UPLINK_XDP},
+        bpf::{Attachment, Dataplane, FROM_UPLINK, Node, Options, UPLINK_XDP},
         routes::RouteTable,
     },
     model::{Model, desired::DesiredState},
@@ -208,10 +208,8 @@ impl Agent {
             ifindex: self.uplink.ifindex,
             interface: self.uplink.name.clone(),
         }];
-        wanted.extend(self.store.iter().map(|(_, stored)| Attachment {
-            program: FROM_CONTAINER,
-            ifindex: stored.endpoint.ifindex,
-            interface: stored.endpoint.interface.clone(),
+        wanted.extend(self.store.iter().flat_map(|(_, Stored { endpoint, .. })| {
+            Attachment::of_container(endpoint.ifindex, &endpoint.interface)
         }));
         for attachment in wanted {
             let Some(dataplane) = &mut self.dataplane else { return };

@@ -6,7 +6,7 @@ use super::agent::Agent;
 use crate::{
     attach::{self, Stored},
     event::pod_name,
-    kernel::bpf::{Attachment, FROM_CONTAINER},
+    kernel::bpf::Attachment,
     model::desired::Endpoint,
     netlink::Link,
     snapshot::{AttachRequest, Attached},
@@ -71,12 +71,8 @@ impl Agent {
             dataplane.detach(before.endpoint.ifindex).map_err(|error| error.to_string())?;
         }
         if let Some(dataplane) = &mut self.dataplane {
-            let attachment = Attachment {
-                program: FROM_CONTAINER,
-                ifindex: endpoint.ifindex,
-                interface: endpoint.interface.clone(),
-            };
-            dataplane.attach(attachment).map_err(|error| error.to_string())?;
+            let mut attachments = Attachment::of_container(endpoint.ifindex, &endpoint.interface).into_iter();
+            attachments.try_for_each(|at| dataplane.attach(at)).map_err(|error| error.to_string())?;
         }
         let same = |before: &Stored| {
             (&before.request.addresses, &before.request.labels) == (&request.addresses, &request.labels)

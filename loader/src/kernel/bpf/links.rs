@@ -1,6 +1,6 @@
 //! How do the programs get packets? By a tcx link at the ingress of each
-//! interface, pinned; on kernels before 6.6 by a filter of a clsact qdisc. XDP
-//! programs have a link to the interface's driver, those for sockets one to the
+//! interface, and at the egress of containers', pinned; on kernels before 6.6 by a
+//! filter of a clsact qdisc. XDP programs have a link to the interface's driver, those for sockets one to the
 //! root of the cgroups.
 //!
 //! `links/PROGRAM-IFINDEX` is the pin of the link. For a filter, which cannot
@@ -13,8 +13,9 @@ use super::{
     BpfError,
     bpffs::{self, Pins},
     cgroup,
-    object::{Object, UPLINK_XDP},
-    sys, tc,
+    object::{FROM_CONTAINER, Object, TO_CONTAINER, UPLINK_XDP},
+    sys::{self, Direction},
+    tc,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +40,7 @@ impl Hook {
     pub(super) fn probe() -> Self {
         // Kernels without tcx do not know the query. Interface 1 is lo; were
         // it missing, the error would be another.
-        match sys::tcx_query(1) {
+        match sys::tcx_query(1, Direction::Ingress) {
             Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => {
                 Hook::Clsact
             }
@@ -48,7 +49,7 @@ impl Hook {
     }
 }
 
-/// An interface and the program at its ingress.
+/// An interface and a program at it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Attachment {
     pub program: &'static str,
@@ -57,6 +58,12 @@ pub struct Attachment {
 }
 
 impl Attachment {
+    /// What a container's interface on the host's side has.
+    pub fn of_container(ifindex: u32, interface: &str) -> [Self; 2] {
+        let at = |program| Self { program, ifindex, interface: interface.to_owned() };
+        [at(FROM_CONTAINER), at(TO_CONTAINER)]
+    }
+
     /// A program for sockets: at all of them, and no interface.
     pub fn sockets(program: &'static str) -> Self {
         Self { program, ifindex: 0, interface: "the root cgroup".into() }
@@ -155,11 +162,10 @@ impl Links {
         let names =
             bpffs::names(&directory).map_err(BpfError::call("list", directory.display().to_string()))?;
         for name in names {
-            let (program, ifindex) = name.rsplit_once('-').unwrap_or_default();
-            let ifindex = ifindex.parse().ok();
-            if chosen(program, ifindex) {
+            let parts = parts(&name);
+            if chosen(parts.map_or("", |(program, _)| program), parts.map(|(_, ifindex)| ifindex)) {
                 let path = directory.join(&name);
-                let removed = remove(&path, ifindex.unwrap_or(0));
+                let removed = remove(&path);
                 errors.extend(removed.map_err(BpfError::call("detach", path.display().to_string())).err());
             }
         }
@@ -191,8 +197,7 @@ impl Links {
         // Ours, though its pin may be gone; else the pinned one.
         for link in [held.and_then(|link| link.try_clone().ok()), sys::open(path).ok()].into_iter().flatten()
         {
-            if link_at(&link, attachment.ifindex, hook).is_some() && sys::link_update(&link, &program).is_ok()
-            {
+            if link_at(&link, attachment, hook).is_some() && sys::link_update(&link, &program).is_ok() {
                 if id_of(&link) != pinned_id(path) {
                     bpffs::publish(&link, path)?;
                 }
@@ -202,12 +207,12 @@ impl Links {
         let created = match (hook, cgroup::attach_type(attachment.program)) {
             (_, Some(kind)) => cgroup::root().and_then(|root| sys::cgroup_create(&program, &root, kind)),
             (Hook::Xdp, None) => sys::xdp_create(&program, attachment.ifindex),
-            _ => sys::tcx_create(&program, attachment.ifindex),
+            _ => sys::tcx_create(&program, attachment.ifindex, direction(attachment.program)),
         };
         let link = created.map_err(failed())?;
         if path.is_dir() {
             // A filter of an agent that used the other hook.
-            remove(path, attachment.ifindex).map_err(failed())?;
+            remove(path).map_err(failed())?;
         }
         bpffs::publish(&link, path)?;
         Ok(link)
@@ -219,9 +224,12 @@ impl Links {
         let wanted = sys::info::<sys::ProgramInfo>(&program).ok()?.id;
         let (there, remembered) = match self.held.get(attachment)? {
             Some(link) => {
-                (link_at(link, attachment.ifindex, self.hook_of(attachment)), id_of(link) == pinned_id(&path))
+                (link_at(link, attachment, self.hook_of(attachment)), id_of(link) == pinned_id(&path))
             }
-            None => (tc::program_in_filter(attachment.ifindex).ok().flatten(), path.is_dir()),
+            None => {
+                let at = direction(attachment.program);
+                (tc::program_in_filter(attachment.ifindex, at).ok().flatten(), path.is_dir())
+            }
         };
         match there {
             None => Some("detached"),
@@ -232,16 +240,22 @@ impl Links {
     }
 }
 
+/// Where a program is put.
+fn direction(program: &str) -> Direction {
+    if program == TO_CONTAINER { Direction::Egress } else { Direction::Ingress }
+}
+
 /// Id of the program that the link runs at this interface of this network
 /// namespace; an index alone may be another interface's.
-fn link_at(link: &OwnedFd, ifindex: u32, hook: Hook) -> Option<u32> {
+fn link_at(link: &OwnedFd, attachment: &Attachment, hook: Hook) -> Option<u32> {
+    let ifindex = attachment.ifindex;
     let sys::LinkInfo { id, program, target, .. } = sys::info(link).ok()?;
     match hook {
         // A driver has one program, and no list of links to look into.
         Hook::Xdp => (target == ifindex).then_some(program),
         Hook::Cgroup => (target != 0).then_some(program),
         Hook::Tcx | Hook::Clsact => {
-            let there = sys::tcx_query(ifindex).ok()?;
+            let there = sys::tcx_query(ifindex, direction(attachment.program)).ok()?;
             there.into_iter().find(|(_, link)| *link == id).map(|(program, _)| program)
         }
     }
@@ -257,17 +271,32 @@ fn pinned_id(path: &Path) -> Option<u32> {
 
 fn attach_clsact(object: &Object, attachment: &Attachment, path: &Path) -> io::Result<()> {
     let program = object.program(attachment.program).map_err(io::Error::other)?;
-    let is_ours = tc::add_clsact(attachment.ifindex)?;
-    tc::set_filter(attachment.ifindex, &program, attachment.program)?;
+    // Whoever of ours leaves last takes it away.
+    let is_ours = tc::add_clsact(attachment.ifindex)? || has_our_qdisc(path, attachment.ifindex)?;
+    tc::set_filter(attachment.ifindex, direction(attachment.program), &program, attachment.program)?;
     if path.is_file() {
         // A link of an agent that used the other hook.
-        remove(path, attachment.ifindex)?;
+        remove(path)?;
     }
     fs::create_dir_all(if is_ours { path.join("qdisc") } else { path.to_owned() })
 }
 
+/// Whether another filter at the interface has remembered that the qdisc is ours.
+fn has_our_qdisc(path: &Path, ifindex: u32) -> io::Result<bool> {
+    let Some(directory) = path.parent() else { return Ok(false) };
+    let mut names = bpffs::names(directory)?.into_iter();
+    let of_it = |name: &String| parts(name).is_some_and(|(_, of)| of == ifindex);
+    Ok(names.any(|name| of_it(&name) && directory.join(name).join("qdisc").is_dir()))
+}
+
+/// Program and interface of an entry of the directory.
+fn parts(name: &str) -> Option<(&str, u32)> {
+    let (program, ifindex) = name.rsplit_once('-')?;
+    Some((program, ifindex.parse().ok()?))
+}
+
 /// Detaches what an entry of the directory stands for, and removes the entry.
-fn remove(path: &Path, ifindex: u32) -> io::Result<()> {
+fn remove(path: &Path) -> io::Result<()> {
     if !path.is_dir() {
         if let Ok(link) = sys::open(path) {
             // Detached already when its interface has gone.
@@ -275,7 +304,9 @@ fn remove(path: &Path, ifindex: u32) -> io::Result<()> {
         }
         return bpffs::remove_file(path);
     }
-    tc::remove_filter(ifindex)?;
+    let name = path.file_name().and_then(|name| name.to_str()).and_then(parts);
+    let (program, ifindex) = name.unwrap_or_default();
+    tc::remove_filter(ifindex, direction(program))?;
     let qdisc = path.join("qdisc");
     if qdisc.is_dir() {
         tc::remove_clsact_if_empty(ifindex)?;

@@ -25,7 +25,7 @@ pub use features::features;
 pub use flows::{Expired, Flows, Timeouts};
 pub use links::{Attachment, Hook, Links};
 pub use node::Node;
-pub use object::{FROM_CONTAINER, FROM_UPLINK, UPLINK_XDP};
+pub use object::{FROM_UPLINK, UPLINK_XDP};
 pub use policies::PolicyTables;
 pub use tables::BpfTables;
 pub use tracer::Tracer;
@@ -137,7 +137,7 @@ impl Dataplane {
         self.links.held()
     }
 
-    /// Puts a program at an interface's ingress.
+    /// Puts a program at its place of an interface.
     ///
     /// # Errors
     /// When the interface is gone, or the kernel refuses.

@@ -33,6 +33,7 @@ const LINK_DETACH: libc::c_int = 34;
 /// `enum bpf_attach_type`, the second since Linux 6.6.
 const XDP: u32 = 37;
 const TCX_INGRESS: u32 = 46;
+const TCX_EGRESS: u32 = 47;
 /// Before every program that is there, when no relative is named.
 const F_BEFORE: u32 = 1 << 3;
 /// In the driver, not in the stack's imitation of it (`linux/if_link.h`).
@@ -168,9 +169,27 @@ pub fn info<T: Pod>(object: &impl AsFd) -> io::Result<T> {
     Ok(info)
 }
 
-/// Puts the program before all others at the interface's ingress.
-pub fn tcx_create(program: &impl AsFd, ifindex: u32) -> io::Result<OwnedFd> {
-    link_create(program, ifindex, TCX_INGRESS, F_BEFORE)
+/// Which packets of an interface a program sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Those that come in by it.
+    Ingress,
+    /// Those that the host sends out of it.
+    Egress,
+}
+
+impl Direction {
+    fn attach_type(self) -> u32 {
+        match self {
+            Direction::Ingress => TCX_INGRESS,
+            Direction::Egress => TCX_EGRESS,
+        }
+    }
+}
+
+/// Puts the program before all others at the interface.
+pub fn tcx_create(program: &impl AsFd, ifindex: u32, direction: Direction) -> io::Result<OwnedFd> {
+    link_create(program, ifindex, direction.attach_type(), F_BEFORE)
 }
 
 /// Gives the program to the interface's driver; `EOPNOTSUPP` from drivers
@@ -203,15 +222,15 @@ pub fn link_detach(link: &impl AsFd) -> io::Result<()> {
     call(LINK_DETACH, &mut LinkDetach { link: raw(link) }).map(drop)
 }
 
-/// Programs at the interface's tcx ingress, in order, each with its link's id
+/// Programs at the interface's tcx hook, in order, each with its link's id
 /// (0 for a program attached without a link). `EINVAL` from kernels before 6.6.
-pub fn tcx_query(ifindex: u32) -> io::Result<Vec<(u32, u32)>> {
+pub fn tcx_query(ifindex: u32, direction: Direction) -> io::Result<Vec<(u32, u32)>> {
     // The kernel allows 64 programs at a hook (BPF_MPROG_MAX).
     let mut programs = [0u32; 64];
     let mut links = [0u32; 64];
     let mut attr = Query {
         ifindex,
-        attach_type: TCX_INGRESS,
+        attach_type: direction.attach_type(),
         programs: programs.as_mut_ptr() as u64,
         links: links.as_mut_ptr() as u64,
         count: programs.len() as u32,

@@ -1,10 +1,12 @@
 //! How is a program attached where tcx is missing (kernels before 6.6)? As a
-//! filter in the ingress half of a clsact qdisc, by rtnetlink.
+//! filter in one half of a clsact qdisc, by rtnetlink.
 
 use std::{
     io,
     os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
 };
+
+use super::sys::Direction::{self, Egress, Ingress};
 
 const RTM_NEWQDISC: u16 = 36;
 const RTM_DELQDISC: u16 = 37;
@@ -20,8 +22,16 @@ const TCA_BPF_ID: u16 = 11;
 const FLAG_ACT_DIRECT: u32 = 1;
 const CLSACT: u32 = 0xffff_fff1;
 const CLSACT_HANDLE: u32 = 0xffff_0000;
-const INGRESS: u32 = 0xffff_fff2;
-const EGRESS: u32 = 0xffff_fff3;
+
+impl Direction {
+    /// That half of the qdisc.
+    fn parent(self) -> u32 {
+        match self {
+            Direction::Ingress => 0xffff_fff2,
+            Direction::Egress => 0xffff_fff3,
+        }
+    }
+}
 
 /// Before any other filter, as our tcx link is before any other link.
 const PRIORITY: u32 = 1;
@@ -45,17 +55,17 @@ pub fn add_clsact(ifindex: u32) -> io::Result<bool> {
 
 /// Removes the qdisc unless somebody's filters are in it; absent is fine.
 pub fn remove_clsact_if_empty(ifindex: u32) -> io::Result<()> {
-    if !filters(ifindex, INGRESS)?.is_empty() || !filters(ifindex, EGRESS)?.is_empty() {
+    if !filters(ifindex, Ingress)?.is_empty() || !filters(ifindex, Egress)?.is_empty() {
         return Ok(());
     }
     absent_is_fine(Request::new(RTM_DELQDISC, 0, ifindex, CLSACT_HANDLE, CLSACT, 0).send().map(drop))
 }
 
-/// Sets our filter at the interface's ingress: makes it, or exchanges its
-/// program in one step.
-pub fn set_filter(ifindex: u32, program: &impl AsFd, name: &str) -> io::Result<()> {
-    let mut request =
-        Request::new(RTM_NEWTFILTER, libc::NLM_F_CREATE, ifindex, HANDLE, INGRESS, match_all(PRIORITY));
+/// Sets our filter at the interface: makes it, or exchanges its program in one
+/// step.
+pub fn set_filter(ifindex: u32, at: Direction, program: &impl AsFd, name: &str) -> io::Result<()> {
+    let (create, parent) = (libc::NLM_F_CREATE, at.parent());
+    let mut request = Request::new(RTM_NEWTFILTER, create, ifindex, HANDLE, parent, match_all(PRIORITY));
     request.attribute(TCA_KIND, b"bpf\0");
     let options = request.begin(TCA_OPTIONS);
     request.attribute(TCA_BPF_FD, &program.as_fd().as_raw_fd().to_ne_bytes());
@@ -66,15 +76,14 @@ pub fn set_filter(ifindex: u32, program: &impl AsFd, name: &str) -> io::Result<(
 }
 
 /// Absent is fine.
-pub fn remove_filter(ifindex: u32) -> io::Result<()> {
-    absent_is_fine(
-        Request::new(RTM_DELTFILTER, 0, ifindex, HANDLE, INGRESS, match_all(PRIORITY)).send().map(drop),
-    )
+pub fn remove_filter(ifindex: u32, at: Direction) -> io::Result<()> {
+    let request = Request::new(RTM_DELTFILTER, 0, ifindex, HANDLE, at.parent(), match_all(PRIORITY));
+    absent_is_fine(request.send().map(drop))
 }
 
 /// Id of the program in our filter, if it is there.
-pub fn program_in_filter(ifindex: u32) -> io::Result<Option<u32>> {
-    let filters = filters(ifindex, INGRESS)?;
+pub fn program_in_filter(ifindex: u32, at: Direction) -> io::Result<Option<u32>> {
+    let filters = filters(ifindex, at)?;
     Ok(filters
         .into_iter()
         .find(|filter| filter.priority == PRIORITY && filter.handle == HANDLE)
@@ -87,8 +96,8 @@ struct Filter {
     program: u32,
 }
 
-fn filters(ifindex: u32, parent: u32) -> io::Result<Vec<Filter>> {
-    let answers = match Request::new(RTM_GETTFILTER, libc::NLM_F_DUMP, ifindex, 0, parent, 0).send() {
+fn filters(ifindex: u32, at: Direction) -> io::Result<Vec<Filter>> {
+    let answers = match Request::new(RTM_GETTFILTER, libc::NLM_F_DUMP, ifindex, 0, at.parent(), 0).send() {
         // Without the qdisc there is no such parent.
         Err(error) if is_absent(&error) => return Ok(Vec::new()),
         other => other?,

@@ -12,12 +12,15 @@ use std::{
 
 use causeway_schema::Verdict;
 
-use super::{super::sys, *};
+use super::{
+    super::sys::{self, Direction},
+    *,
+};
 use crate::kernel::bpf::Hook;
 
 /// Programs at an interface's tcx ingress, with their links.
 fn tcx(attachment: &Attachment) -> Vec<(u32, u32)> {
-    sys::tcx_query(attachment.ifindex).unwrap()
+    sys::tcx_query(attachment.ifindex, Direction::Ingress).unwrap()
 }
 
 fn tc(arguments: &str) -> String {
@@ -91,7 +94,7 @@ fn a_link_is_first_and_others_stay() {
         let place = Place::new();
         let dataplane = place.open();
         let foreign = sys::open(&place.program("sweep_v4")).unwrap();
-        let other = sys::tcx_create(&foreign, at("v0").ifindex).unwrap();
+        let other = sys::tcx_create(&foreign, at("v0").ifindex, Direction::Ingress).unwrap();
         let mut dataplane = dataplane;
         dataplane.attach(at("v0")).unwrap();
         let there = tcx(&at("v0"));
@@ -252,5 +255,45 @@ fn the_hook_can_change_between_agents() {
         assert!(!tc("qdisc show dev v0").contains("clsact"));
         assert!(place.link(&at("v0")).is_file());
         dataplane.uninstall().unwrap();
+    });
+}
+
+/// What comes in, and what the host sends.
+#[test]
+fn a_container_has_a_program_for_each_direction() {
+    in_netns(|| {
+        let ifindex = at("v0").ifindex;
+        let seen =
+            || [Direction::Ingress, Direction::Egress].map(|at| sys::tcx_query(ifindex, at).unwrap().len());
+        let place = Place::new();
+        let attach = |mut dataplane: Dataplane| {
+            Attachment::of_container(ifindex, "v0")
+                .into_iter()
+                .try_for_each(|at| dataplane.attach(at))
+                .unwrap();
+            assert_eq!(dataplane.audit_links().0, [""; 0]);
+            dataplane
+        };
+        drop(attach(place.open()));
+        assert_eq!(seen(), [1, 1]);
+        let mut dataplane = attach(place.open_clsact());
+        assert_eq!(seen(), [0, 0]);
+        assert!(tc("filter show dev v0 ingress").contains("from_container"));
+        assert!(tc("filter show dev v0 egress").contains("to_container"));
+        tc("filter del dev v0 egress pref 1");
+        let (repaired, errors) = dataplane.audit_links();
+        assert!(errors.is_empty() && repaired.len() == 1, "{repaired:?} {errors:?}");
+        assert!(repaired[0].contains("link to_container at v0: detached"), "{repaired:?}");
+        drop(dataplane);
+        // The qdisc goes with the last of them.
+        let mut dataplane = attach(place.open_clsact());
+        dataplane.detach(ifindex).unwrap();
+        assert!(!tc("qdisc show dev v0").contains("clsact"));
+        drop(attach(place.open_clsact()));
+        let dataplane = attach(place.open());
+        assert_eq!(seen(), [1, 1]);
+        assert!(!tc("qdisc show dev v0").contains("clsact"));
+        dataplane.uninstall().unwrap();
+        assert_eq!(seen(), [0, 0]);
     });
 }

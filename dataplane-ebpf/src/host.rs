@@ -1,0 +1,56 @@
+//! How do a service's answers look whose backend is the node itself? Its stack
+//! has delivered the requests to a socket of the node; what that says comes by
+//! here on its way into the container, and gets the service's address again.
+
+use aya_ebpf::programs::TcContext;
+use causeway_schema::{Event, Flow, V4, V6, flow::flags};
+
+use crate::{
+    act,
+    context::Context,
+    count,
+    family::Family,
+    flow, fragment,
+    loose::{self, Loose, Part, Read},
+    packet::{self, Frame},
+    rewrite,
+};
+
+/// Whatever becomes of it, the packet goes on: nobody else's are looked at twice.
+#[inline(always)]
+pub fn enter(ctx: &TcContext) -> i32 {
+    let translated = match packet::frame(ctx) {
+        Frame::Ipv4 => answer::<V4>(ctx),
+        Frame::Ipv6 => answer::<V6>(ctx),
+        _ => None,
+    };
+    if translated.is_some() {
+        count::event(Event::HostAnswered);
+    }
+    act::PASS
+}
+
+#[inline(always)]
+fn answer<A: Read>(ctx: &TcContext) -> Option<()> {
+    let loose = loose::beside::<A>()?;
+    A::read(ctx, loose).ok()?;
+    let flow = flow_of(ctx, loose)?;
+    if flow.flags & flags::REPLY == 0 {
+        return None;
+    }
+    rewrite::forward(ctx, None, Some(flow), loose.packet.key.protocol, loose.l4())?;
+    fragment::remember(loose, flow);
+    Some(())
+}
+
+#[inline(always)]
+fn flow_of<A: Family>(ctx: &TcContext, loose: &Loose<A>) -> Option<&'static Flow<A>> {
+    if loose.part == Part::Later {
+        return fragment::find(loose, ctx.ifindex());
+    }
+    if !loose.has_ports() {
+        return None;
+    }
+    // SAFETY: map values stay readable until the program ends (RCU).
+    flow::find_now(&loose.packet, ctx.ifindex(), false).map(|flow| unsafe { &*flow })
+}

@@ -1,0 +1,184 @@
+//! SVC-16, in part: do containers reach a service whose backends are nodes
+//! themselves (`hostNetwork`), the one that they are on as well as any other?
+
+use std::{
+    io::{Read, Write},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    thread,
+    time::Duration,
+};
+
+use causeway_testkit::{
+    client::{ask, requests},
+    direct::{bytes, counted, sink},
+    load::ConnectLoad,
+    manifest::{Port, Service},
+    pinned::Pinned,
+    sentinel::assert_no_netfilter,
+    server::Server,
+    streams::Streams,
+    topology::{Cluster, Container, PATIENCE, node_address, node_address6, vip, vip6},
+    udp_end::{Fragments, UdpEnd},
+    wire::Protocol,
+};
+
+const REQUESTS: u64 = 200;
+const API: u16 = 6443;
+
+struct Rig {
+    cluster: Cluster,
+    /// One on each node, in the host's own network namespace.
+    servers: Vec<Server>,
+    clients: Vec<Container>,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let cluster = Cluster::dual(2);
+        let servers = cluster.nodes.iter().map(|node| Server::start(&node.netns, &node.name, API)).collect();
+        let clients =
+            cluster.nodes.iter().map(|node| node.container(&format!("c-{}", node.name), 100)).collect();
+        let rig = Self { cluster, servers, clients };
+        rig.served_by(&[0, 1]);
+        rig
+    }
+
+    fn served_by(&self, nodes: &[u8]) {
+        let ports = [
+            Port::tcp(443, API),
+            Port::udp(53, API),
+            Port::tcp(9000, 9000).named("hears"),
+            Port::tcp(9001, 9001).named("speaks"),
+            Port::udp(9100, 9100).named("long"),
+        ];
+        let service = Service::new("api", vip(1), &ports).dual(vip6(1));
+        let backends = nodes.iter().flat_map(|&node| own(node)).collect::<Vec<_>>();
+        self.cluster.manifests().service(&service, &service.slice(&backends));
+        self.cluster.wait_converged();
+    }
+}
+
+fn own(node: u8) -> [IpAddr; 2] {
+    [node_address(node).into(), node_address6(node).into()]
+}
+
+fn vips(port: u16) -> [SocketAddr; 2] {
+    [IpAddr::from(vip(1)), vip6(1).into()].map(|address| SocketAddr::new(address, port))
+}
+
+#[test]
+fn nodes_serve_containers_of_their_own_and_of_others() {
+    let rig = Rig::new();
+    for client in &rig.clients {
+        for (to, protocol) in
+            vips(443).map(|to| (to, Protocol::Tcp)).into_iter().chain(vips(53).map(|to| (to, Protocol::Udp)))
+        {
+            let report = requests(&client.netns, to, REQUESTS, protocol);
+            report.assert_clean(REQUESTS, to);
+            assert_eq!(report.by_server.len(), 2, "{to}: {report}");
+            let seen = client.addresses()[usize::from(to.is_ipv6())];
+            assert!(report.peers_seen.keys().eq([&seen]), "{to}: {:?}", report.peers_seen);
+        }
+    }
+    for node in &rig.cluster.nodes {
+        assert!(counted(node, "host_answered") > REQUESTS);
+        assert_no_netfilter(&node.netns);
+    }
+}
+
+#[test]
+fn super_packets_fragments_and_long_streams() {
+    let mut rig = Rig::new();
+    rig.served_by(&[0]);
+    let (node, client) = (&rig.cluster.nodes[0], &rig.clients[0]);
+    let whole = sink(&node.netns, 9000);
+    for (to, own) in vips(9000).into_iter().zip(client.addresses()) {
+        client.netns.run(|| {
+            let mut stream = TcpStream::connect(to).unwrap();
+            stream.write_all(&bytes(3_000_000)).unwrap();
+        });
+        let (peer, length, right) = whole.recv_timeout(PATIENCE).unwrap();
+        assert_eq!((peer.ip().to_canonical(), length, right), (own, 3_000_000, true));
+    }
+    // The other way.
+    let speaker = node.netns.run(|| TcpListener::bind(("::", 9001)).unwrap());
+    let speaks = thread::spawn(move || {
+        speaker
+            .incoming()
+            .flatten()
+            .take(2)
+            .for_each(|mut stream| stream.write_all(&bytes(3_000_000)).unwrap());
+    });
+    for to in vips(9001) {
+        let mut heard = Vec::new();
+        let mut stream = client.netns.run(|| TcpStream::connect_timeout(&to, PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.read_to_end(&mut heard).unwrap();
+        assert!(heard == bytes(3_000_000), "{} bytes", heard.len());
+    }
+    speaks.join().unwrap();
+    for (index, to) in vips(9100).into_iter().enumerate() {
+        let server = UdpEnd::bind(&node.netns, SocketAddr::new(own(0)[index], 9100), Fragments::Allowed);
+        let near =
+            UdpEnd::bind(&client.netns, SocketAddr::new(client.addresses()[index], 6000), Fragments::Allowed);
+        for length in [1, 1400, 4000, 20_000] {
+            near.send(to, &bytes(length)).unwrap();
+            let (payload, from) = server.receive(PATIENCE).unwrap();
+            assert_eq!((payload.len(), from.ip()), (length, client.addresses()[index]));
+            server.send(from, &payload).unwrap();
+            let (payload, from) = near.receive(PATIENCE).unwrap();
+            assert!(payload == bytes(length) && from == to, "{} bytes from {from}", payload.len());
+        }
+    }
+    // They outlast the agent.
+    let streams = vips(443).map(|to| Streams::open(&client.netns, to, 10, Duration::from_millis(5)));
+    let loads = vips(443).map(|to| ConnectLoad::start(&client.netns, to, 50));
+    rig.cluster.nodes[0].agent_mut().kill9();
+    thread::sleep(Duration::from_millis(500));
+    rig.cluster.nodes[0].agent_mut().restart();
+    rig.cluster.wait_converged();
+    // So does what leads here, if somebody takes it away.
+    let links = Pinned::new(rig.cluster.nodes[0].agent().pins());
+    let attached = links.attached();
+    for load in loads {
+        let report = load.stop().report;
+        assert!(report.failed == 0 && report.ok > 20, "{report}");
+    }
+    streams.into_iter().for_each(|streams| streams.close().assert_clean(10));
+    assert_eq!(links.detach_links(), attached);
+    rig.cluster.nodes[0]
+        .agent()
+        .wait_status("drift is mended", PATIENCE, |status| status.drift.repaired >= attached as u64);
+    for to in vips(443) {
+        requests(&rig.clients[0].netns, to, 20, Protocol::Tcp).assert_clean(20, to);
+    }
+    assert!(rig.servers[0].connections() > 40);
+}
+
+/// The service's answers and the node's own look alike where they set out.
+#[test]
+fn a_connection_to_the_node_itself_may_have_the_port_of_one_to_the_service() {
+    let rig = Rig::new();
+    rig.served_by(&[0]);
+    let client = &rig.clients[0];
+    client.netns.set_sysctl("net/ipv4/ip_local_port_range", "20001 20001");
+    for (to, own) in vips(443).into_iter().zip(own(0)) {
+        let direct = SocketAddr::new(own, API);
+        let connect = |to| client.netns.run(|| TcpStream::connect_timeout(&to, PATIENCE)).unwrap();
+        let first = connect(to);
+        assert_eq!(ask(&first).unwrap().peer.port(), 20_001);
+        let second = connect(direct);
+        assert_ne!(ask(&second).unwrap().peer.port(), 20_001);
+        for stream in [&first, &second] {
+            assert_eq!(ask(stream).unwrap().server, "n0");
+        }
+        drop((first, second));
+    }
+    // What a node sends of its own accord is nobody's answer.
+    let server = Server::start(&client.netns, "inside", 7000);
+    for address in client.addresses() {
+        let to = SocketAddr::new(address, 7000);
+        requests(&rig.cluster.nodes[0].netns, to, 20, Protocol::Tcp).assert_clean(20, to);
+    }
+    drop(server);
+}
