@@ -193,7 +193,10 @@ fn plain<A: Family>(ctx: &TcContext, side: Side, packet: &Packet<A>) -> Decision
         }
         return deliver::local(ctx, packet, endpoint, None, L4::Plain);
     }
-    if A::frontend(&FrontendKey::whole_address(dst)).is_some() {
+    // At a node's own address, only ranges are asked about further.
+    if A::frontend(&FrontendKey::whole_address(dst)).is_some()
+        && (service::owns(dst) || A::port_ranges(dst).is_some())
+    {
         return Decision::slow();
     }
     if side == Side::Container && egress::is_foreign(dst) {
