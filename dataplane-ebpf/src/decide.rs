@@ -214,7 +214,11 @@ pub fn begin_with<A: Refuse>(
     let mut ports = Ports::ALL;
     after.dst = backend.addr;
     after.dst_port = Port::new(backend.port.get().wrapping_add(loose.offset));
-    if side == Side::Uplink && hop == Hop::NONE {
+    let mut flags = (row.flags & Service::PROXY) as u16;
+    if hop == Hop::NONE && backend.addr == A::node() {
+        // The node itself answers whom it sees, and by here.
+        flags |= flags::HOST;
+    } else if side == Side::Uplink && hop == Hop::NONE {
         // The answer must come back this way: it goes to whom it sees.
         after.src = A::node();
         if after.src == A::UNSPECIFIED {
@@ -237,7 +241,6 @@ pub fn begin_with<A: Refuse>(
         // gateway.
         after.src = A::HAIRPIN;
     }
-    let flags = (row.flags & Service::PROXY) as u16;
     loose.begins = Begins { after, serving: serving(loose, row), hop, ports, attempt: 0, flags };
     Step::Begin
 }

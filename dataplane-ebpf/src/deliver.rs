@@ -9,7 +9,7 @@ use aya_ebpf::{
     helpers::bpf_check_mtu,
     programs::TcContext,
 };
-use causeway_schema::{Endpoint, Flow, Hop, Verdict, endpoint::flags};
+use causeway_schema::{Endpoint, Flow, Hop, Verdict, endpoint::flags, flow};
 use network_types::eth::EthHdr;
 
 use crate::{
@@ -217,9 +217,12 @@ pub fn remote<A: Family>(
     flow: Option<&Flow<A>>,
     l4: L4,
 ) -> Decision {
+    if flow.is_some_and(|flow| flow.flags & flow::flags::HOST != 0) {
+        return host(ctx, packet, flow, l4);
+    }
     match way(ctx, packet, src, dst) {
         Way::Out(ifindex) => out(ctx, packet, ifindex, flow, l4),
-        // Only what goes back into a container passes a program of ours.
+        // Another address of the node: whom it answers there, it answers by here.
         Way::Host if flow.is_none_or(|flow| is_own_source(ctx, flow.src)) => host(ctx, packet, flow, l4),
         Way::Host | Way::NoRoute => Decision::refused(Verdict::DropNoRoute),
         Way::TooBig(_) => Decision::refused(Verdict::DropTooBig),

@@ -87,6 +87,9 @@ pub fn is_expired<A>(flow: &Flow<A>) -> bool {
     flow.flags & flags::EXPIRED != 0
 }
 
+/// What XDP leaves alone.
+const STAYS: u16 = flags::EXPIRED | flags::PROXY | flags::HOST;
+
 /// Whether its packets need more than new addresses: a refusal, or a header.
 #[inline(always)]
 pub fn is_slow<A>(flow: &Flow<A>) -> bool {
@@ -268,7 +271,7 @@ pub fn find_cached<A: Family>(packet: &Packet<A>, ifindex: u32, dry: bool) -> Fo
         // SAFETY: as in `find`.
         let flow = unsafe { &**flow };
         // XDP carries whatever it finds in the cache.
-        if flow.flags & (flags::ESTABLISHED | flags::EXPIRED | flags::PROXY) == flags::ESTABLISHED {
+        if flow.flags & (flags::ESTABLISHED | STAYS) == flags::ESTABLISHED {
             cache::fill(&packet.key, flow, epoch);
         }
     }
@@ -291,7 +294,7 @@ pub fn find_settled<A: Family>(packet: &Packet<A>, ifindex: u32) -> Option<*mut 
     // SAFETY: as in `find`.
     let flow = unsafe { &mut *entry };
     if !comes_by(flow, ifindex)
-        || flow.flags & (flags::EXPIRED | flags::PROXY) != 0
+        || flow.flags & STAYS != 0
         || flow.flags & flags::REPLY == 0 && begins_anew(packet, flow, true)
     {
         return None;

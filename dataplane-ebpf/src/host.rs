@@ -1,6 +1,6 @@
 //! How do a service's answers look whose backend is the node itself? Its stack
 //! has delivered the requests to a socket of the node; what that says comes by
-//! here on its way into the container, and gets the service's address again.
+//! here on its way out, and gets the service's address again.
 
 use aya_ebpf::programs::TcContext;
 use causeway_schema::{Event, Flow, V4, V6, flow::flags};
@@ -16,9 +16,14 @@ use crate::{
     rewrite,
 };
 
-/// Whatever becomes of it, the packet goes on: nobody else's are looked at twice.
+/// Whatever becomes of it, the packet goes on.
 #[inline(always)]
 pub fn enter(ctx: &TcContext) -> i32 {
+    // Who only passes was looked at where it came in.
+    // SAFETY: the context is valid for the whole run of the program.
+    if unsafe { (*ctx.skb.skb).ingress_ifindex } != 0 {
+        return act::PASS;
+    }
     let translated = match packet::frame(ctx) {
         Frame::Ipv4 => answer::<V4>(ctx),
         Frame::Ipv6 => answer::<V6>(ctx),

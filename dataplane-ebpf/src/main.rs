@@ -64,9 +64,10 @@ pub fn from_uplink(ctx: TcContext) -> i32 {
     pipeline::enter(&ctx, Side::Uplink)
 }
 
-/// Egress of a container's host-side interface: what the host's own stack sends.
+/// Egress of a container's host-side interface, and of the uplink where services
+/// have the node itself as a backend: what the host's own stack sends.
 #[classifier]
-pub fn to_container(ctx: TcContext) -> i32 {
+pub fn from_host(ctx: TcContext) -> i32 {
     host::enter(&ctx)
 }
 

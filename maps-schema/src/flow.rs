@@ -174,6 +174,8 @@ pub mod flags {
     /// On the entry of replies of such a flow, which is all that is left of it: the
     /// port is another's.
     pub const TAKEN: u16 = 4096;
+    /// On the entry of requests: the backend is a socket of this node.
+    pub const HOST: u16 = 8192;
 }
 
 // SAFETY: `repr(C)`, every field is Pod, and the sizes asserted below equal the

@@ -1,7 +1,9 @@
-//! SVC-16, in part: do containers reach a service whose backends are nodes
-//! themselves (`hostNetwork`), the one that they are on as well as any other?
+//! SVC-16, in part: do containers and the outside reach a service whose backends
+//! are nodes themselves (`hostNetwork`), the one that they are on, or come to, as
+//! well as any other?
 
 use std::{
+    collections::BTreeSet,
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     thread,
@@ -17,13 +19,17 @@ use causeway_testkit::{
     sentinel::assert_no_netfilter,
     server::Server,
     streams::Streams,
-    topology::{Cluster, Container, PATIENCE, node_address, node_address6, vip, vip6},
+    topology::{
+        Cluster, Container, PATIENCE, node_address, node_address6, outside_address, outside_address6, vip,
+        vip6,
+    },
     udp_end::{Fragments, UdpEnd},
     wire::Protocol,
 };
 
 const REQUESTS: u64 = 200;
 const API: u16 = 6443;
+const NODE_PORT: u16 = 30_443;
 
 struct Rig {
     cluster: Cluster,
@@ -45,13 +51,13 @@ impl Rig {
 
     fn served_by(&self, nodes: &[u8]) {
         let ports = [
-            Port::tcp(443, API),
-            Port::udp(53, API),
+            Port::tcp(443, API).at_node(NODE_PORT),
+            Port::udp(53, API).at_node(NODE_PORT),
             Port::tcp(9000, 9000).named("hears"),
             Port::tcp(9001, 9001).named("speaks"),
             Port::udp(9100, 9100).named("long"),
         ];
-        let service = Service::new("api", vip(1), &ports).dual(vip6(1));
+        let service = Service::new("api", vip(1), &ports).dual(vip6(1)).with("type: NodePort");
         let backends = nodes.iter().flat_map(|&node| own(node)).collect::<Vec<_>>();
         self.cluster.manifests().service(&service, &service.slice(&backends));
         self.cluster.wait_converged();
@@ -84,6 +90,42 @@ fn nodes_serve_containers_of_their_own_and_of_others() {
         assert!(counted(node, "host_answered") > REQUESTS);
         assert_no_netfilter(&node.netns);
     }
+}
+
+#[test]
+fn a_node_serves_the_outside_that_comes_to_it() {
+    let mut rig = Rig::new();
+    let outside: [IpAddr; 2] = [outside_address().into(), outside_address6().into()];
+    let doors = |six: usize| {
+        let [tcp, udp] = [443, 53].map(|port| vips(port)[six]);
+        let node_port = SocketAddr::new(own(0)[six], NODE_PORT);
+        [(tcp, Protocol::Tcp), (udp, Protocol::Udp), (node_port, Protocol::Tcp), (node_port, Protocol::Udp)]
+    };
+    for six in [0, 1] {
+        for (to, protocol) in doors(six) {
+            let report = requests(&rig.cluster.outside, to, REQUESTS, protocol);
+            report.assert_clean(REQUESTS, to);
+            assert_eq!(report.by_server.len(), 2, "{to}: {report}");
+            // By the other node, answers come back by the one that was asked.
+            let seen: BTreeSet<IpAddr> = report.peers_seen.keys().copied().collect();
+            assert_eq!(seen, [outside[six], own(0)[six]].into(), "{to}");
+        }
+    }
+    // What stands goes on, and what is new begins, while the agent is away.
+    rig.served_by(&[0]);
+    let streams = vips(443).map(|to| Streams::open(&rig.cluster.outside, to, 10, Duration::from_millis(5)));
+    rig.cluster.nodes[0].agent_mut().kill9();
+    for six in [0, 1] {
+        for (to, protocol) in doors(six) {
+            let report = requests(&rig.cluster.outside, to, 20, protocol);
+            report.assert_clean(20, to);
+            assert!(report.peers_seen.keys().eq([&outside[six]]), "{to}: {:?}", report.peers_seen);
+        }
+    }
+    rig.cluster.nodes[0].agent_mut().restart();
+    rig.cluster.wait_converged();
+    thread::sleep(Duration::from_millis(300));
+    streams.into_iter().for_each(|streams| streams.close().assert_clean(10));
 }
 
 #[test]

@@ -24,7 +24,7 @@ use crate::{
     config::AgentConfig,
     event::Problem,
     kernel::{
-        bpf::{Attachment, Dataplane, FROM_UPLINK, Node, Options, UPLINK_XDP},
+        bpf::{Attachment, Dataplane, FROM_HOST, FROM_UPLINK, Node, Options, UPLINK_XDP},
         routes::RouteTable,
     },
     model::{Model, desired::DesiredState},
@@ -91,8 +91,8 @@ impl Agent {
         let dataplane = Dataplane::open(&config.bpffs, config.capacity, options)?;
         let masquerade = config.masquerade.then_some(config.native.as_slice());
         dataplane.describe(&Node { addresses: &uplink.addresses, masquerade })?;
-        let mut v4 = Plane::adopt(&dataplane, config.capacity)?;
-        let mut v6 = Plane::adopt(&dataplane, config.capacity)?;
+        let mut v4 = Plane::adopt(&dataplane, config.capacity, &uplink.addresses)?;
+        let mut v6 = Plane::adopt(&dataplane, config.capacity, &uplink.addresses)?;
         v4.planner.uplink_forwards(uplink.forwards(true));
         v6.planner.uplink_forwards(uplink.forwards(false));
         let indexes = store.iter().map(|(name, stored)| {
@@ -212,9 +212,27 @@ impl Agent {
             Attachment::of_container(endpoint.ifindex, &endpoint.interface)
         }));
         for attachment in wanted {
-            let Some(dataplane) = &mut self.dataplane else { return };
-            let attached = dataplane.attach(attachment);
-            self.note("attach programs", attached);
+            self.attach(attachment);
+        }
+        self.attach_from_host();
+    }
+
+    fn attach(&mut self, attachment: Attachment) {
+        let Some(dataplane) = &mut self.dataplane else { return };
+        let attached = dataplane.attach(attachment);
+        self.note("attach programs", attached);
+    }
+
+    /// The program for what the node itself answers to the outside: all that leaves
+    /// passes it, so it stands only where services have a backend here. Once it
+    /// stands it stays, for the flows that there are.
+    pub fn attach_from_host(&mut self) {
+        let Uplink { ifindex, name: interface, .. } = self.uplink.clone();
+        let wanted = Attachment { program: FROM_HOST, ifindex, interface };
+        let stands = |dataplane: &Dataplane| dataplane.attached().any(|held| *held == wanted);
+        let needed = self.v4.serves_itself || self.v6.serves_itself;
+        if needed && !self.dataplane.as_ref().is_some_and(stands) {
+            self.attach(wanted);
         }
     }
 

@@ -38,6 +38,7 @@ impl Agent {
             let changes = || services.iter().map(|id| (id, model.service(id)));
             let written = (self.v4.update(changes()), self.v6.update(changes()));
             self.note_written(written);
+            self.attach_from_host();
             self.last_apply = start.elapsed();
             self.tell_health_checks(&touched);
         }

@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::Context;
 use causeway_schema::{EndpointKey, Flow, FlowKey};
+use ipnet::IpNet;
 
 use super::status::{READ, WRITE};
 use crate::{
@@ -30,6 +31,9 @@ pub struct Plane<A: Family> {
     pub planner: Planner<A>,
     pub flows: Flows<A>,
     tables: BpfTables<A>,
+    /// Of the node itself, and whether services have had a backend there.
+    own: Vec<A>,
+    pub serves_itself: bool,
     pub digest: Digest,
     pub kernel_digest: Option<Digest>,
     /// Something was written since the digests were made.
@@ -55,14 +59,19 @@ pub struct Audit {
 }
 
 impl<A: Family> Plane<A> {
-    /// Takes over what an earlier agent left.
+    /// Takes over what an earlier agent left. `own`: the addresses of the node.
     ///
     /// # Errors
     /// When the maps cannot be opened or read.
-    pub fn adopt(dataplane: &Dataplane, capacity: Capacity) -> anyhow::Result<Self> {
+    pub fn adopt(dataplane: &Dataplane, capacity: Capacity, own: &[IpNet]) -> anyhow::Result<Self> {
         let tables = dataplane.tables()?;
         let planner = Planner::adopt(capacity, &tables).context("read the maps")?;
+        let own: Vec<A> = own.iter().filter_map(|network| A::from_ip(network.addr())).collect();
+        let backends = &planner.image().backends;
+        let serves_itself = backends.iter().any(|(_, row)| own.contains(&row.addr));
         Ok(Self {
+            own,
+            serves_itself,
             planner,
             flows: dataplane.flows()?,
             tables,
@@ -146,6 +155,9 @@ impl<A: Family> Plane<A> {
             return Ok(());
         }
         self.undigested = true;
+        let serves =
+            |step: &Step<A>| matches!(step, Step::PutBackend { row, .. } if self.own.contains(&row.addr));
+        self.serves_itself |= steps.iter().any(serves);
         let failed = self.tables.apply(steps);
         if let Some((_, error)) = failed.into_iter().next() {
             return Err(error.to_string());

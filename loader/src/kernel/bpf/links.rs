@@ -1,5 +1,5 @@
 //! How do the programs get packets? By a tcx link at the ingress of each
-//! interface, and at the egress of containers', pinned; on kernels before 6.6 by a
+//! interface, one at the egress where the node itself may answer, pinned; on kernels before 6.6 by a
 //! filter of a clsact qdisc. XDP programs have a link to the interface's driver, those for sockets one to the
 //! root of the cgroups.
 //!
@@ -13,7 +13,7 @@ use super::{
     BpfError,
     bpffs::{self, Pins},
     cgroup,
-    object::{FROM_CONTAINER, Object, TO_CONTAINER, UPLINK_XDP},
+    object::{FROM_CONTAINER, FROM_HOST, Object, UPLINK_XDP},
     sys::{self, Direction},
     tc,
 };
@@ -61,7 +61,12 @@ impl Attachment {
     /// What a container's interface on the host's side has.
     pub fn of_container(ifindex: u32, interface: &str) -> [Self; 2] {
         let at = |program| Self { program, ifindex, interface: interface.to_owned() };
-        [at(FROM_CONTAINER), at(TO_CONTAINER)]
+        [at(FROM_CONTAINER), at(FROM_HOST)]
+    }
+
+    /// Whether it sees what comes in by its interface, as the host would.
+    pub fn is_ingress(&self) -> bool {
+        self.program != UPLINK_XDP && direction(self.program) == Direction::Ingress
     }
 
     /// A program for sockets: at all of them, and no interface.
@@ -242,7 +247,7 @@ impl Links {
 
 /// Where a program is put.
 fn direction(program: &str) -> Direction {
-    if program == TO_CONTAINER { Direction::Egress } else { Direction::Ingress }
+    if program == FROM_HOST { Direction::Egress } else { Direction::Ingress }
 }
 
 /// Id of the program that the link runs at this interface of this network

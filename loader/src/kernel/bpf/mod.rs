@@ -25,7 +25,7 @@ pub use features::features;
 pub use flows::{Expired, Flows, Timeouts};
 pub use links::{Attachment, Hook, Links};
 pub use node::Node;
-pub use object::{FROM_UPLINK, UPLINK_XDP};
+pub use object::{FROM_HOST, FROM_UPLINK, UPLINK_XDP};
 pub use policies::PolicyTables;
 pub use tables::BpfTables;
 pub use tracer::Tracer;
@@ -187,7 +187,7 @@ impl Dataplane {
     /// When the process has no descriptor left.
     pub fn program_at(&self, ifindex: u32) -> Result<Option<OwnedFd>, BpfError> {
         let mut held = self.links.held();
-        let attachment = held.find(|held| held.ifindex == ifindex && held.program != UPLINK_XDP);
+        let attachment = held.find(|held| held.ifindex == ifindex && held.is_ingress());
         attachment.map(|attachment| self.object.program(attachment.program)).transpose()
     }
 

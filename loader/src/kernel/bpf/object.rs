@@ -30,12 +30,12 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ca
 
 pub const FROM_CONTAINER: &str = "from_container";
 pub const FROM_UPLINK: &str = "from_uplink";
-/// At the egress of containers' interfaces; the others are at an ingress.
-pub const TO_CONTAINER: &str = "to_container";
+/// At the egress of interfaces; the others are at an ingress.
+pub const FROM_HOST: &str = "from_host";
 /// In front of `FROM_UPLINK`, where it is wanted.
 pub const UPLINK_XDP: &str = "uplink_xdp";
 /// What is attached or run from here; the others are jumped to.
-const ENTRIES: [&str; 5] = [FROM_CONTAINER, FROM_UPLINK, TO_CONTAINER, "sweep_v4", "sweep_v6"];
+const ENTRIES: [&str; 5] = [FROM_CONTAINER, FROM_UPLINK, FROM_HOST, "sweep_v4", "sweep_v6"];
 const JUMP_MAP: &str = "JUMPS";
 
 /// What a map must be like to be taken over.

@@ -279,11 +279,11 @@ fn a_container_has_a_program_for_each_direction() {
         let mut dataplane = attach(place.open_clsact());
         assert_eq!(seen(), [0, 0]);
         assert!(tc("filter show dev v0 ingress").contains("from_container"));
-        assert!(tc("filter show dev v0 egress").contains("to_container"));
+        assert!(tc("filter show dev v0 egress").contains("from_host"));
         tc("filter del dev v0 egress pref 1");
         let (repaired, errors) = dataplane.audit_links();
         assert!(errors.is_empty() && repaired.len() == 1, "{repaired:?} {errors:?}");
-        assert!(repaired[0].contains("link to_container at v0: detached"), "{repaired:?}");
+        assert!(repaired[0].contains("link from_host at v0: detached"), "{repaired:?}");
         drop(dataplane);
         // The qdisc goes with the last of them.
         let mut dataplane = attach(place.open_clsact());
