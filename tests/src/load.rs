@@ -3,11 +3,8 @@
 use std::{
     fmt, io,
     net::SocketAddr,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::{self, JoinHandle},
+    sync::{Arc, Mutex, atomic::Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -15,6 +12,7 @@ use crate::{
     client::{Report, request},
     netns::Netns,
     wire::{Answer, Protocol},
+    worker::Worker,
 };
 
 /// Each worker waits for one connection at a time; several, so that a slow one
@@ -26,9 +24,8 @@ pub type Witness = Arc<dyn Fn(Instant, &Answer) + Send + Sync>;
 
 /// Runs until stopped.
 pub struct ConnectLoad {
-    stop: Arc<AtomicBool>,
     total: Arc<Mutex<LoadReport>>,
-    workers: Vec<JoinHandle<()>>,
+    workers: Vec<Worker<()>>,
 }
 
 /// What became of them.
@@ -52,13 +49,12 @@ impl ConnectLoad {
         witness: Witness,
     ) -> Self {
         let to = to.into();
-        let stop = Arc::<AtomicBool>::default();
         let total = Arc::<Mutex<LoadReport>>::default();
         let interval = Duration::from_secs(1) * WORKERS / rate_per_second;
         let workers = (0..WORKERS)
             .map(|worker| {
-                let (stop, total, witness) = (stop.clone(), total.clone(), witness.clone());
-                netns.spawn_thread(move || {
+                let (total, witness) = (total.clone(), witness.clone());
+                Worker::start(netns, move |stop| {
                     let mut next = Instant::now() + interval * worker / WORKERS;
                     while !stop.load(Ordering::Relaxed) {
                         pause_until(&mut next, interval);
@@ -72,7 +68,7 @@ impl ConnectLoad {
                 })
             })
             .collect();
-        Self { stop, total, workers }
+        Self { total, workers }
     }
 
     /// What has happened so far.
@@ -81,21 +77,10 @@ impl ConnectLoad {
     }
 
     pub fn stop(mut self) -> LoadReport {
-        self.end();
+        // All at once: each may be waiting for its turn.
+        self.workers.iter().for_each(Worker::tell);
+        self.workers.drain(..).for_each(Worker::end);
         self.report()
-    }
-
-    fn end(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        for worker in self.workers.drain(..) {
-            let _ = worker.join();
-        }
-    }
-}
-
-impl Drop for ConnectLoad {
-    fn drop(&mut self) {
-        self.end();
     }
 }
 

@@ -5,12 +5,7 @@ use std::{
     fmt,
     io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-        mpsc,
-    },
-    thread::JoinHandle,
+    sync::{Arc, Mutex, atomic::Ordering, mpsc},
     time::{Duration, Instant},
 };
 
@@ -20,6 +15,7 @@ use crate::{
     client::PATIENCE,
     netns::Netns,
     wire::{self, Answer, WHO},
+    worker::Worker,
 };
 
 /// An echo that takes longer counts as a stall.
@@ -27,9 +23,8 @@ pub const STALL: Duration = Duration::from_secs(2);
 
 /// `n` streams in one thread, until closed.
 pub struct Streams {
-    stop: Arc<AtomicBool>,
     report: Arc<Mutex<StreamsReport>>,
-    thread: Option<JoinHandle<()>>,
+    worker: Worker<()>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -53,12 +48,11 @@ impl Streams {
     /// when all are open and know their server.
     pub fn open(netns: &Netns, to: impl Into<SocketAddr>, count: usize, interval: Duration) -> Self {
         let to = to.into();
-        let stop = Arc::<AtomicBool>::default();
         let report = Arc::<Mutex<StreamsReport>>::default();
         let (ready, opened) = mpsc::channel();
-        let thread = netns.spawn_thread({
-            let (stop, report) = (stop.clone(), report.clone());
-            move || {
+        let worker = Worker::start(netns, {
+            let report = report.clone();
+            move |stop| {
                 let mut work = Work::open(to, count, interval, &report);
                 let _ = ready.send(());
                 while !stop.load(Ordering::Relaxed) {
@@ -67,29 +61,16 @@ impl Streams {
             }
         });
         opened.recv().unwrap_or_else(|_| panic!("streams to {to} did not open"));
-        Self { stop, report, thread: Some(thread) }
+        Self { report, worker }
     }
 
     pub fn report(&self) -> StreamsReport {
         self.report.lock().unwrap().clone()
     }
 
-    pub fn close(mut self) -> StreamsReport {
-        self.end();
-        self.report()
-    }
-
-    fn end(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-impl Drop for Streams {
-    fn drop(&mut self) {
-        self.end();
+    pub fn close(self) -> StreamsReport {
+        self.worker.end();
+        self.report.lock().unwrap().clone()
     }
 }
 

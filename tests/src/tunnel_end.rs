@@ -5,17 +5,13 @@ use std::{
     fs::{File, OpenOptions},
     io::Write,
     os::fd::{AsRawFd, OwnedFd},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::JoinHandle,
+    sync::atomic::Ordering,
 };
 
 use causeway_schema::protocol;
 use nix::sys::socket::{AddressFamily, MsgFlags, recv, setsockopt, sockopt};
 
-use crate::netns::Netns;
+use crate::{netns::Netns, worker::Worker};
 
 const DEVICE: &str = "tunl0";
 const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
@@ -25,8 +21,8 @@ const IFF_NO_PI: libc::c_short = 0x1000;
 
 /// Takes headers off until dropped.
 pub struct TunnelEnd {
-    stop: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
+    /// Of IPv4 and IPv6.
+    _workers: [Worker<()>; 2],
 }
 
 impl TunnelEnd {
@@ -36,12 +32,11 @@ impl TunnelEnd {
         // Clients are not behind the device that their packets come by.
         netns.set_sysctl("net/ipv4/conf/all/rp_filter", "0");
         netns.set_sysctl(&format!("net/ipv4/conf/{DEVICE}/rp_filter"), "0");
-        let stop = Arc::<AtomicBool>::default();
-        let threads = [(AddressFamily::Inet, protocol::IPV4), (AddressFamily::Inet6, protocol::IPV6)].map(
+        let workers = [(AddressFamily::Inet, protocol::IPV4), (AddressFamily::Inet6, protocol::IPV6)].map(
             |(family, protocol)| {
                 let socket = netns.run(|| raw(family, protocol));
-                let (mut device, stop) = (device.try_clone().unwrap(), stop.clone());
-                netns.spawn_thread(move || {
+                let mut device = device.try_clone().unwrap();
+                Worker::start(netns, move |stop| {
                     let mut packet = vec![0; 65_536];
                     while !stop.load(Ordering::Relaxed) {
                         let Ok(length) = recv(socket.as_raw_fd(), &mut packet, MsgFlags::empty()) else {
@@ -57,16 +52,7 @@ impl TunnelEnd {
                 })
             },
         );
-        Self { stop, threads: threads.into() }
-    }
-}
-
-impl Drop for TunnelEnd {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
+        Self { _workers: workers }
     }
 }
 

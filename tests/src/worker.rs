@@ -31,13 +31,18 @@ impl<T: Send + 'static> Worker<T> {
 }
 
 impl<T> Worker<T> {
+    /// Tells it to end, and does not wait.
+    pub fn tell(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
     pub fn end(mut self) -> T {
         let ended = self.join().expect("ended once");
         ended.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
     fn join(&mut self) -> Option<std::thread::Result<T>> {
-        self.stop.store(true, Ordering::Relaxed);
+        self.tell();
         self.thread.take().map(JoinHandle::join)
     }
 }

@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -20,6 +20,7 @@ use causeway_testkit::{
     streams::Streams,
     topology::{Cluster, outside_address, outside_address6, vip, vip6},
     wire::Protocol,
+    worker::Worker,
 };
 
 /// From the policy's rows to the reset, on either side.
@@ -73,6 +74,37 @@ impl Talk {
             thread::sleep(Duration::from_millis(2));
         }
         heard
+    }
+}
+
+/// Connections to port 80 of an address, one after the other.
+struct Tries {
+    passed: Arc<AtomicU64>,
+    worker: Worker<()>,
+}
+
+impl Tries {
+    fn start(netns: &Netns, to: IpAddr) -> Self {
+        let passed = Arc::<AtomicU64>::default();
+        let count = passed.clone();
+        let worker = Worker::start(netns, move |stop| {
+            while !stop.load(Ordering::Relaxed) {
+                let tried = TcpStream::connect_timeout(&(to, 80).into(), Duration::from_millis(10));
+                count.fetch_add(u64::from(tried.is_ok()), Ordering::Relaxed);
+                thread::sleep(Duration::from_micros(200));
+            }
+        });
+        Self { passed, worker }
+    }
+
+    /// How many came through.
+    fn passed(&self) -> u64 {
+        self.passed.load(Ordering::Relaxed)
+    }
+
+    fn end(self) -> u64 {
+        self.worker.end();
+        self.passed.load(Ordering::Relaxed)
     }
 }
 
@@ -148,22 +180,8 @@ fn restarts_open_and_close_nothing() {
         spec: {podSelector: {matchExpressions: [{key: app, operator: DoesNotExist}]}}\n";
     cluster.manifests().write("policy.yaml", &format!("{}---\n{all}", guard("web", from)));
     cluster.wait_converged();
-    let stop = Arc::<AtomicBool>::default();
-    let passed = Arc::<AtomicU64>::default();
-    let targets: Vec<IpAddr> = [web.addresses(), bare.addresses()].concat();
-    let tries: Vec<_> = targets
-        .into_iter()
-        .map(|address| {
-            let (stop, passed) = (stop.clone(), passed.clone());
-            foe.netns.spawn_thread(move || {
-                while !stop.load(Ordering::Relaxed) {
-                    let tried =
-                        TcpStream::connect_timeout(&SocketAddr::new(address, 80), Duration::from_millis(20));
-                    passed.fetch_add(u64::from(tried.is_ok()), Ordering::Relaxed);
-                }
-            })
-        })
-        .collect();
+    let targets = [web.addresses(), bare.addresses()].concat();
+    let tries: Vec<_> = targets.into_iter().map(|address| Tries::start(&foe.netns, address)).collect();
     let streams = Streams::open(&friend.netns, (web.address, 80), 20, Duration::from_millis(5));
     for _ in 0..5 {
         cluster.nodes[0].agent_mut().kill9();
@@ -179,9 +197,9 @@ fn restarts_open_and_close_nothing() {
         }
         cluster.wait_converged();
     }
-    stop.store(true, Ordering::Relaxed);
-    tries.into_iter().for_each(|thread| thread.join().unwrap());
-    assert_eq!(passed.load(Ordering::Relaxed), 0, "connections that a policy denies");
+    for tries in tries {
+        assert_eq!(tries.end(), 0, "connections that a policy denies");
+    }
     streams.close().assert_clean(20);
     let drift = cluster.nodes[0].agent().status().drift;
     assert_eq!(drift.repaired, 0, "{drift:?}");
@@ -209,45 +227,21 @@ fn containers_start_closed() {
     cluster.wait_converged();
     for start in 0..starts {
         let netns = Netns::new();
-        let done = Arc::<AtomicBool>::default();
         let server = Server::start(&netns, "new", 80);
         let address = node.pod_address(10 + (start % 200) as u8);
-        let ask = |to: IpAddr| {
-            let done = done.clone();
-            let reached = Arc::<AtomicU64>::default();
-            let count = reached.clone();
-            let tries = move || {
-                while !done.load(Ordering::Relaxed) {
-                    let tried =
-                        TcpStream::connect_timeout(&SocketAddr::new(to, 80), Duration::from_millis(10));
-                    count.fetch_add(u64::from(tried.is_ok()), Ordering::Relaxed);
-                    thread::sleep(Duration::from_micros(200));
-                }
-            };
-            (reached, tries)
-        };
-        let (allowed, tries) = ask(open.address.into());
-        let mut threads = vec![netns.spawn_thread(tries)];
-        let mut denied = Vec::new();
-        for to in [IpAddr::from(shut.address), outside_address().into(), outside_address6().into()] {
-            let (reached, tries) = ask(to);
-            threads.push(netns.spawn_thread(tries));
-            denied.push(reached);
-        }
-        let (inward, tries) = ask(address.into());
-        threads.push(open.netns.spawn_thread(tries));
-        denied.push(inward);
+        let allowed = Tries::start(&netns, open.address.into());
+        let denied = [shut.address.into(), outside_address().into(), outside_address6().into()];
+        let mut denied: Vec<_> = denied.into_iter().map(|to| Tries::start(&netns, to)).collect();
+        denied.push(Tries::start(&open.netns, address.into()));
         node.attach(&format!("new-{start}"), netns.path(), address);
         let attached = Instant::now();
-        while allowed.load(Ordering::Relaxed) == 0 && attached.elapsed() < Duration::from_secs(3) {
+        while allowed.passed() == 0 && attached.elapsed() < Duration::from_secs(3) {
             thread::sleep(Duration::from_millis(1));
         }
         thread::sleep(Duration::from_millis(20));
-        done.store(true, Ordering::Relaxed);
-        threads.into_iter().for_each(|thread| thread.join().unwrap());
-        assert!(allowed.load(Ordering::Relaxed) > 0, "start {start}: what is allowed does not come through");
-        for reached in denied {
-            assert_eq!(reached.load(Ordering::Relaxed), 0, "start {start}: what is denied came through");
+        assert!(allowed.end() > 0, "start {start}: what is allowed does not come through");
+        for tries in denied {
+            assert_eq!(tries.end(), 0, "start {start}: what is denied came through");
         }
         drop(server);
         node.detach(&format!("new-{start}"));
