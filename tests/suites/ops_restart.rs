@@ -8,19 +8,23 @@ use causeway_testkit::{
     load::ConnectLoad,
     manifest::{Port, Service},
     pinned::Pinned,
+    server::Server,
     streams::Streams,
-    topology::{Cluster, vip},
+    topology::{Cluster, Container, vip},
 };
 
 const KILLS: u8 = 20;
 const STREAMS: usize = 1000;
 const RATE: u32 = 1000;
 
+fn web() -> Service {
+    Service::new("web", vip(1), &[Port::tcp(80, 8080)])
+}
+
 #[test]
 fn twenty_kills_under_load_lose_nothing() {
     let mut cluster = Cluster::running(2);
-    let web = Service::new("web", vip(1), &[Port::tcp(80, 8080)]);
-    let servers = cluster.serve(&web, 3);
+    let servers = cluster.serve(&web(), 3);
     let client = cluster.nodes[0].container("client", 100);
     let other = cluster.nodes[1].container("other", 100);
     cluster.wait_converged();
@@ -62,15 +66,20 @@ fn twenty_kills_under_load_lose_nothing() {
     assert!(load.report.ok > 1000, "hardly any load: {load}");
 }
 
+/// A node with two servers of [`web`], and a client.
+fn serving() -> (Cluster, Vec<(Container, Server)>, Container) {
+    let cluster = Cluster::running(1);
+    let servers = cluster.serve(&web(), 2);
+    let client = cluster.nodes[0].container("client", 100);
+    cluster.wait_converged();
+    (cluster, servers, client)
+}
+
 /// An agent goes on with the programs of the one before if they are of its
 /// build; another build's are replaced, under the traffic.
 #[test]
 fn programs_are_taken_over_from_the_same_build_alone() {
-    let mut cluster = Cluster::running(1);
-    let web = Service::new("web", vip(1), &[Port::tcp(80, 8080)]);
-    let _servers = cluster.serve(&web, 2);
-    let client = cluster.nodes[0].container("client", 100);
-    cluster.wait_converged();
+    let (mut cluster, _servers, client) = serving();
     let streams = Streams::open(&client.netns, SocketAddrV4::new(vip(1), 80), 50, Duration::from_millis(10));
     let pinned = Pinned::new(cluster.nodes[0].agent().pins());
     let id = |name: &str| ProgramInfo::from_pin(pinned.file(name)).unwrap().id();
@@ -125,11 +134,7 @@ fn programs_are_taken_over_from_the_same_build_alone() {
 
 #[test]
 fn traffic_goes_on_while_the_agent_is_dead() {
-    let mut cluster = Cluster::running(1);
-    let web = Service::new("web", vip(1), &[Port::tcp(80, 8080)]);
-    let _servers = cluster.serve(&web, 2);
-    let client = cluster.nodes[0].container("client", 100);
-    cluster.wait_converged();
+    let (mut cluster, _servers, client) = serving();
     let before = cluster.nodes[0].agent().status();
     cluster.nodes[0].agent_mut().kill9();
     let to = SocketAddrV4::new(vip(1), 80);
