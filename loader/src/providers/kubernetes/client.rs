@@ -113,6 +113,8 @@ async fn configuration(access: &Access) -> anyhow::Result<Config> {
     Ok(config)
 }
 
+/// Holds a file against the one way in which the server is asked.
+///
 /// # Errors
 /// When the file has the current context's server asked by way of a proxy.
 fn direct(config: &Kubeconfig) -> anyhow::Result<()> {

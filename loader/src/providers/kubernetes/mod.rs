@@ -100,7 +100,7 @@ impl Kubernetes {
         let mut tasks = JoinSet::new();
         for kind in 0..KINDS.len() {
             let (client, fares, said) = (client.clone(), fares.clone(), said.clone());
-            tasks.spawn(Listener { kind, client, timing, fares, said, short: 0 }.run());
+            tasks.spawn(Listener { kind, client, timing, fares, said }.run());
         }
         let source: Arc<str> = SOURCE.into();
         let (store, speech) = (Store::new(source.clone()), Speech::new(source.clone()));

@@ -38,24 +38,25 @@ pub struct Listener {
     pub timing: Timing,
     pub fares: Arc<Fares>,
     pub said: Sender<Said>,
-    /// Turns one after the other that ended soon.
-    pub short: u32,
 }
 
 impl Listener {
-    pub async fn run(mut self) {
+    pub async fn run(self) {
+        // Turns one after the other that ended soon.
+        let mut short = 0_u32;
         loop {
             let begun = Instant::now();
-            let turn = if self.kind == PODS { self.turn::<true>().await } else { self.turn::<false>().await };
+            let pods = self.kind == PODS;
+            let turn = if pods { self.turn::<true>(short).await } else { self.turn::<false>(short).await };
             if turn.is_err() {
                 return;
             }
-            self.short = if begun.elapsed() < self.timing.longest { self.short.saturating_add(1) } else { 0 };
+            short = if begun.elapsed() < self.timing.longest { short.saturating_add(1) } else { 0 };
         }
     }
 
     /// From a list to an error that only another list mends.
-    async fn turn<const POD: bool>(&self) -> Result<(), Gone> {
+    async fn turn<const POD: bool>(&self, short: u32) -> Result<(), Gone> {
         let watched = &KINDS[self.kind];
         if watched.optional {
             match self.is_served(watched).await {
@@ -70,7 +71,7 @@ impl Listener {
                 Err(cause) => {
                     tracing::debug!(kind = watched.name, ?cause, "cannot ask for the kinds of the server");
                     self.fares.failed(self.kind, cause);
-                    self.pause().await;
+                    self.pause(short).await;
                     return Ok(());
                 }
             }
@@ -88,7 +89,7 @@ impl Listener {
                 Some(Err(error)) => {
                     tracing::debug!(kind = watched.name, %error, "the watch failed");
                     let over = self.is_over(&error);
-                    self.pause().await;
+                    self.pause(short).await;
                     if over {
                         return Ok(());
                     }
@@ -150,8 +151,8 @@ impl Listener {
 
     /// Longer from failure to failure and from turn to turn, and for each agent
     /// another time.
-    async fn pause(&self) {
-        let doublings = self.fares.failures(self.kind).saturating_sub(1).max(self.short).min(16);
+    async fn pause(&self, short: u32) {
+        let doublings = self.fares.failures(self.kind).saturating_sub(1).max(short).min(16);
         let pause = self.timing.pause.saturating_mul(1 << doublings).min(self.timing.longest);
         tokio::time::sleep(part(pause)).await;
     }
