@@ -15,26 +15,15 @@ use super::kinds::{Index, KINDS};
 pub enum Cause {
     /// No answer: the error.
     Silent(String),
-    /// 401
-    Stranger,
-    /// 403
-    Forbidden,
-    /// 404, of a kind that every server has.
-    Missing,
-    /// Another status.
-    Status(u16),
+    /// A status, and what the server says of it, if it does.
+    Refused(u16, String),
     /// An answer that is none of an API server's.
     Garbage(String),
 }
 
 impl Cause {
-    pub fn of_status(status: u16) -> Self {
-        match status {
-            401 => Cause::Stranger,
-            403 => Cause::Forbidden,
-            404 => Cause::Missing,
-            status => Cause::Status(status),
-        }
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self, Cause::Refused(403, _))
     }
 }
 
@@ -137,11 +126,10 @@ mod tests {
         assert!(fares.troubles().is_empty());
         fares.failed(2, Cause::Silent("refused".into()));
         let [(2, first)] = &fares.troubles()[..] else { panic!("{:?}", fares.troubles()) };
-        fares.failed(2, Cause::Silent("timed out".into()));
-        let last = Trouble { cause: Cause::Silent("timed out".into()), since: first.since };
-        assert_eq!(fares.troubles(), [(2, last)]);
-        fares.failed(2, Cause::Forbidden);
-        assert_eq!(fares.troubles(), [(2, Trouble { cause: Cause::Forbidden, since: first.since })]);
+        for cause in [Cause::Silent("timed out".into()), Cause::Refused(403, String::new())] {
+            fares.failed(2, cause.clone());
+            assert_eq!(fares.troubles(), [(2, Trouble { cause, since: first.since })]);
+        }
         assert_eq!((fares.failures(2), fares.failures(1)), (3, 0));
         fares.answered(2);
         assert!(fares.troubles().is_empty() && fares.failures(2) == 0);

@@ -9,7 +9,7 @@ use std::{
 use kube::runtime::watcher;
 
 use super::{
-    fare::{Cause, Trouble},
+    fare::Trouble,
     kinds::{Index, KINDS, NAMESPACES, PODS, SERVICES, SLICES},
     listed::Listed,
 };
@@ -135,7 +135,7 @@ impl Store {
     pub fn settles_policies(&self, troubles: &[(Index, Trouble)]) -> bool {
         let forbidden = |kind: Index| {
             KINDS[kind].optional
-                && troubles.iter().any(|(of, trouble)| *of == kind && trouble.cause == Cause::Forbidden)
+                && troubles.iter().any(|(of, trouble)| *of == kind && trouble.cause.is_forbidden())
         };
         let about = |kind: &Index| matches!(*kind, PODS | NAMESPACES) || KINDS[*kind].kind.is_policy();
         (0..KINDS.len()).filter(about).all(|kind| self.knows(kind) || forbidden(kind))

@@ -1,7 +1,10 @@
 use kube::runtime::watcher::Event as Told;
 use serde_json::json;
 
-use super::{super::listed::OfKind, *};
+use super::{
+    super::{fare::Cause, listed::OfKind},
+    *,
+};
 
 const POLICIES: Index = 5;
 
@@ -103,15 +106,16 @@ fn a_service_waits_for_its_backends_and_a_kind_for_its_list() {
 fn policies_are_settled_without_what_must_not_be_read() {
     let mut store = Store::new("kubernetes".into());
     let trouble = |cause| Trouble { since: std::time::SystemTime::UNIX_EPOCH, cause };
-    let all =
-        |cause: Cause| -> Vec<_> { (0..KINDS.len()).map(|kind| (kind, trouble(cause.clone()))).collect() };
+    let all = |status| -> Vec<_> {
+        (0..KINDS.len()).map(|kind| (kind, trouble(Cause::Refused(status, String::new())))).collect()
+    };
     for kind in [PODS, NAMESPACES, POLICIES] {
-        assert!(!store.settles_policies(&all(Cause::Forbidden)), "without {}", KINDS[kind].name);
+        assert!(!store.settles_policies(&all(403)), "without {}", KINDS[kind].name);
         told(&mut store, kind, vec![Told::Init, Told::InitDone]);
     }
-    assert!(store.settles_policies(&all(Cause::Forbidden)), "whatever is known of services");
+    assert!(store.settles_policies(&all(403)), "whatever is known of services");
     assert!(!store.settles_policies(&[]), "others are to come");
-    assert!(!store.settles_policies(&all(Cause::Status(500))), "others may come");
+    assert!(!store.settles_policies(&all(500)), "others may come");
     for kind in (0..KINDS.len()).filter(|&kind| KINDS[kind].optional && KINDS[kind].kind.is_policy()) {
         store.take(kind, Word::Absent);
     }

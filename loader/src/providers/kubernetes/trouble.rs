@@ -33,7 +33,12 @@ pub fn problems(
     for (kind, trouble) in troubles.iter().filter(|(_, trouble)| !(all && silence(trouble))) {
         let watched = &KINDS[*kind];
         let (what, until) = (of_kind(watched, trouble), meanwhile(watched, trouble, known(*kind)));
-        problems.push(problem(source, server, watched.name, format!("{what}; {until}")));
+        // Last, because it may be long.
+        let said = match &trouble.cause {
+            Cause::Refused(_, said) if !said.is_empty() => format!("; the server says: {said}"),
+            _ => String::new(),
+        };
+        problems.push(problem(source, server, watched.name, format!("{what}; {until}{said}")));
     }
     problems
 }
@@ -41,18 +46,21 @@ pub fn problems(
 /// What that means until it is mended.
 fn meanwhile(watched: &Watched, trouble: &Trouble, known: bool) -> &'static str {
     let of_policies = watched.kind.is_policy() || matches!(watched.kind, Kind::Pod | Kind::Namespace);
-    match trouble.cause {
-        _ if known => "its last state is kept",
-        Cause::Forbidden if watched.optional && of_policies => "policies of other kinds hold without it",
-        _ if of_policies => "policies stay as they were, and new endpoints are cut off",
-        _ => "what an earlier agent left is kept",
+    if known {
+        "its last state is kept"
+    } else if watched.optional && of_policies && trouble.cause.is_forbidden() {
+        "policies of other kinds hold without it"
+    } else if of_policies {
+        "policies stay as they were, and new endpoints are cut off"
+    } else {
+        "what an earlier agent left is kept"
     }
 }
 
 fn of_kind(watched: &Watched, Trouble { since, cause }: &Trouble) -> String {
     let since = moment(*since);
     match cause {
-        Cause::Forbidden => {
+        Cause::Refused(403, _) => {
             let group = watched.group();
             let of = if group.is_empty() { String::new() } else { format!(" of {group}") };
             format!(
@@ -60,14 +68,14 @@ fn of_kind(watched: &Watched, Trouble { since, cause }: &Trouble) -> String {
                 watched.plural
             )
         }
-        Cause::Stranger => format!(
+        Cause::Refused(401, _) => format!(
             "cannot be read since {since}: the server does not know the agent's credentials (401), give it others"
         ),
-        Cause::Missing => format!(
+        Cause::Refused(404, _) => format!(
             "cannot be read since {since}: the server has no {} of {} (404), is it an API server?",
             watched.plural, watched.api
         ),
-        Cause::Status(status) => format!("cannot be read since {since}: the server answers {status}"),
+        Cause::Refused(status, _) => format!("cannot be read since {since}: the server answers {status}"),
         Cause::Garbage(error) => {
             format!("cannot be read since {since}: the answer is none of an API server's ({error})")
         }
@@ -97,8 +105,16 @@ mod tests {
         SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
     }
 
+    fn trouble(seconds: u64, cause: Cause) -> Trouble {
+        Trouble { since: at(seconds), cause }
+    }
+
     fn silent(seconds: u64) -> Trouble {
-        Trouble { since: at(seconds), cause: Cause::Silent("refused".into()) }
+        trouble(seconds, Cause::Silent("refused".into()))
+    }
+
+    fn refused(status: u16, said: &str) -> Trouble {
+        trouble(60, Cause::Refused(status, said.into()))
     }
 
     fn said(troubles: &[(Index, Trouble)], known: bool) -> Vec<String> {
@@ -112,16 +128,12 @@ mod tests {
     #[test]
     fn silence_is_said_once_and_a_refusal_of_its_kind() {
         let mut troubles: Vec<_> = (0..5).map(|kind| (kind, silent(20 - kind as u64))).collect();
-        troubles.extend([
-            (5, silent(10)),
-            (6, Trouble { since: at(60), cause: Cause::Forbidden }),
-            (9, silent(5)),
-        ]);
+        troubles.extend([(5, silent(10)), (6, refused(403, "it is forbidden")), (9, silent(5))]);
         assert_eq!(
             said(&troubles, true),
             [
                 "does not answer since 1970-01-01T00:00:05Z (refused): its last state is kept until it does",
-                "AdminNetworkPolicy: must not be read since 1970-01-01T00:01:00Z: allow the agent's account to list and watch adminnetworkpolicies of policy.networking.k8s.io (deploy/rbac.yaml); its last state is kept",
+                "AdminNetworkPolicy: must not be read since 1970-01-01T00:01:00Z: allow the agent's account to list and watch adminnetworkpolicies of policy.networking.k8s.io (deploy/rbac.yaml); its last state is kept; the server says: it is forbidden",
             ]
         );
     }
@@ -135,10 +147,19 @@ mod tests {
     }
 
     #[test]
+    fn the_remedy_comes_before_what_the_server_says() {
+        let [said] = &said(&[(9, refused(404, &"x".repeat(4000)))], false)[..] else { panic!() };
+        assert!(
+            said.contains("is it an API server?") && said.ends_with(" (and so on)"),
+            "{said}"
+        );
+    }
+
+    #[test]
     fn what_was_never_read_has_consequences() {
-        let forbidden = || Trouble { since: at(60), cause: Cause::Forbidden };
-        let broken = Trouble { since: at(60), cause: Cause::Status(500) };
-        let said = said(&[(0, forbidden()), (4, forbidden()), (6, forbidden()), (7, broken)], false);
+        let forbidden = || refused(403, "");
+        let troubles = [(0, forbidden()), (4, forbidden()), (6, forbidden()), (7, refused(500, ""))];
+        let said = said(&troubles, false);
         let ends = [
             "what an earlier agent left is kept",
             "policies stay as they were, and new endpoints are cut off",

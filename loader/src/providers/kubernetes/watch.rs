@@ -12,6 +12,7 @@ use std::{
 use futures_util::StreamExt;
 use kube::{
     Api, Client, Error,
+    core::Status,
     runtime::watcher::{self, watcher},
 };
 use tokio::sync::mpsc::Sender;
@@ -107,7 +108,7 @@ impl Listener {
             // In an answer that began well.
             E::WatchError(status) | E::WatchFailed(Error::Api(status)) => {
                 if status.code != 410 {
-                    self.fares.failed(self.kind, Cause::of_status(status.code));
+                    self.fares.failed(self.kind, cause_of(status));
                 }
                 true
             }
@@ -187,9 +188,13 @@ fn is_garbage(error: &watcher::Error) -> bool {
     }
 }
 
+fn cause_of(status: &Status) -> Cause {
+    Cause::Refused(status.code, status.message.clone())
+}
+
 fn cause(error: &Error) -> Cause {
     match error {
-        Error::Api(status) => Cause::of_status(status.code),
+        Error::Api(status) => cause_of(status),
         Error::SerdeError(_) | Error::FromUtf8(_) => Cause::Garbage(error.to_string()),
         error => Cause::Silent(innermost(error)),
     }

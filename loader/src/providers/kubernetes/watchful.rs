@@ -9,9 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http_body_util::{BodyExt, Either};
+use http_body_util::{BodyExt, Either, Limited};
 use hyper::{
-    HeaderMap, Request, Response,
+    HeaderMap, Request, Response, StatusCode,
     body::{Body as HttpBody, Bytes},
     header::RETRY_AFTER,
 };
@@ -34,7 +34,7 @@ pub fn refused<B>(answer: Result<Response<B>, BoxError>) -> Result<Response<B>, 
         return Ok(answer);
     }
     let reason = status.canonical_reason().unwrap_or("unknown status");
-    let status = Status::failure(reason, reason).with_code(status.as_u16());
+    let status = Status::failure(said(&answer), reason).with_code(status.as_u16());
     Err(kube::Error::Api(status.boxed()).into())
 }
 
@@ -79,8 +79,14 @@ impl Eye {
         let silence = |what| BoxError::from(format!("{what} for {} s", patience.as_secs_f32()));
         let answer = timeout(patience, asked).await.map_err(|_| silence("no answer"))?;
         let (mut head, mut body) = answer.map_err(Into::into)?.into_parts();
-        if watch || !head.status.is_success() {
+        if !head.status.is_success() {
             bound(&mut head.headers, self.timing.busy);
+            if let Ok(Some(said)) = timeout(patience, message(body)).await {
+                head.extensions.insert(Said(said));
+            }
+            return Ok(Response::from_parts(head, Either::Right(Body::empty())));
+        }
+        if watch {
             return Ok(Response::from_parts(head, Either::Left(body)));
         }
         let mut whole = Vec::new();
@@ -95,11 +101,37 @@ impl Eye {
 
     fn note<B>(&self, kind: Index, answer: &Result<Response<B>, BoxError>) {
         match answer {
-            Ok(answer) if answer.status().is_success() => self.fares.answered(kind),
-            Ok(answer) => self.fares.failed(kind, Cause::of_status(answer.status().as_u16())),
+            // That a version is forgotten is what an API server says.
+            Ok(answer) if answer.status().is_success() || answer.status() == StatusCode::GONE => {
+                self.fares.answered(kind);
+            }
+            Ok(answer) => {
+                self.fares.failed(kind, Cause::Refused(answer.status().as_u16(), said(answer).to_owned()));
+            }
             Err(error) => self.fares.failed(kind, Cause::Silent(innermost(&**error))),
         }
     }
+}
+
+/// What the server says of a refusal: its own words, of which it has few.
+#[derive(Clone)]
+struct Said(String);
+
+/// Bytes of a refusal; a longer one is not read.
+const LONGEST: usize = 4096;
+
+async fn message<B>(body: B) -> Option<String>
+where
+    B: HttpBody<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    let whole = Limited::new(body, LONGEST).collect().await.ok()?.to_bytes();
+    let status: Status = serde_json::from_slice(&whole).ok()?;
+    Some(status.message.replace(char::is_control, " "))
+}
+
+fn said<B>(answer: &Response<B>) -> &str {
+    answer.extensions().get::<Said>().map_or("", |said| &said.0)
 }
 
 /// A server may have us wait, but not for ever: and kube would add any time to
@@ -181,6 +213,10 @@ where
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::StreamBody;
+    use hyper::body::Frame;
+    use tower::ServiceExt;
+
     use super::*;
 
     #[test]
@@ -188,6 +224,52 @@ mod tests {
         assert_eq!(Eye::kind("/api/v1/services"), Some(0));
         assert_eq!(Eye::kind("/k8s/clusters/c-1/apis/discovery.k8s.io/v1/endpointslices"), Some(1));
         assert_eq!(Eye::kind("/apis/causeway.io/v1alpha1"), None);
+    }
+
+    /// What becomes of a watch that is answered so.
+    async fn answered<B>(status: u16, body: B) -> (Vec<(Index, Cause)>, kube::Error)
+    where
+        B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
+    {
+        let fares = Arc::new(Fares::new());
+        let timing = Timing { answer: Duration::from_millis(50), ..Timing::default() };
+        let body = Arc::new(Mutex::new(Some(body)));
+        let server = tower::service_fn(move |_| {
+            let body = body.lock().unwrap().take().unwrap();
+            async move { Ok::<_, BoxError>(Response::builder().status(status).body(body).unwrap()) }
+        });
+        let request = Request::get("/api/v1/services?watch=true").body(Body::empty()).unwrap();
+        let answer = refused(Watchful::new(fares.clone(), timing).layer(server).oneshot(request).await);
+        let error = answer.err().unwrap().downcast::<kube::Error>().unwrap();
+        (fares.troubles().into_iter().map(|(kind, trouble)| (kind, trouble.cause)).collect(), *error)
+    }
+
+    fn words(message: &str) -> Body {
+        serde_json::to_vec(&Status::failure(message, "Why")).unwrap().into()
+    }
+
+    #[tokio::test]
+    async fn what_the_server_says_of_a_refusal_is_in_its_cause() {
+        let (troubles, error) = answered(403, words("you\nmust not")).await;
+        assert_eq!(troubles, [(0, Cause::Refused(403, "you must not".into()))]);
+        assert!(matches!(error, kube::Error::Api(said) if said.message == "you must not"));
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_of_a_refusal_is_left_out() {
+        let silence = futures_util::stream::pending::<Result<Frame<Bytes>, BoxError>>();
+        for (troubles, _) in [
+            answered(502, Body::from(b"<html>".to_vec())).await,
+            answered(502, words(&"x".repeat(LONGEST))).await,
+            answered(502, StreamBody::new(silence)).await,
+        ] {
+            assert_eq!(troubles, [(0, Cause::Refused(502, String::new()))]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_version_that_is_forgotten_is_no_trouble() {
+        assert_eq!(answered(410, Body::empty()).await.0, []);
     }
 
     #[test]
