@@ -1,88 +1,64 @@
 //! Objects of each kind to put into a server.
 
-use std::collections::BTreeSet;
-
-use super::ApiServer;
+use super::{ApiServer, KINDS, Kind};
 use crate::random::Random;
 
-/// Of the kinds below those that may be installed; they have no namespace.
-pub const CLUSTER_WIDE: [&str; 4] = ["AdminNetworkPolicy", "Policy", "VirtualNetwork", "Egress"];
-
-/// An object of kind and number, in one of a few forms.
-pub fn object(random: &mut Random, number: usize) -> (&'static str, String) {
+/// An object of kind and number, in one of a few forms: its name, and the whole.
+pub fn object(random: &mut Random, kind: Kind, number: usize) -> (String, String) {
     let form = random.below(3) + 1;
-    let kinds = [
-        "Service",
-        "EndpointSlice",
-        "Node",
-        "Pod",
-        "Namespace",
-        "NetworkPolicy",
-        "AdminNetworkPolicy",
-        "Policy",
-        "VirtualNetwork",
-        "Egress",
-    ];
-    let kind = *random.pick(&kinds);
-    let yaml = match kind {
-        "Service" => format!(
-            "apiVersion: v1\nkind: Service\nmetadata: {{name: o{number}}}\nspec: {{clusterIP: 10.96.0.{}, ports: [{{port: {form}}}]}}\n",
-            number + 1
-        ),
-        "EndpointSlice" => format!(
-            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: o{number}, labels: {{kubernetes.io/service-name: o{}}}}}\n\
-             addressType: IPv4\nports: [{{port: 8080}}]\nendpoints: [{{addresses: [10.244.{form}.{}]}}]\n",
-            number / 2,
-            number + 1
-        ),
-        "Node" => format!(
-            "apiVersion: v1\nkind: Node\nmetadata: {{name: o{number}}}\nspec: {{podCIDR: 10.{}.0.0/24}}\nstatus: {{addresses: [{{type: InternalIP, address: 192.168.{form}.1}}]}}\n",
-            number + 1
-        ),
-        "Pod" => format!(
-            "apiVersion: v1\nkind: Pod\nmetadata: {{name: o{number}, labels: {{app: a{form}}}}}\nspec: {{nodeName: o1, containers: []}}\nstatus: {{podIP: 10.244.9.{}}}\n",
-            number + 1
-        ),
-        "Namespace" => {
+    let (api, kind, ..) = KINDS[kind];
+    let (mut name, mut labels) = (format!("o{number}"), String::new());
+    let rest = match kind {
+        "Service" => format!("spec: {{clusterIP: 10.96.0.{}, ports: [{{port: {form}}}]}}", number + 1),
+        "EndpointSlice" => {
+            labels = format!("kubernetes.io/service-name: o{}", number / 2);
             format!(
-                "apiVersion: v1\nkind: Namespace\nmetadata: {{name: o{number}, labels: {{team: t{form}}}}}\n"
+                "addressType: IPv4\nports: [{{port: 8080}}]\nendpoints: [{{addresses: [10.244.{form}.{}]}}]",
+                number + 1
             )
         }
-        "NetworkPolicy" => format!(
-            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: o{number}}}\nspec: {{podSelector: {{matchLabels: {{app: a{form}}}}}}}\n"
+        "Node" => format!(
+            "spec: {{podCIDR: 10.{}.0.0/24}}\nstatus: {{addresses: [{{type: InternalIP, address: 192.168.{form}.1}}]}}",
+            number + 1
         ),
-        "AdminNetworkPolicy" => format!(
-            "apiVersion: policy.networking.k8s.io/v1alpha1\nkind: AdminNetworkPolicy\nmetadata: {{name: o{number}}}\n\
-             spec: {{priority: {form}, subject: {{namespaces: {{}}}}, ingress: [{{action: Deny, from: [{{namespaces: {{}}}}]}}]}}\n"
-        ),
-        "VirtualNetwork" => format!(
-            "apiVersion: causeway.io/v1alpha1\nkind: VirtualNetwork\nmetadata: {{name: o{number}}}\nspec: {{members: {{namespaces: {{}}}}, peers: [o{form}]}}\n"
-        ),
-        "Egress" => format!(
-            "apiVersion: causeway.io/v1alpha1\nkind: Egress\nmetadata: {{name: o{number}}}\nspec: {{subject: {{namespaces: {{}}}}, addresses: [192.0.2.{form}], nodes: [o1]}}\n"
-        ),
-        _ => format!(
-            "apiVersion: causeway.io/v1alpha1\nkind: Policy\nmetadata: {{name: o{number}}}\n\
-             spec: {{tier: Admin, priority: {form}, subject: {{namespaces: {{}}}}, ingress: [{{action: Allow, from: [{{namespaces: {{}}}}]}}]}}\n"
-        ),
+        "Pod" => {
+            labels = format!("app: a{form}");
+            format!("spec: {{nodeName: o1, containers: []}}\nstatus: {{podIP: 10.244.9.{}}}", number + 1)
+        }
+        "Namespace" => {
+            labels = format!("team: t{form}");
+            String::new()
+        }
+        "NetworkPolicy" => format!("spec: {{podSelector: {{matchLabels: {{app: a{form}}}}}}}"),
+        "VirtualNetwork" => format!("spec: {{members: {{namespaces: {{}}}}, peers: [o{form}]}}"),
+        "Egress" => {
+            format!("spec: {{subject: {{namespaces: {{}}}}, addresses: [192.0.2.{form}], nodes: [o1]}}")
+        }
+        "BaselineAdminNetworkPolicy" => {
+            // The one that there can be.
+            name = "default".to_owned();
+            denial(&format!("namespaces: {{matchLabels: {{team: t{form}}}}}"), "")
+        }
+        "AdminNetworkPolicy" => denial("namespaces: {}", &format!("priority: {form}, ")),
+        _ => denial("namespaces: {}", &format!("tier: Admin, priority: {form}, ")),
     };
-    (kind, yaml)
+    let metadata = format!("{{name: {name}, labels: {{{labels}}}}}");
+    (name, format!("apiVersion: {api}\nkind: {kind}\nmetadata: {metadata}\n{rest}\n"))
 }
 
-/// The kinds that have something to lose.
-pub const ALL: [&str; 6] = ["Service", "EndpointSlice", "Node", "Pod", "Namespace", "NetworkPolicy"];
+fn denial(subject: &str, order: &str) -> String {
+    format!(
+        "spec: {{{order}subject: {{{subject}}}, ingress: [{{action: Deny, from: [{{namespaces: {{}}}}]}}]}}"
+    )
+}
 
-/// A server with three of each.
+/// A server with three of each kind that every server has.
 pub fn stocked() -> ApiServer {
     let api = ApiServer::local();
     let random = &mut Random::new(1);
     for number in 0..3 {
-        let mut left: BTreeSet<&str> = ALL.into();
-        while !left.is_empty() {
-            let (name, yaml) = object(random, number);
-            if left.remove(name) {
-                api.apply(&yaml);
-            }
+        for kind in (0..KINDS.len()).filter(|kind| KINDS[*kind].4) {
+            api.apply(&object(random, kind, number).1);
         }
     }
     api
