@@ -3,7 +3,7 @@
 
 use std::{
     sync::{Mutex, PoisonError},
-    time::SystemTime,
+    time::{Instant, SystemTime},
 };
 
 use tokio::sync::Notify;
@@ -31,6 +31,8 @@ impl Cause {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
     pub since: SystemTime,
+    /// When it showed last.
+    pub last: Instant,
     pub cause: Cause,
 }
 
@@ -72,12 +74,14 @@ impl Fares {
             let known = fare.trouble.as_ref();
             let same = known.is_some_and(|known| known.cause == cause);
             if !same {
-                // Since it could last be read, whatever the reason was at first.
-                let since = known.map_or_else(SystemTime::now, |known| known.since);
                 tracing::warn!(kind = KINDS[kind].name, ?cause, "cannot be read from the API server");
-                fare.trouble = Some(Trouble { since, cause });
             }
-            !same
+            // What is forbidden still is what policies wait for.
+            let news = !same || cause.is_forbidden();
+            // Since it could last be read, whatever the reason was at first.
+            let since = known.map_or_else(SystemTime::now, |known| known.since);
+            fare.trouble = Some(Trouble { since, last: Instant::now(), cause });
+            news
         });
     }
 
@@ -125,10 +129,18 @@ mod tests {
         let fares = Fares::new();
         assert!(fares.troubles().is_empty());
         fares.failed(2, Cause::Silent("refused".into()));
-        let [(2, first)] = &fares.troubles()[..] else { panic!("{:?}", fares.troubles()) };
+        let trouble = || {
+            let troubles = fares.troubles();
+            let [(2, trouble)] = &troubles[..] else { panic!("{troubles:?}") };
+            trouble.clone()
+        };
+        let mut before = trouble();
         for cause in [Cause::Silent("timed out".into()), Cause::Refused(403, String::new())] {
             fares.failed(2, cause.clone());
-            assert_eq!(fares.troubles(), [(2, Trouble { cause, since: first.since })]);
+            let now = trouble();
+            assert_eq!((&now.cause, now.since), (&cause, before.since));
+            assert!(now.last > before.last);
+            before = now;
         }
         assert_eq!((fares.failures(2), fares.failures(1)), (3, 0));
         fares.answered(2);

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Instant,
 };
 
 use kube::runtime::watcher;
@@ -54,13 +55,15 @@ pub struct Store {
     source: Arc<str>,
     names: Names,
     kinds: Vec<Known>,
+    /// Since when all is known that every server has and policies are about.
+    grounded: Option<Instant>,
     changed: usize,
 }
 
 impl Store {
     pub fn new(source: Arc<str>) -> Self {
         let kinds = KINDS.iter().map(|_| Known::default()).collect();
-        Self { source, names: Names::default(), kinds, changed: 0 }
+        Self { source, names: Names::default(), kinds, grounded: None, changed: 0 }
     }
 
     pub fn take(&mut self, kind: Index, word: Word) {
@@ -132,13 +135,21 @@ impl Store {
     /// Whether policies can be put in force: all that they are about is known,
     /// but for kinds that may be installed and must not be read. Whoever runs
     /// the server has said so; that one does not answer, or not now, anybody may.
-    pub fn settles_policies(&self, troubles: &[(Index, Trouble)]) -> bool {
-        let forbidden = |kind: Index| {
-            KINDS[kind].optional
-                && troubles.iter().any(|(of, trouble)| *of == kind && trouble.cause.is_forbidden())
-        };
+    /// A refusal counts once all else is known: a server that starts may refuse
+    /// what it allows.
+    pub fn settles_policies(&mut self, troubles: &[(Index, Trouble)], now: Instant) -> bool {
         let about = |kind: &Index| matches!(*kind, PODS | NAMESPACES) || KINDS[*kind].kind.is_policy();
-        (0..KINDS.len()).filter(about).all(|kind| self.knows(kind) || forbidden(kind))
+        let (optional, ground): (Vec<Index>, Vec<Index>) =
+            (0..KINDS.len()).filter(about).partition(|kind| KINDS[*kind].optional);
+        if !ground.into_iter().all(|kind| self.knows(kind)) {
+            return false;
+        }
+        let grounded = *self.grounded.get_or_insert(now);
+        let forbidden = |kind| {
+            let still = |trouble: &Trouble| trouble.cause.is_forbidden() && trouble.last > grounded;
+            troubles.iter().any(|(of, trouble)| *of == kind && still(trouble))
+        };
+        optional.into_iter().all(|kind| self.knows(kind) || forbidden(kind))
     }
 
     pub fn whole(&self) -> bool {

@@ -1,3 +1,5 @@
+use std::time::{Duration, SystemTime};
+
 use kube::runtime::watcher::Event as Told;
 use serde_json::json;
 
@@ -105,28 +107,34 @@ fn a_service_waits_for_its_backends_and_a_kind_for_its_list() {
 #[test]
 fn policies_are_settled_without_what_must_not_be_read() {
     let mut store = Store::new("kubernetes".into());
-    let trouble = |cause| Trouble { since: std::time::SystemTime::UNIX_EPOCH, cause };
-    let all = |status| -> Vec<_> {
-        (0..KINDS.len()).map(|kind| (kind, trouble(Cause::Refused(status, String::new())))).collect()
+    let start = Instant::now();
+    let at = |seconds| start + Duration::from_secs(seconds);
+    let all = |status, seconds| -> Vec<(Index, Trouble)> {
+        let cause = || Cause::Refused(status, String::new());
+        let trouble = || Trouble { since: SystemTime::UNIX_EPOCH, last: at(seconds), cause: cause() };
+        (0..KINDS.len()).map(|kind| (kind, trouble())).collect()
     };
-    for kind in [PODS, NAMESPACES, POLICIES] {
-        assert!(!store.settles_policies(&all(403)), "without {}", KINDS[kind].name);
+    for (seconds, kind) in (0..).zip([PODS, NAMESPACES, POLICIES]) {
+        let known = KINDS[kind].name;
+        assert!(!store.settles_policies(&all(403, seconds), at(seconds)), "without {known}");
         told(&mut store, kind, vec![Told::Init, Told::InitDone]);
     }
-    assert!(store.settles_policies(&all(403)), "whatever is known of services");
-    assert!(!store.settles_policies(&[]), "others are to come");
-    assert!(!store.settles_policies(&all(500)), "others may come");
+    assert!(!store.settles_policies(&all(403, 2), at(3)), "that was before the others were known");
+    assert!(!store.settles_policies(&all(403, 3), at(9)), "and so was that");
+    assert!(store.settles_policies(&all(403, 4), at(4)), "whatever is known of services");
+    assert!(!store.settles_policies(&[], at(5)), "others are to come");
+    assert!(!store.settles_policies(&all(500, 6), at(6)), "others may come");
     for kind in (0..KINDS.len()).filter(|&kind| KINDS[kind].optional && KINDS[kind].kind.is_policy()) {
         store.take(kind, Word::Absent);
     }
-    assert!(store.settles_policies(&[]));
+    assert!(store.settles_policies(&[], at(7)));
 }
 
 /// The first list of a large cluster, told of every few milliseconds.
 #[test]
 fn what_is_not_ripe_costs_nothing() {
     let mut store = Store::new("kubernetes".into());
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     told(&mut store, PODS, vec![Told::Init]);
     for number in 0..20_000 {
         let pod = listed(1, &format!("p{number}"), json!({"status": {"podIP": "10.0.0.1"}}));
@@ -134,7 +142,7 @@ fn what_is_not_ripe_costs_nothing() {
         assert!(store.news().is_empty());
     }
     let taken = begun.elapsed();
-    assert!(taken < std::time::Duration::from_secs(10), "{taken:?}");
+    assert!(taken < Duration::from_secs(10), "{taken:?}");
     told(&mut store, PODS, vec![Told::InitDone]);
     assert_eq!(store.news().len(), 20_000);
 }

@@ -23,7 +23,7 @@ pub fn problems(
     let mut problems = Vec::new();
     let first = troubles.iter().filter(|(_, trouble)| all && silence(trouble));
     let first = first.min_by_key(|(_, trouble)| trouble.since);
-    if let Some((_, Trouble { since, cause: Cause::Silent(error) })) = first {
+    if let Some((_, Trouble { since, cause: Cause::Silent(error), .. })) = first {
         let message = format!(
             "does not answer since {} ({error}): its last state is kept until it does",
             moment(*since)
@@ -57,7 +57,7 @@ fn meanwhile(watched: &Watched, trouble: &Trouble, known: bool) -> &'static str 
     }
 }
 
-fn of_kind(watched: &Watched, Trouble { since, cause }: &Trouble) -> String {
+fn of_kind(watched: &Watched, Trouble { since, cause, .. }: &Trouble) -> String {
     let since = moment(*since);
     match cause {
         Cause::Refused(403, _) => {
@@ -70,6 +70,11 @@ fn of_kind(watched: &Watched, Trouble { since, cause }: &Trouble) -> String {
         }
         Cause::Refused(401, _) => format!(
             "cannot be read since {since}: the server does not know the agent's credentials (401), give it others"
+        ),
+        // Only its own lists say that it has none.
+        Cause::Refused(404, _) if watched.optional => format!(
+            "cannot be read since {since}: the server has no {} of {} (404), but its lists of kinds do not say so: is it an API server, and may the agent's account get /apis and /apis/* (deploy/rbac.yaml)?",
+            watched.plural, watched.api
         ),
         Cause::Refused(404, _) => format!(
             "cannot be read since {since}: the server has no {} of {} (404), is it an API server?",
@@ -97,7 +102,7 @@ fn moment(time: SystemTime) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use super::*;
 
@@ -106,7 +111,7 @@ mod tests {
     }
 
     fn trouble(seconds: u64, cause: Cause) -> Trouble {
-        Trouble { since: at(seconds), cause }
+        Trouble { since: at(seconds), last: Instant::now(), cause }
     }
 
     fn silent(seconds: u64) -> Trouble {
@@ -150,7 +155,7 @@ mod tests {
     fn the_remedy_comes_before_what_the_server_says() {
         let [said] = &said(&[(9, refused(404, &"x".repeat(4000)))], false)[..] else { panic!() };
         assert!(
-            said.contains("is it an API server?") && said.ends_with(" (and so on)"),
+            said.contains("may the agent's account get /apis") && said.ends_with(" (and so on)"),
             "{said}"
         );
     }

@@ -61,7 +61,8 @@ impl Listener {
         let watched = &KINDS[self.kind];
         if watched.optional {
             match self.is_served(watched).await {
-                Ok(true) => {}
+                // Who must not ask which kinds there are may yet read this one.
+                Ok(true) | Err(Cause::Refused(403, _)) => {}
                 Ok(false) => {
                     self.fares.understood(self.kind);
                     self.say(Word::Absent).await?;
