@@ -274,7 +274,8 @@ fn a_server_that_vanishes_without_a_word_is_missed() {
     cluster.outside.ip("link set eth0 down");
     let silent = |status: &Status| problems(status).contains("does not answer since 2");
     let begun = Instant::now();
-    agent.wait_status("the silence is said", Duration::from_secs(60), silent);
+    // Half a minute, and a connection that fails.
+    agent.wait_status("the silence is said", Duration::from_secs(45), silent);
     println!("missed after {:?}", begun.elapsed());
     api.apply(&web().yaml());
     cluster.outside.ip("link set eth0 up");
