@@ -117,9 +117,28 @@ impl Fences {
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::oneshot;
+    use std::time::Duration;
+
+    use tokio::{sync::oneshot, time::timeout};
 
     use super::*;
+    use crate::config::Settings;
+
+    #[tokio::test]
+    async fn a_source_that_stops_to_speak_is_missed() {
+        let kubernetes_server = Some("http://127.0.0.1:1".to_owned());
+        let settings = Settings { kubernetes_server, ..Settings::default() };
+        let config = settings.resolve(Settings::default(), &[]).unwrap();
+        let (batches, mut said) = mpsc::channel(1);
+        let mut sources = Sources::spawn(&config, batches).await.unwrap();
+        assert!(!said.recv().await.unwrap().problems.is_empty());
+        timeout(Duration::from_millis(100), sources.died()).await.unwrap_err();
+        // Who finds nobody to tell ends.
+        drop(said);
+        sources.fence(1);
+        let error = timeout(Duration::from_secs(20), sources.died()).await.unwrap();
+        assert_eq!(error.to_string(), "source kubernetes: a task has ended");
+    }
 
     #[test]
     fn an_answer_waits_for_every_source() {
