@@ -9,6 +9,7 @@ use std::{
 use causeway::snapshot::Status;
 use causeway_testkit::{
     apiserver::{ApiServer, Fault, kind},
+    egress,
     server::Server,
     topology::{Cluster, Container, Node, PATIENCE},
 };
@@ -87,6 +88,8 @@ fn a_kind_that_must_not_be_read_holds_up_no_policy() {
     api.install(admin, true);
     api.allow(admin, false);
     api.apply(GUARD);
+    api.install(kind("Egress"), true);
+    api.apply(&egress::manifest(&["n0"]));
     cluster.nodes[0].start_watching(&api, false);
     cluster.nodes[0].agent().wait_up(PATIENCE);
     let village = Village::new(&cluster.nodes[0], &api);
@@ -101,6 +104,8 @@ fn a_kind_that_must_not_be_read_holds_up_no_policy() {
         problems(&status)
     );
     assert!(!status.converged && !status.sources[0].synced, "{status:#?}");
+    // Nor an egress address.
+    egress::wait_held(&cluster, "n0");
 
     cluster.nodes[0].agent_mut().kill9();
     api.delete(kind("NetworkPolicy"), "default", "guard");

@@ -27,6 +27,11 @@ impl Watched {
         self.api.split_once('/').map_or(self.api, |(_, version)| version)
     }
 
+    /// Whether it decides who may talk to whom, and under which address.
+    pub fn is_about_containers(&self) -> bool {
+        !matches!(self.kind, Kind::Service | Kind::EndpointSlice)
+    }
+
     /// The path of all its objects.
     pub fn path(&self) -> String {
         let root = if self.group().is_empty() { "/api" } else { "/apis" };
@@ -40,7 +45,6 @@ pub type Index = usize;
 pub const SERVICES: Index = 0;
 pub const SLICES: Index = 1;
 pub const PODS: Index = 3;
-pub const NAMESPACES: Index = 4;
 
 pub static KINDS: [Watched; 12] = [
     built_in(Kind::Service, "Service", "v1", "services"),
@@ -78,10 +82,7 @@ mod tests {
     fn the_paths_are_those_of_the_api() {
         assert_eq!(KINDS[SERVICES].path(), "/api/v1/services");
         assert_eq!(KINDS[SLICES].path(), "/apis/discovery.k8s.io/v1/endpointslices");
-        assert_eq!(
-            [SLICES, PODS, NAMESPACES].map(|kind| KINDS[kind].kind),
-            [Kind::EndpointSlice, Kind::Pod, Kind::Namespace]
-        );
+        assert_eq!([SLICES, PODS].map(|kind| KINDS[kind].kind), [Kind::EndpointSlice, Kind::Pod]);
         assert!(KINDS.iter().all(|watched| watched.name == watched.kind.to_string()));
     }
 

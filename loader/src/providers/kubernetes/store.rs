@@ -11,7 +11,7 @@ use kube::runtime::watcher;
 
 use super::{
     fare::Trouble,
-    kinds::{Index, KINDS, NAMESPACES, PODS, SERVICES, SLICES},
+    kinds::{Index, KINDS, SERVICES, SLICES},
     listed::Listed,
 };
 use crate::{
@@ -55,7 +55,7 @@ pub struct Store {
     source: Arc<str>,
     names: Names,
     kinds: Vec<Known>,
-    /// Since when all is known that every server has and policies are about.
+    /// Since when all of that is known that every server has.
     grounded: Option<Instant>,
     changed: usize,
 }
@@ -132,13 +132,13 @@ impl Store {
         self.kinds[kind].whole
     }
 
-    /// Whether policies can be put in force: all that they are about is known,
-    /// but for kinds that may be installed and must not be read. Whoever runs
+    /// Whether policies and egress addresses can be put in force: all that they are
+    /// about is known, but for kinds that may be installed and must not be read. Whoever runs
     /// the server has said so; that one does not answer, or not now, anybody may.
     /// A refusal counts once all else is known: a server that starts may refuse
     /// what it allows.
     pub fn settles_policies(&mut self, troubles: &[(Index, Trouble)], now: Instant) -> bool {
-        let about = |kind: &Index| matches!(*kind, PODS | NAMESPACES) || KINDS[*kind].kind.is_policy();
+        let about = |kind: &Index| KINDS[*kind].is_about_containers();
         let (optional, ground): (Vec<Index>, Vec<Index>) =
             (0..KINDS.len()).filter(about).partition(|kind| KINDS[*kind].optional);
         if !ground.into_iter().all(|kind| self.knows(kind)) {

@@ -4,10 +4,12 @@ use kube::runtime::watcher::Event as Told;
 use serde_json::json;
 
 use super::{
-    super::{fare::Cause, listed::OfKind},
+    super::{fare::Cause, kinds::PODS, listed::OfKind},
     *,
 };
 
+const NODES: Index = 2;
+const NAMESPACES: Index = 4;
 const POLICIES: Index = 5;
 
 fn listed(version: u32, name: &str, rest: serde_json::Value) -> Listed {
@@ -114,20 +116,20 @@ fn policies_are_settled_without_what_must_not_be_read() {
         let trouble = || Trouble { since: SystemTime::UNIX_EPOCH, last: at(seconds), cause: cause() };
         (0..KINDS.len()).map(|kind| (kind, trouble())).collect()
     };
-    for (seconds, kind) in (0..).zip([PODS, NAMESPACES, POLICIES]) {
+    for (seconds, kind) in (0..).zip([NODES, PODS, NAMESPACES, POLICIES]) {
         let known = KINDS[kind].name;
         assert!(!store.settles_policies(&all(403, seconds), at(seconds)), "without {known}");
         told(&mut store, kind, vec![Told::Init, Told::InitDone]);
     }
-    assert!(!store.settles_policies(&all(403, 2), at(3)), "that was before the others were known");
-    assert!(!store.settles_policies(&all(403, 3), at(9)), "and so was that");
-    assert!(store.settles_policies(&all(403, 4), at(4)), "whatever is known of services");
-    assert!(!store.settles_policies(&[], at(5)), "others are to come");
-    assert!(!store.settles_policies(&all(500, 6), at(6)), "others may come");
-    for kind in (0..KINDS.len()).filter(|&kind| KINDS[kind].optional && KINDS[kind].kind.is_policy()) {
+    assert!(!store.settles_policies(&all(403, 3), at(4)), "that was before the others were known");
+    assert!(!store.settles_policies(&all(403, 4), at(9)), "and so was that");
+    assert!(store.settles_policies(&all(403, 5), at(5)), "whatever is known of services");
+    assert!(!store.settles_policies(&[], at(6)), "others are to come");
+    assert!(!store.settles_policies(&all(500, 7), at(7)), "others may come");
+    for kind in (0..KINDS.len()).filter(|&kind| KINDS[kind].optional) {
         store.take(kind, Word::Absent);
     }
-    assert!(store.settles_policies(&[], at(7)));
+    assert!(store.settles_policies(&[], at(8)));
 }
 
 /// The first list of a large cluster, told of every few milliseconds.

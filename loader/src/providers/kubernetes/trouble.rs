@@ -45,12 +45,15 @@ pub fn problems(
 
 /// What that means until it is mended.
 fn meanwhile(watched: &Watched, trouble: &Trouble, known: bool) -> &'static str {
-    let of_policies = watched.kind.is_policy() || matches!(watched.kind, Kind::Pod | Kind::Namespace);
     if known {
         "its last state is kept"
-    } else if watched.optional && of_policies && trouble.cause.is_forbidden() {
-        "policies of other kinds hold without it"
-    } else if of_policies {
+    } else if watched.optional && trouble.cause.is_forbidden() {
+        if watched.kind == Kind::Egress {
+            "containers leave as if there were none"
+        } else {
+            "policies of other kinds hold without it"
+        }
+    } else if watched.is_about_containers() {
         "policies stay as they were, and new endpoints are cut off"
     } else {
         "what an earlier agent left is kept"
