@@ -15,7 +15,10 @@ use crate::{
         party::{self, pod_name},
         policy::{Transport, with_given},
     },
-    model::{Model, desired::Frontend},
+    model::{
+        Model,
+        desired::{Clients, Frontend},
+    },
     policy::{Here, Name, Pod, Subject, Talk, Told},
 };
 
@@ -109,7 +112,7 @@ pub fn talks(line: &Line, told: &Told, inputs: &PolicyInputs) -> Result<Vec<Talk
         let first = |list: &[IpAddr]| list.iter().find(|address| address.is_ipv6() == v6).copied();
         let (Some(from), Some(to)) = (first(&from), first(&to)) else { continue };
         let protocol = line.protocol.number(v6);
-        let served = backends(SocketAddr::new(to, line.port), line.protocol, inputs);
+        let served = backends(from, SocketAddr::new(to, line.port), line.protocol, inputs);
         let served = served.unwrap_or_else(|| vec![SocketAddr::new(to, line.port)]);
         talks.extend(served.iter().map(|to| Talk { from, to: to.ip(), protocol, port: to.port() }));
         if served.is_empty() {
@@ -130,8 +133,13 @@ fn addresses_of(party: &str, told: &Told, inputs: &PolicyInputs) -> Result<Vec<I
     party::addresses_of(party, endpoint, |pod| told.pods.get(pod).map(|pod| pod.addresses.clone()))
 }
 
-/// Who serves at a service's address; `None`: it is nobody's.
-fn backends(to: SocketAddr, protocol: Transport, inputs: &PolicyInputs) -> Option<Vec<SocketAddr>> {
+/// Who serves a client at a service's address; `None`: it is nobody's.
+fn backends(
+    from: IpAddr,
+    to: SocketAddr,
+    protocol: Transport,
+    inputs: &PolicyInputs,
+) -> Option<Vec<SocketAddr>> {
     let protocol = match protocol {
         Transport::Tcp => Protocol::Tcp,
         Transport::Udp => Protocol::Udp,
@@ -141,11 +149,15 @@ fn backends(to: SocketAddr, protocol: Transport, inputs: &PolicyInputs) -> Optio
         .services
         .iter()
         .flat_map(|service| service.frontends.iter().map(move |frontend| (service, frontend)));
+    let endpoints = inputs.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
+    let inside = endpoints.chain(&inputs.own).any(|address| *address == from);
+    let others = if inside { Clients::Outside } else { Clients::Inside };
     let holds = |(_, frontend): &(&ServiceInput, &Frontend)| {
         let at_node = frontend.address.is_unspecified()
             && frontend.address.is_ipv4() == to.is_ipv4()
             && inputs.own.contains(&to.ip());
         frontend.protocol == protocol
+            && frontend.clients != others
             && (frontend.address == to.ip() || at_node)
             && (frontend.port..=frontend.end_port).contains(&to.port())
     };
@@ -285,8 +297,30 @@ mod tests {
             inputs.services.reverse();
             for (port, expected) in [(2, "10.0.0.11:2"), (1001, "10.0.0.12:1001"), (1050, "10.0.0.13:80")] {
                 let to = SocketAddr::new("10.96.0.1".parse().unwrap(), port);
-                let served = backends(to, Transport::Tcp, &inputs).unwrap();
+                let served = backends("10.0.0.9".parse().unwrap(), to, Transport::Tcp, &inputs).unwrap();
                 assert_eq!(served, [expected.parse().unwrap()], "port {port}");
+            }
+        }
+    }
+
+    #[test]
+    fn who_comes_from_outside_may_be_served_by_others() {
+        let mut inputs = inputs();
+        let all = inputs.services.remove(0);
+        for (clients, backend) in [(Clients::Inside, "10.0.0.2:80"), (Clients::Outside, "10.0.0.3:80")] {
+            let frontend = Frontend { clients, ..all.frontends[2] };
+            let backends = vec![backend.parse().unwrap()];
+            inputs.services.push(ServiceInput { frontends: vec![frontend], backends, ..all.clone() });
+        }
+        let to = "192.168.0.1:30080".parse().unwrap();
+        // In either order.
+        for _ in 0..2 {
+            inputs.services.reverse();
+            for (from, expected) in
+                [("10.0.0.9", "10.0.0.2:80"), ("192.168.0.1", "10.0.0.2:80"), ("203.0.113.7", "10.0.0.3:80")]
+            {
+                let served = backends(from.parse().unwrap(), to, Transport::Tcp, &inputs).unwrap();
+                assert_eq!(served, [expected.parse().unwrap()], "from {from}");
             }
         }
     }
