@@ -139,10 +139,8 @@ fn services(stands: &[ServiceView], wanted: &[ServiceView]) -> Vec<Change> {
                 ranges.addresses.iter().flat_map(only).collect()
             };
             differences("source range", &allowed(old), &allowed(new), &mut details);
-            let [before, after] = [old, new].map(render::choice);
-            if before != after {
-                details.push(format!("choice: {before} -> {after}"));
-            }
+            alters("choice", &render::choice(old), &render::choice(new), &mut details);
+            alters("silent", &old.silent.to_string(), &new.silent.to_string(), &mut details);
             details
         },
     )
@@ -161,6 +159,7 @@ fn compare_nodes(stands: &[NodeView], wanted: &[NodeView]) -> Vec<Change> {
             differences("address", &old.addresses, &new.addresses, &mut details);
             differences("pod network", &old.pod_cidrs, &new.pod_cidrs, &mut details);
             differences("pod outside", &old.stray_pods, &new.stray_pods, &mut details);
+            alters("zone", render::zone(old), render::zone(new), &mut details);
             details
         },
     )
@@ -187,9 +186,7 @@ fn compare_policies(stands: &[PolicyView], wanted: &[PolicyView]) -> Vec<Change>
                 ]
             };
             for ((what, before), (_, after)) in facts(old).into_iter().zip(facts(new)) {
-                if before != after {
-                    details.push(format!("{what}: {before} -> {after}"));
-                }
+                alters(what, &before, &after, &mut details);
             }
             for (what, before, after) in
                 [("ingress", &old.ingress, &new.ingress), ("egress", &old.egress, &new.egress)]
@@ -222,14 +219,8 @@ fn compare_egress(stands: &[EgressView], wanted: &[EgressView]) -> Vec<Change> {
         |old, new| {
             let mut details = Vec::new();
             differences("address", &old.addresses, &new.addresses, &mut details);
-            for (what, before, after) in [
-                ("subject", &old.subject, &new.subject),
-                ("nodes", &old.nodes.join(" "), &new.nodes.join(" ")),
-            ] {
-                if before != after {
-                    details.push(format!("{what}: {before} -> {after}"));
-                }
-            }
+            alters("subject", &old.subject, &new.subject, &mut details);
+            alters("nodes", &old.nodes.join(" "), &new.nodes.join(" "), &mut details);
             details
         },
     )
@@ -268,6 +259,12 @@ fn differences(what: &str, old: &[String], new: &[String], details: &mut Vec<Str
     let [before, after] = [old, new].map(|items| items.iter().collect::<BTreeSet<_>>());
     details.extend(after.difference(&before).map(|item| format!("+ {what} {item}")));
     details.extend(before.difference(&after).map(|item| format!("- {what} {item}")));
+}
+
+fn alters(what: &str, before: &str, after: &str, details: &mut Vec<String>) {
+    if before != after {
+        details.push(format!("{what}: {before} -> {after}"));
+    }
 }
 
 #[cfg(test)]
@@ -322,12 +319,14 @@ mod tests {
         let plan = Plan { changes: compare_nodes(&stands, &wanted), problems: vec![problem] };
         let expected = "~ node n1\n    + pod network 10.244.9.0/24\n    - pod network 10.244.1.0/24\n! manifests:a.yaml: bad";
         assert_eq!(text(&plan), expected);
+        let moved = NodeView { zone: Some("east".into()), ..stands[0].clone() };
+        assert_eq!(compare_nodes(&stands[..1], &[moved])[0].details, ["zone: - -> east"]);
         let nothing = Plan { changes: compare_nodes(&stands, &stands), problems: Vec::new() };
         assert_eq!(text(&nothing), "nothing would change");
     }
 
     #[test]
-    fn affinity_and_source_ranges_are_compared() {
+    fn what_a_service_asks_for_is_compared() {
         let ranges = |clients: &[&str]| {
             let clients = clients.iter().map(|&net| net.into()).collect();
             Some(SourceRangesView { addresses: vec!["203.0.113.7".into()], clients })
@@ -335,6 +334,7 @@ mod tests {
         let stands = ServiceView { source_ranges: ranges(&[]), ..service("a", &[]) };
         let wanted = ServiceView {
             affinity_seconds: Some(60),
+            silent: true,
             source_ranges: ranges(&["10.0.0.0/8"]),
             ..service("a", &[])
         };
@@ -343,6 +343,7 @@ mod tests {
             "+ source range 10.0.0.0/8 to 203.0.113.7",
             "- source range nobody to 203.0.113.7",
             "choice: rendezvous -> rendezvous, affinity 60 s",
+            "silent: false -> true",
         ];
         assert_eq!(changes[0].details, details);
         assert_eq!(services(std::slice::from_ref(&stands), std::slice::from_ref(&stands)), []);

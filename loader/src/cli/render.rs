@@ -211,9 +211,14 @@ pub fn nodes(views: &[NodeView]) -> String {
             view.addresses.join(", "),
             view.pod_cidrs.join(", "),
             view.stray_pods.len().to_string(),
+            zone(view).to_owned(),
         ]
     });
-    table(&["NODE", "ADDRESSES", "POD NETWORKS", "PODS OUTSIDE"], rows)
+    table(&["NODE", "ADDRESSES", "POD NETWORKS", "PODS OUTSIDE", "ZONE"], rows)
+}
+
+pub fn zone(view: &NodeView) -> &str {
+    view.zone.as_deref().unwrap_or("-")
 }
 
 pub fn flows(views: &[FlowView]) -> String {

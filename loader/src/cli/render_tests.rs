@@ -165,11 +165,14 @@ fn endpoints_nodes_flows_and_counters_are_lists() {
         addresses: vec!["192.168.0.2".into()],
         pod_cidrs: vec!["10.244.1.0/24".into()],
         stray_pods: vec!["10.9.9.9".into()],
-        zone: None,
+        zone: Some("east".into()),
     };
     check(
         &nodes(&[node]),
-        &[" NODE  ADDRESSES    POD NETWORKS   PODS OUTSIDE", " n2    192.168.0.2  10.244.1.0/24  1"],
+        &[
+            " NODE  ADDRESSES    POD NETWORKS   PODS OUTSIDE  ZONE",
+            " n2    192.168.0.2  10.244.1.0/24  1             east",
+        ],
     );
     let flow = FlowView {
         protocol: "TCP".into(),
