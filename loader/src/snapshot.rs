@@ -18,11 +18,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     egress::Standing,
-    event::{Problem, Protocol, policy::Labels},
+    event::{Origin, Problem, Protocol, policy::Labels},
     model::{
-        Selected,
-        desired::{Backend, DesiredState, Endpoint},
-        selection::Fate,
+        Selected, ServiceName,
+        desired::{DesiredState, Endpoint},
     },
     policy::Talk,
 };
@@ -241,61 +240,16 @@ pub struct SelectionRequest {
     pub node: Option<String>,
 }
 
-/// What `causeway explain service -o json` prints.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SelectionReply {
-    /// `namespace/name`.
-    pub service: String,
-    pub node: String,
-    pub zone: Option<String>,
+/// The answer to it.
+#[derive(Clone, Debug)]
+pub struct Selection {
+    pub service: ServiceName,
+    pub node: Arc<str>,
+    pub zone: Option<Arc<str>>,
     /// Of the service object.
-    pub origin: String,
-    pub ports: Vec<SelectionPort>,
-}
-
-/// A port of a service, and its traffic that has the same backends.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SelectionPort {
-    /// As in `causeway show services`.
-    pub name: String,
-    /// `cluster`, or `local`: the endpoints of the node alone.
-    pub scope: String,
-    pub frontends: Vec<String>,
-    pub endpoints: Vec<SelectionEndpoint>,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SelectionEndpoint {
-    /// `address:port`.
-    pub address: String,
-    pub weight: u32,
-    pub node: Option<String>,
-    pub zone: Option<String>,
-    pub serves: bool,
-    /// Why, or why not.
-    pub why: String,
-    /// Of the slice.
-    pub origin: String,
-}
-
-impl From<Selected> for SelectionPort {
-    fn from(selected: Selected) -> Self {
-        let endpoint = |(backend, zone, fate): (Backend, Option<Arc<str>>, Fate)| SelectionEndpoint {
-            address: SocketAddr::new(backend.address, backend.port).to_string(),
-            weight: backend.weight,
-            node: backend.node.as_ref().map(ToString::to_string),
-            zone: zone.as_ref().map(ToString::to_string),
-            serves: fate.serves(),
-            why: fate.to_string(),
-            origin: backend.origin.to_string(),
-        };
-        Self {
-            name: selected.id.to_string(),
-            scope: selected.id.scope.to_string(),
-            frontends: selected.frontends.iter().map(ToString::to_string).collect(),
-            endpoints: selected.endpoints.into_iter().map(endpoint).collect(),
-        }
-    }
+    pub origin: Arc<Origin>,
+    /// Each with what it lacks in the maps of this node, if it is for that.
+    pub ports: Vec<(Selected, Vec<String>)>,
 }
 
 /// What policies are compiled from on this node. The rest of it is the edges'
@@ -368,7 +322,7 @@ pub enum Command {
     Detach(String, Reply<bool>),
     Trace(TraceRequest, Reply<TraceReply>),
     Explain(ExplainRequest, Reply<ExplainReply>),
-    Selection(SelectionRequest, Reply<SelectionReply>),
+    Selection(SelectionRequest, Reply<Selection>),
     /// For `causeway policy rehearse`.
     PolicyGround(Reply<PolicyGround>),
     Flows {

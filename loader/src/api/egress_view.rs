@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
+use super::view::texts;
 use crate::{
     egress::Standing,
     model::desired::{DesiredState, Egress},
@@ -35,8 +36,8 @@ pub fn egresses(desired: &DesiredState, standing: &BTreeMap<Arc<str>, Standing>)
         EgressView {
             name: name.to_string(),
             subject: egress.object.subject.to_string(),
-            addresses: egress.object.addresses.iter().map(ToString::to_string).collect(),
-            nodes: egress.object.nodes.iter().map(ToString::to_string).collect(),
+            addresses: texts(&egress.object.addresses),
+            nodes: texts(&egress.object.nodes),
             holder: holder.map(|holder| holder.to_string()),
             endpoints,
             origin: egress.origin.to_string(),

@@ -5,12 +5,16 @@ use std::{collections::BTreeMap, path::PathBuf};
 use serde_json::{Value, json};
 
 use super::{
+    policy_inputs::{PolicyInputs, ServiceInput},
     refusal::ErrorView,
+    selection_view::{SelectionEndpoint, SelectionPort, SelectionReply},
     view::{
         BackendView, DesiredView, DetachView, EgressView, EndpointView, NodeView, PolicyView, ServiceBackend,
         ServiceView, SourceRangesView, UninstallView, WaitView,
     },
 };
+use crate::event::Protocol;
+use crate::model::desired::{Clients, Frontend};
 use crate::snapshot::{
     AttachRequest, Counter, FlowView, MapUse, ProblemView, SourceStatus, Status, TraceReply, TraceRequest,
 };
@@ -39,11 +43,29 @@ fn every_field_is_documented() {
         ..Status::default()
     };
     let text = String::new;
+    let backend = ServiceBackend { address: text(), weight: 1, node: None, origin: text() };
+    let chosen = SelectionEndpoint { backend: backend.clone(), zone: None, serves: true, why: text() };
+    let port = SelectionPort {
+        name: text(),
+        scope: text(),
+        frontends: vec![],
+        endpoints: vec![chosen],
+        lost: vec![],
+    };
+    let selection =
+        SelectionReply { service: text(), node: text(), zone: None, origin: text(), ports: vec![port] };
+    let frontend = Frontend {
+        clients: Clients::Inside,
+        ..Frontend::at(std::net::Ipv4Addr::UNSPECIFIED.into(), 1, Protocol::Tcp)
+    };
+    let service =
+        ServiceInput { namespace: "".into(), name: "".into(), frontends: vec![frontend], backends: vec![] };
+    let inputs = PolicyInputs { services: vec![service], ..PolicyInputs::default() };
     let service = ServiceView {
         name: text(),
         frontends: Vec::new(),
         algorithm: text(),
-        backends: vec![ServiceBackend { address: text(), weight: 1, node: None, origin: text() }],
+        backends: vec![backend],
         affinity_seconds: None,
         idle_timeout_seconds: None,
         dsr: None,
@@ -118,6 +140,8 @@ fn every_field_is_documented() {
         attach,
         Counter { name: text(), drop: false, packets: 0 },
         WaitView::default(),
+        selection,
+        inputs,
         TraceReply::default(),
         TraceRequest { interface: text(), packet: Vec::new() },
         DetachView { detached: true },

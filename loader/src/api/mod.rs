@@ -5,6 +5,7 @@ mod egress_view;
 pub mod policy_inputs;
 mod policy_view;
 mod refusal;
+pub mod selection_view;
 pub mod server;
 mod socket;
 pub mod view;

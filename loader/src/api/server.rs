@@ -20,6 +20,7 @@ pub use super::socket::bind;
 use super::{
     policy_inputs::PolicyInputs,
     refusal::{Body, Params, Refused, unknown_path, wrong_method},
+    selection_view::{self, SelectionReply},
     view::{self, DesiredView, DetachView, EndpointView, UninstallView, WaitView},
     wait,
 };
@@ -28,7 +29,7 @@ use crate::{
     model::desired::DesiredState,
     snapshot::{
         AttachRequest, COMMAND_TIMEOUT, Command, Counter, ExplainReply, ExplainRequest, FlowView, Handle,
-        RecordedFlows, Reply, SelectionReply, SelectionRequest, TraceReply, TraceRequest,
+        RecordedFlows, Reply, SelectionRequest, TraceReply, TraceRequest,
     },
 };
 
@@ -194,7 +195,8 @@ async fn selection(
     State(handle): State<Handle>,
     Params(request): Params<SelectionRequest>,
 ) -> Answer<SelectionReply> {
-    ask(&handle, |reply| Command::Selection(request, reply)).await.map(Json)
+    let selection = ask(&handle, |reply| Command::Selection(request, reply)).await?;
+    Ok(Json(selection_view::selection(selection)))
 }
 
 async fn trace(State(handle): State<Handle>, Body(request): Body<TraceRequest>) -> Answer<TraceReply> {

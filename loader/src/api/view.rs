@@ -1,14 +1,21 @@
 //! What the API says of services, backends and nodes. Field names are part of
 //! the interface: docs/json.md lists them.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use causeway_schema::choice::RENDEZVOUS_MAX;
 use serde::{Deserialize, Serialize};
 
 pub use super::egress_view::{EgressView, egresses};
 pub use super::policy_view::{PolicyView, policies};
-use crate::{event::SourceRanges, model::desired::DesiredState, snapshot::Attached};
+use crate::{
+    event::SourceRanges,
+    model::desired::{Backend, DesiredState},
+    snapshot::Attached,
+};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServiceView {
@@ -128,6 +135,22 @@ pub struct UninstallView {
     pub uninstalled: bool,
 }
 
+impl From<&Backend> for ServiceBackend {
+    fn from(backend: &Backend) -> Self {
+        Self {
+            address: SocketAddr::new(backend.address, backend.port).to_string(),
+            weight: backend.weight,
+            node: backend.node.as_ref().map(ToString::to_string),
+            origin: backend.origin.to_string(),
+        }
+    }
+}
+
+/// Each as it is written.
+pub(super) fn texts(items: impl IntoIterator<Item = impl ToString>) -> Vec<String> {
+    items.into_iter().map(|item| item.to_string()).collect()
+}
+
 pub fn desired(desired: &DesiredState) -> DesiredView {
     DesiredView {
         revision: desired.revision,
@@ -153,18 +176,9 @@ pub fn services(desired: &DesiredState) -> Vec<ServiceView> {
             };
             ServiceView {
                 name: id.to_string(),
-                frontends: service.frontends.iter().map(ToString::to_string).collect(),
+                frontends: texts(&service.frontends),
                 algorithm: algorithm.into(),
-                backends: service
-                    .backends
-                    .iter()
-                    .map(|backend| ServiceBackend {
-                        address: std::net::SocketAddr::new(backend.address, backend.port).to_string(),
-                        weight: backend.weight,
-                        node: backend.node.as_ref().map(ToString::to_string),
-                        origin: backend.origin.to_string(),
-                    })
-                    .collect(),
+                backends: service.backends.iter().map(ServiceBackend::from).collect(),
                 affinity_seconds: service.options.affinity,
                 idle_timeout_seconds: service.options.idle_timeout,
                 dsr: service.options.dsr.map(|way| way.to_string()),
@@ -178,18 +192,15 @@ pub fn services(desired: &DesiredState) -> Vec<ServiceView> {
 }
 
 fn source_ranges(ranges: &SourceRanges) -> SourceRangesView {
-    SourceRangesView {
-        addresses: ranges.addresses.iter().map(ToString::to_string).collect(),
-        clients: ranges.clients.iter().map(ToString::to_string).collect(),
-    }
+    SourceRangesView { addresses: texts(&ranges.addresses), clients: texts(&ranges.clients) }
 }
 
 pub fn backends(desired: &DesiredState) -> Vec<BackendView> {
-    let mut views: BTreeMap<(std::net::IpAddr, u16), BackendView> = BTreeMap::new();
+    let mut views: BTreeMap<(IpAddr, u16), BackendView> = BTreeMap::new();
     for (id, service) in &desired.services {
         for backend in &service.backends {
             let view = views.entry((backend.address, backend.port)).or_insert_with(|| BackendView {
-                address: std::net::SocketAddr::new(backend.address, backend.port).to_string(),
+                address: SocketAddr::new(backend.address, backend.port).to_string(),
                 node: backend.node.as_ref().map(ToString::to_string),
                 services: BTreeMap::new(),
             });
@@ -200,15 +211,14 @@ pub fn backends(desired: &DesiredState) -> Vec<BackendView> {
 }
 
 pub fn nodes(desired: &DesiredState) -> Vec<NodeView> {
-    let text = |items: &[std::net::IpAddr]| items.iter().map(ToString::to_string).collect();
     desired
         .nodes
         .iter()
         .map(|(name, node)| NodeView {
             name: name.to_string(),
-            addresses: text(&node.addresses),
-            pod_cidrs: node.pod_cidrs.iter().map(ToString::to_string).collect(),
-            stray_pods: text(&node.stray_pods),
+            addresses: texts(&node.addresses),
+            pod_cidrs: texts(&node.pod_cidrs),
+            stray_pods: texts(&node.stray_pods),
             zone: node.zone.as_ref().map(ToString::to_string),
         })
         .collect()
@@ -219,7 +229,7 @@ pub fn endpoint(name: &str, attached: &Attached) -> EndpointView {
     let mac: Vec<String> = endpoint.mac.iter().map(|byte| format!("{byte:02x}")).collect();
     EndpointView {
         name: name.to_owned(),
-        addresses: endpoint.addresses.iter().map(ToString::to_string).collect(),
+        addresses: texts(&endpoint.addresses),
         interface: endpoint.interface.clone(),
         ifindex: endpoint.ifindex,
         mac: mac.join(":"),

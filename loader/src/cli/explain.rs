@@ -7,9 +7,13 @@ use hyper::Method;
 
 use super::Output;
 use crate::{
-    api::client::{ask, get},
+    api::{
+        client::{ask, escape, get},
+        selection_view::{SelectionEndpoint, SelectionReply},
+        view::ServiceBackend,
+    },
     event::Protocol,
-    snapshot::{ExplainReply, ExplainRequest, SelectionEndpoint, SelectionReply, TraceReply},
+    snapshot::{ExplainReply, ExplainRequest, TraceReply},
 };
 
 #[derive(clap::Args, Debug)]
@@ -80,8 +84,9 @@ async fn service(
     socket: &Path,
     output: Output,
 ) -> anyhow::Result<bool> {
-    let node = node.map(|node| format!("&node={node}")).unwrap_or_default();
-    let reply: SelectionReply = get(socket, &format!("/v1/selection?service={service}{node}")).await?;
+    let node = node.map(|node| format!("&node={}", escape(&node))).unwrap_or_default();
+    let path = format!("/v1/selection?service={}{node}", escape(&service));
+    let reply: SelectionReply = get(socket, &path).await?;
     output.print(&reply, selection)?;
     Ok(reply.ports.iter().flat_map(|port| &port.endpoints).any(|endpoint| endpoint.serves))
 }
@@ -96,11 +101,13 @@ fn selection(reply: &SelectionReply) -> String {
             let of = |what: &str, name: &Option<String>| {
                 name.as_ref().map(|name| format!(", {what} {name}")).unwrap_or_default()
             };
-            let place = of("node", &endpoint.node) + &of("zone", &endpoint.zone);
-            let SelectionEndpoint { address, weight, why, origin, .. } = endpoint;
+            let SelectionEndpoint { backend, zone, why, .. } = endpoint;
+            let ServiceBackend { address, weight, node, origin } = backend;
+            let place = of("node", node) + &of("zone", zone);
             let weight = if *weight == 1 { String::new() } else { format!(", weight {weight}") };
             lines.push(format!("  {sign} {address}{place}{weight}: {why} ({origin})"));
         }
+        lines.extend(port.lost.iter().map(|lost| format!("  ! {lost}")));
         if port.endpoints.is_empty() {
             lines.push("  no slice names an endpoint for this port".to_owned());
         }

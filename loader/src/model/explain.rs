@@ -15,20 +15,23 @@ use crate::event::{Object, Origin};
 #[derive(Clone, Debug, PartialEq)]
 pub struct HealthCheck {
     pub port: u16,
-    /// Ready ones of this node, by their addresses.
+    /// Ready ones of this node, by their addresses: those of IPv4, if the service has
+    /// that family.
     pub endpoints: usize,
     pub origin: Arc<Origin>,
 }
 
 impl Model {
     /// What becomes of each endpoint of a service at a node, for each port and scope.
-    pub fn selection(&self, (namespace, name): (&str, &str), node: &str) -> Vec<Selected> {
-        let name: ServiceName = (namespace.into(), name.into());
+    pub fn selection(&self, name: &ServiceName, node: &str) -> Vec<Selected> {
+        self.selected(name, node, |_| true)
+    }
+
+    fn selected(&self, name: &ServiceName, node: &str, wanted: impl Fn(Scope) -> bool) -> Vec<Selected> {
         let Some(said) = self.service_object(&name.0, &name.1) else { return Vec::new() };
-        let slices = self.slices(&name);
-        let ids = merge::ids(&name, Some(said));
-        let selected = |id| merge::selected(id, said, &slices, self.seen_from(node));
-        ids.into_iter().filter_map(selected).collect()
+        let slices = self.slices(name);
+        let ids = merge::ids(name, Some(said)).into_iter().filter(|id| wanted(id.scope));
+        ids.filter_map(|id| merge::selected(id, said, &slices, self.seen_from(node))).collect()
     }
 
     /// What load balancers are to be told of a service, if they ask.
@@ -39,10 +42,13 @@ impl Model {
         if port == 0 {
             return None;
         }
-        let here = self.selection((&name.0, &name.1), &self.here);
-        let local = here.iter().filter(|selected| selected.id.scope == Scope::Local);
-        let ready = local.flat_map(|selected| &selected.endpoints).filter(|(.., fate)| *fate == Fate::Serves);
-        let addresses: BTreeSet<IpAddr> = ready.map(|(backend, ..)| backend.address).collect();
+        let here = self.selected(name, &self.here, |scope| scope == Scope::Local);
+        let endpoints = here.iter().flat_map(|selected| &selected.endpoints);
+        let ready = endpoints.filter(|(.., fate)| *fate == Fate::Serves);
+        let addresses = ready.map(|(backend, ..)| backend.address);
+        // An endpoint of both families is one.
+        let four = object.addresses.iter().any(IpAddr::is_ipv4);
+        let addresses: BTreeSet<IpAddr> = addresses.filter(|address| address.is_ipv4() == four).collect();
         Some(HealthCheck { port, endpoints: addresses.len(), origin: origin.clone() })
     }
 }

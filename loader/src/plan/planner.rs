@@ -210,6 +210,11 @@ impl<A: Family> Planner<A> {
         self.problems.values().flatten().chain(&self.node_problem).chain(self.endpoints.problems())
     }
 
+    /// Those of one service.
+    pub fn problems_of(&self, name: &ServiceId) -> impl Iterator<Item = &Problem> {
+        self.problems.get(name).into_iter().flatten()
+    }
+
     /// What keeps services waiting for room in the maps.
     pub fn waiting(&self) -> impl Iterator<Item = &Problem> {
         self.waiting.iter().filter_map(|name| self.problems.get(name)).flatten()
