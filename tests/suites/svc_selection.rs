@@ -13,7 +13,7 @@ use causeway::{
     event::{Distribution, EndpointState, Place, SliceEndpoint},
     model::{
         desired::Scope,
-        selection::{Here, select},
+        selection::{Choice, Here},
     },
 };
 use causeway_testkit::{manifest::Manifests, topology::Cluster};
@@ -169,16 +169,16 @@ fn the_library_selects_as_documented() {
         let objects: Vec<SliceEndpoint> = case.endpoints.iter().map(Endpoint::object).collect();
         for (node, zone) in ZONES {
             for (scope, expected) in [Scope::Cluster, Scope::Local].into_iter().zip(&case.expected[node]) {
-                let objects: Vec<&SliceEndpoint> = objects.iter().collect();
-                let fates = select(&objects, scope, distribution, Here { node, zone });
-                let chosen = case.endpoints.iter().zip(fates).filter(|(_, fate)| fate.serves());
+                let choice = Choice::of(objects.iter(), scope, distribution, Here { node, zone });
+                let chosen = case.endpoints.iter().zip(&objects);
+                let chosen = chosen.filter(|(_, object)| choice.fate(object).serves());
                 let chosen: BTreeSet<&str> = chosen.map(|(endpoint, _)| endpoint.name).collect();
                 assert_eq!(chosen, *expected, "{}: at {node}, {scope}", case.name);
                 asked += 1;
             }
         }
     }
-    assert!(asked >= 150, "{asked} cases");
+    assert!(asked >= 290, "{asked} cases");
 }
 
 #[test]
@@ -216,7 +216,7 @@ fn an_agent_selects_as_documented_and_says_so() {
                 assert_eq!(chosen, wanted, "{}: at {node}, {scope}: {told}", case.name);
             }
         }
-        // What stands in the maps of this node, which has no zone, is what it says.
+        // It is what this node, which has no zone, wants for its maps.
         let said = agent.cli(&["explain", "service", "default/web"]).json;
         let shown = agent.ask(&["show", "services"]);
         for (port, service) in said["ports"].as_array().unwrap().iter().zip(shown.as_array().unwrap()) {
@@ -235,4 +235,21 @@ fn an_agent_selects_as_documented_and_says_so() {
     assert!(unknown.contains("node n9: no source has such a Node"), "{unknown}");
     let unknown = agent.cli(&["explain", "service", "web-2"]).stderr;
     assert!(unknown.contains("service default/web-2: no source has one"), "{unknown}");
+    // Whatever is typed is a name.
+    for name in ["a b", "web&node=n2", "web#"] {
+        let unknown = agent.cli(&["explain", "service", name]).stderr;
+        assert!(unknown.contains(&format!("service default/{name}: no source has one")), "{unknown}");
+        let unknown = agent.cli(&["explain", "service", "web", "--node", name]).stderr;
+        assert!(unknown.contains(&format!("node {name}: no source has such a Node")), "{unknown}");
+    }
+    // Of what it loses to another, this node says so.
+    let rival = "apiVersion: v1\nkind: Service\nmetadata: {name: a, namespace: default}\nspec:\n  type: NodePort\n  clusterIP: 10.96.0.2\n  externalTrafficPolicy: Local\n  ports: [{name: http, port: 80, nodePort: 30080}]\n";
+    cluster.manifests().write("a.yaml", rival);
+    cluster.wait_converged();
+    let said = agent.cli(&["explain", "service", "web"]).json;
+    for (port, whom) in said["ports"].as_array().unwrap().iter().zip(["", " from outside"]) {
+        let [lost] = &port["lost"].as_array().unwrap()[..] else { panic!("{said}") };
+        let expected = format!("0.0.0.0:30080/TCP{whom} already belongs to service default/a:http");
+        assert!(lost.as_str().unwrap().starts_with(&expected), "{said}");
+    }
 }

@@ -242,7 +242,7 @@ async fn the_desired_state_is_told_at_one_revision() {
                 backends: vec![backend],
                 options: Default::default(),
                 silent: false,
-                terminating: false,
+                terminating: 0,
                 origin,
             };
             let id = ServiceId::new(

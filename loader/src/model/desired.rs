@@ -146,18 +146,24 @@ pub struct Service {
     /// It has no backend, but would have some if its policy allowed those of other
     /// nodes.
     pub silent: bool,
-    /// Its backends terminate, and serve because nobody is ready.
-    pub terminating: bool,
+    /// How many of its endpoints terminate, and serve because nobody is ready.
+    pub terminating: usize,
     pub origin: Arc<Origin>,
 }
 
 impl Service {
     /// Whether the two mean the same to a packet, whoever said so.
     pub fn serves_alike(&self, other: &Self) -> bool {
-        let facts = |backend: &Backend| (backend.address, backend.port, backend.weight, backend.node.clone());
+        fn facts(backend: &Backend) -> impl PartialEq + '_ {
+            (backend.address, backend.port, backend.weight, backend.node.as_deref())
+        }
+        // That matters to who asks for their number alone.
+        let told =
+            |service: &Self| (service.options.traffic.health_check != 0).then_some(service.terminating);
         self.frontends == other.frontends
             && self.options == other.options
-            && (self.silent, self.terminating) == (other.silent, other.terminating)
+            && self.silent == other.silent
+            && told(self) == told(other)
             && self.backends.iter().map(facts).eq(other.backends.iter().map(facts))
     }
 }

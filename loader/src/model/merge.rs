@@ -2,13 +2,14 @@
 //! service or one node?
 
 use std::{
+    cmp::Reverse,
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
 };
 
 use super::desired::{Backend, Clients, Frontend, Node, Scope, Service, ServiceId};
-use super::selection::{Fate, Here, select};
+use super::selection::{Choice, Fate, Here};
 use super::{Said, ServiceName};
 use crate::event::{
     Distribution, NodeObject, Object, ObjectKey, Origin, PodObject, ServiceObject, ServicePort,
@@ -124,26 +125,22 @@ fn candidates<'a>(port: &ServicePort, slices: &[&'a Said]) -> Vec<Candidate<'a>>
     candidates
 }
 
-/// The fate of each candidate, each family by itself.
-fn fates(
-    candidates: &[Candidate<'_>],
+/// Each candidate with its fate, each family by itself.
+fn fates<'a>(
+    candidates: &'a [Candidate<'a>],
     scope: Scope,
     distribution: Option<Distribution>,
-    here: Here<'_>,
-) -> Vec<Fate> {
-    let mut fates = vec![Fate::NotReady; candidates.len()];
-    for six in [false, true] {
-        let (at, endpoints): (Vec<usize>, Vec<&SliceEndpoint>) = candidates
-            .iter()
-            .map(|candidate| candidate.endpoint)
-            .enumerate()
-            .filter(|(_, endpoint)| endpoint.address.is_ipv6() == six)
-            .unzip();
-        for (at, fate) in at.into_iter().zip(select(&endpoints, scope, distribution, here)) {
-            fates[at] = fate;
-        }
-    }
-    fates
+    here: Here<'a>,
+) -> impl Iterator<Item = (&'a Candidate<'a>, Fate)> {
+    let [four, six] = [false, true].map(|six| {
+        let endpoints = candidates.iter().map(|candidate| candidate.endpoint);
+        let family = endpoints.filter(move |endpoint| endpoint.address.is_ipv6() == six);
+        Choice::of(family, scope, distribution, here)
+    });
+    candidates.iter().map(move |candidate| {
+        let choice = if candidate.endpoint.address.is_ipv6() { &six } else { &four };
+        (candidate, choice.fate(candidate.endpoint))
+    })
 }
 
 /// The port of a service, if it has a frontend in its scope.
@@ -157,10 +154,10 @@ pub fn selected(id: ServiceId, said: &Said, slices: &[&Said], here: Here<'_>) ->
     let (object, port) = port(&id, said)?;
     let distribution = object.options.as_ref().and_then(|options| options.traffic.distribution);
     let candidates = candidates(port, slices);
-    let fates = fates(&candidates, id.scope, distribution, here);
     let zone = |candidate: &Candidate<'_>| candidate.endpoint.place.as_ref()?.zone.clone();
-    let endpoints = candidates.iter().zip(fates).map(|(one, fate)| (one.backend(), zone(one), fate));
-    Some(Selected { frontends: frontends(object, port, id.scope), endpoints: endpoints.collect(), id })
+    let fates = fates(&candidates, id.scope, distribution, here);
+    let endpoints = fates.map(|(candidate, fate)| (candidate.backend(), zone(candidate), fate)).collect();
+    Some(Selected { frontends: frontends(object, port, id.scope), endpoints, id })
 }
 
 /// One port of a service object and of the slices that name it, in a scope.
@@ -168,17 +165,22 @@ pub fn service(id: &ServiceId, said: &Said, slices: &[&Said], here: Here<'_>) ->
     let (object, port) = port(id, said)?;
     let options = object.options.as_deref().cloned().unwrap_or_default();
     let candidates = candidates(port, slices);
-    let fates = fates(&candidates, id.scope, options.traffic.distribution, here);
-    let silent = fates.contains(&Fate::OtherNode) && !fates.iter().any(|fate| fate.serves());
-    let terminating = fates.contains(&Fate::ServesTerminating);
-    let serving = candidates.iter().zip(fates).filter(|(_, fate)| fate.serves());
-    let mut backends: Vec<Backend> = serving.map(|(candidate, _)| candidate.backend()).collect();
+    let mut backends: Vec<Backend> = Vec::with_capacity(candidates.len());
+    let (mut elsewhere, mut terminating) = (false, 0);
+    for (candidate, fate) in fates(&candidates, id.scope, options.traffic.distribution, here) {
+        elsewhere |= fate == Fate::OtherNode;
+        terminating += usize::from(fate == Fate::ServesTerminating);
+        if fate.serves() {
+            backends.push(candidate.backend());
+        }
+    }
+    let silent = elsewhere && backends.is_empty();
     // One backend named twice counts once, with its larger weight; the order
     // of the slices decides nothing.
-    let rank = |backend: &Backend| {
-        (backend.address, backend.port, std::cmp::Reverse(backend.weight), backend.origin.clone())
-    };
-    backends.sort_by_cached_key(rank);
+    fn rank(backend: &Backend) -> impl Ord + '_ {
+        (backend.address, backend.port, Reverse(backend.weight), &backend.origin)
+    }
+    backends.sort_by(|one, other| rank(one).cmp(&rank(other)));
     backends.dedup_by_key(|backend| (backend.address, backend.port));
     let frontends = frontends(object, port, id.scope);
     Some(Service { frontends, backends, options, silent, terminating, origin: said.1.clone() })

@@ -8,20 +8,19 @@ pub mod desired;
 mod explain;
 mod merge;
 pub mod selection;
+mod services;
 mod workloads;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     sync::Arc,
 };
 
-use crate::event::{Batch, Event, Kind, Object, ObjectKey, Origin, PodObject, Problem};
+use crate::event::{Batch, Kind, Object, ObjectKey, Origin, PodObject, Problem};
 
-use desired::{DesiredState, Node, PodName, PolicyId, Service, ServiceId};
+use desired::{DesiredState, Node, PodName, PolicyId, ServiceId};
 pub use explain::HealthCheck;
 pub use merge::Selected;
-use selection::Here;
 
 /// An object, and who said it.
 pub type Said = (Arc<Object>, Arc<Origin>);
@@ -204,7 +203,7 @@ impl Model {
             }
         }
         if batch.events.iter().any(|event| self.moves_us(event)) {
-            affected.services.extend(self.service_names());
+            affected.services.extend(self.services_by_zone());
         }
         let before = self.merged(&affected.services);
         for event in batch.events {
@@ -232,22 +231,6 @@ impl Model {
             self.pods_of_nodes = std::mem::take(&mut self.pods_of_nodes).into_iter().collect();
         }
         touched
-    }
-
-    fn service_names(&self) -> impl Iterator<Item = ServiceName> {
-        let objects = self.slots.iter().flat_map(|slot| slot.objects.keys());
-        let named = objects.filter(|key| key.kind == Kind::Service);
-        named.map(|key| (key.namespace.clone(), key.name.clone()))
-    }
-
-    /// Whether an event may bring this node to another zone.
-    fn moves_us(&self, event: &Event) -> bool {
-        let said = event.object.as_ref().map(|(object, _)| &**object);
-        let zone = match said {
-            Some(Object::Node(node)) => node.zone.as_deref(),
-            _ => None,
-        };
-        event.key.kind == Kind::Node && event.key.name == self.here && zone != self.seen_from(&self.here).zone
     }
 
     /// Puts one object into its slot.
@@ -287,70 +270,6 @@ impl Model {
             Some(node) => drop(self.nodes.insert(name, node)),
             None => drop(self.nodes.remove(&name)),
         }
-    }
-
-    /// What all sources say of one service now.
-    pub fn service(&self, id: &ServiceId) -> Option<Service> {
-        let object = self.service_object(&id.namespace, &id.name)?;
-        let slices = self.slices(&(id.namespace.clone(), id.name.clone()));
-        merge::service(id, object, &slices, self.seen_from(&self.here))
-    }
-
-    fn slices(&self, name: &ServiceName) -> Vec<&Said> {
-        members(&self.slices, name.clone())
-            .filter_map(|(index, key)| self.slots.get(index)?.objects.get(key))
-            .collect()
-    }
-
-    /// A node as the selection of endpoints knows it.
-    fn seen_from<'a>(&'a self, node: &'a str) -> Here<'a> {
-        Here { node, zone: self.nodes.get(node).and_then(|node| node.zone.as_deref()) }
-    }
-
-    /// The word of the first source that has a service object.
-    pub fn service_object(&self, namespace: &Arc<str>, name: &Arc<str>) -> Option<&Said> {
-        let key = ObjectKey { kind: Kind::Service, namespace: namespace.clone(), name: name.clone() };
-        self.slots.iter().find_map(|slot| slot.objects.get(&key))
-    }
-
-    /// Who serves a service now, at any of its ports; sorted.
-    pub fn backend_addresses(&self, name: &(Arc<str>, Arc<str>)) -> Vec<IpAddr> {
-        let ids = merge::ids(name, self.service_object(&name.0, &name.1));
-        let services = ids.iter().filter_map(|id| self.service(id));
-        let addresses: BTreeSet<IpAddr> = services
-            .flat_map(|service| service.backends.into_iter().map(|backend| backend.address))
-            .collect();
-        addresses.into_iter().collect()
-    }
-
-    fn ids(&self, names: &BTreeSet<ServiceName>) -> impl Iterator<Item = ServiceId> {
-        names.iter().flat_map(|name| merge::ids(name, self.service_object(&name.0, &name.1)))
-    }
-
-    fn merged(&self, names: &BTreeSet<ServiceName>) -> BTreeMap<ServiceId, Service> {
-        self.ids(names).filter_map(|id| self.service(&id).map(|service| (id, service))).collect()
-    }
-
-    /// The services of these objects that are not as they were.
-    fn compare(
-        &mut self,
-        names: &BTreeSet<ServiceName>,
-        mut before: BTreeMap<ServiceId, Service>,
-    ) -> BTreeSet<ServiceId> {
-        let mut changed = BTreeSet::new();
-        let mut new = 0;
-        for id in self.ids(names) {
-            let known = before.remove(&id);
-            new += usize::from(known.is_none());
-            // That an object moved within its file is no change of what it says.
-            let alike = |known: Service| self.service(&id).is_some_and(|now| known.serves_alike(&now));
-            if !known.is_some_and(alike) {
-                changed.insert(id);
-            }
-        }
-        self.services = self.services + new - before.len();
-        changed.extend(before.into_keys());
-        changed
     }
 }
 

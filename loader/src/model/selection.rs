@@ -51,33 +51,50 @@ impl fmt::Display for Fate {
     }
 }
 
-/// The fate of each endpoint of one family, for the traffic of a scope.
-pub fn select(
-    endpoints: &[&SliceEndpoint],
+/// How endpoints of one family are chosen, for the traffic of a scope.
+pub struct Choice<'a> {
     scope: Scope,
-    distribution: Option<Distribution>,
-    here: Here<'_>,
-) -> Vec<Fate> {
-    let within = |endpoint: &SliceEndpoint| match scope {
+    here: Here<'a>,
+    near: Near,
+    /// None of those within the scope is ready.
+    nobody: bool,
+}
+
+impl<'a> Choice<'a> {
+    /// Among these.
+    pub fn of<'e>(
+        endpoints: impl Iterator<Item = &'e SliceEndpoint> + Clone,
+        scope: Scope,
+        distribution: Option<Distribution>,
+        here: Here<'a>,
+    ) -> Self {
+        let mut ready = endpoints.filter(|one| one.state == EndpointState::Ready);
+        let near = match scope {
+            Scope::Cluster => Near::of(ready.clone(), distribution, here),
+            Scope::Local => Near::All,
+        };
+        let nobody = !ready.any(|endpoint| within(scope, endpoint, here));
+        Self { scope, here, near, nobody }
+    }
+
+    /// Of one of them.
+    pub fn fate(&self, endpoint: &SliceEndpoint) -> Fate {
+        match endpoint.state {
+            EndpointState::NotReady => Fate::NotReady,
+            _ if !within(self.scope, endpoint, self.here) => Fate::OtherNode,
+            EndpointState::Draining if self.nobody => Fate::ServesTerminating,
+            EndpointState::Draining => Fate::Terminating,
+            EndpointState::Ready if self.near.has(endpoint, self.here) => Fate::Serves,
+            EndpointState::Ready => Fate::Elsewhere,
+        }
+    }
+}
+
+fn within(scope: Scope, endpoint: &SliceEndpoint, here: Here<'_>) -> bool {
+    match scope {
         Scope::Cluster => true,
         Scope::Local => endpoint.node.as_deref() == Some(here.node),
-    };
-    let ready: Vec<&SliceEndpoint> =
-        endpoints.iter().copied().filter(|one| one.state == EndpointState::Ready).collect();
-    let nobody = !ready.iter().any(|endpoint| within(endpoint));
-    let near = match scope {
-        Scope::Cluster => Near::of(&ready, distribution, here),
-        Scope::Local => Near::All,
-    };
-    let fate = |endpoint: &&SliceEndpoint| match endpoint.state {
-        EndpointState::NotReady => Fate::NotReady,
-        _ if !within(endpoint) => Fate::OtherNode,
-        EndpointState::Draining if nobody => Fate::ServesTerminating,
-        EndpointState::Draining => Fate::Terminating,
-        EndpointState::Ready if near.has(endpoint, here) => Fate::Serves,
-        EndpointState::Ready => Fate::Elsewhere,
-    };
-    endpoints.iter().map(fate).collect()
+    }
 }
 
 /// Which of the ready endpoints are for a node.
@@ -95,8 +112,12 @@ impl Near {
     /// Hints count when all ready endpoints have them and one is for this node, or
     /// its zone. Where none has any, as in manifests that no controller has seen,
     /// the service's own wish decides by where endpoints are.
-    fn of(ready: &[&SliceEndpoint], distribution: Option<Distribution>, here: Here<'_>) -> Self {
-        let some = |near: &Self| ready.iter().any(|endpoint| near.has(endpoint, here));
+    fn of<'e>(
+        ready: impl Iterator<Item = &'e SliceEndpoint> + Clone,
+        distribution: Option<Distribution>,
+        here: Here<'_>,
+    ) -> Self {
+        let some = |near: &Self| ready.clone().any(|endpoint| near.has(endpoint, here));
         let hinted = |by_node: bool| {
             let hints = |endpoint: &SliceEndpoint| {
                 let place = endpoint.place.as_deref();
@@ -104,7 +125,7 @@ impl Near {
                     !(if by_node { &place.for_nodes } else { &place.for_zones }).is_empty()
                 })
             };
-            (ready.iter().all(|endpoint| hints(endpoint)), ready.iter().any(|endpoint| hints(endpoint)))
+            (ready.clone().all(hints), ready.clone().any(hints))
         };
         let ((all_nodes, any_node), (all_zones, any_zone)) = (hinted(true), hinted(false));
         if all_nodes && some(&Near::HintedNode) {

@@ -3,8 +3,6 @@
 
 use std::sync::Arc;
 
-use proptest::prelude::*;
-
 use super::*;
 use crate::event::{
     EndpointState, Event, NodeObject, PodObject, Protocol, ServiceObject, ServicePort, SliceEndpoint,
@@ -171,66 +169,9 @@ fn pod_object(name: &str, object: PodObject) -> Event {
     event(Kind::Pod, name, Some(Object::Pod(Arc::new(object))))
 }
 
-fn pod(name: &str, node: u8, host: u8) -> Event {
-    let (node, addresses) = (Some(format!("n{node}").into()), vec![[10, 244, host, 1].into()]);
-    pod_object(name, PodObject { node, addresses, ..PodObject::default() })
-}
-
-fn node(name: u8, net: u8) -> Event {
-    let pod_cidrs = vec![format!("10.244.{net}.0/24").parse().unwrap()];
-    let object = NodeObject { addresses: vec![[192, 168, 0, net].into()], pod_cidrs, zone: None };
-    event(Kind::Node, &format!("n{name}"), Some(Object::Node(object)))
-}
-
-fn any_event() -> impl Strategy<Value = Event> {
-    let name = 0u8..4;
-    prop_oneof![
-        (name.clone(), 0u8..3, proptest::collection::btree_set(80u16..83, 0..3)).prop_map(
-            |(n, host, ports)| { service(&format!("svc{n}"), host, &ports.into_iter().collect::<Vec<_>>()) }
-        ),
-        (name.clone(), 0u8..4, 80u16..83, 0u32..3, proptest::collection::vec((0u8..5, any::<bool>()), 0..4))
-            .prop_map(|(n, svc, port, weight, b)| slice(
-                &format!("sl{n}"),
-                &format!("svc{svc}"),
-                port,
-                weight,
-                &b
-            )),
-        (name.clone(), 0u8..3, 0u8..4).prop_map(|(n, node, host)| pod(&format!("pod{n}"), node, host)),
-        (0u8..3, 0u8..3).prop_map(|(n, net)| node(n, net)),
-        (0u8..3).prop_map(|n| event(Kind::Node, &format!("n{n}"), None)),
-        name.clone().prop_map(|n| event(Kind::Pod, &format!("pod{n}"), None)),
-        name.clone().prop_map(|n| event(Kind::Service, &format!("svc{n}"), None)),
-        name.clone().prop_map(|n| event(Kind::EndpointSlice, &format!("sl{n}"), None)),
-        (name.clone(), 0u8..2).prop_map(|(n, team)| workloads::namespace(&format!("ns{n}"), Some(team))),
-        name.clone().prop_map(|n| workloads::namespace(&format!("ns{n}"), None)),
-        (name.clone(), any::<bool>()).prop_map(|(n, audit)| workloads::policy(&format!("p{n}"), Some(audit))),
-        name.prop_map(|n| workloads::policy(&format!("p{n}"), None)),
-    ]
-}
-
+#[path = "tests/any.rs"]
+mod any;
+#[path = "tests/traffic.rs"]
+mod traffic;
 #[path = "tests/workloads.rs"]
 mod workloads;
-
-proptest! {
-    /// Whatever came before, in whatever batches: what stands last decides.
-    #[test]
-    fn only_the_last_word_on_each_object_counts(events in proptest::collection::vec(any_event(), 1..40), cut in 1usize..7) {
-        let mut step_by_step = Model::new(&["a".into()], "here");
-        for chunk in events.chunks(cut) {
-            step_by_step.apply(batch("a", chunk.to_vec()));
-        }
-        let mut last = BTreeMap::new();
-        for event in events {
-            last.insert(event.key.clone(), event);
-        }
-        let mut at_once = Model::new(&["a".into()], "here");
-        at_once.apply(batch("a", last.into_values().rev().collect()));
-        prop_assert_eq!(&step_by_step.desired().services, &at_once.desired().services);
-        let [last, once] = [step_by_step.desired(), at_once.desired()];
-        prop_assert_eq!(&last.nodes, &once.nodes);
-        prop_assert_eq!((&last.namespaces, &last.pods), (&once.namespaces, &once.pods));
-        prop_assert_eq!(&last.policies, &once.policies);
-        prop_assert_eq!(step_by_step.policy_count(), last.policies.len());
-    }
-}

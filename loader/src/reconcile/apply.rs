@@ -12,6 +12,10 @@ use crate::{event::Batch, heap, kernel::routes, model::Touched};
 /// were read back at once.
 const SOON: Duration = Duration::from_millis(20);
 
+/// Services that are merged once and held for both families; more are merged twice,
+/// one at a time.
+const FEW: usize = 1000;
+
 /// Events after which memory is given back.
 const MANY: usize = 1000;
 
@@ -33,10 +37,15 @@ impl Agent {
             self.desired = Weak::new();
         }
         if !touched.services.is_empty() {
-            // Merged twice, one at a time, rather than all held at once.
             let (model, services) = (&self.model, &touched.services);
-            let changes = || services.iter().map(|id| (id, model.service(id)));
-            let written = (self.v4.update(changes()), self.v6.update(changes()));
+            let merged = || services.iter().map(|id| (id, model.service(id)));
+            let written = if services.len() <= FEW {
+                let merged: Vec<_> = merged().collect();
+                let changes = || merged.iter().map(|(id, service)| (*id, service.as_ref()));
+                (self.v4.update(changes()), self.v6.update(changes()))
+            } else {
+                (self.v4.update(merged()), self.v6.update(merged()))
+            };
             self.note_written(written);
             self.attach_from_host();
             self.last_apply = start.elapsed();

@@ -2,6 +2,7 @@
 //! flows. The agent has two, alike in everything.
 
 use std::{
+    borrow::Borrow,
     collections::BTreeMap,
     io,
     net::{IpAddr, SocketAddr},
@@ -98,9 +99,9 @@ impl<A: Family> Plane<A> {
     ///
     /// # Errors
     /// What the maps refused; the next audit tries again.
-    pub fn update<'a>(
+    pub fn update<'a, S: Borrow<Service>>(
         &mut self,
-        changes: impl Iterator<Item = (&'a ServiceId, Option<Service>)>,
+        changes: impl Iterator<Item = (&'a ServiceId, Option<S>)>,
     ) -> Result<(), String> {
         let steps = self.planner.update(changes);
         self.write(&steps)
