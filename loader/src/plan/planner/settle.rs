@@ -7,10 +7,10 @@ use std::collections::BTreeSet;
 use causeway_schema::{FrontendKey, Port, PortRange, Target, choice::Lot, choice::maglev, hash};
 
 use super::{Entry, Place, Planner};
-use crate::event::{Problem, Protocol};
-use crate::model::desired::{Frontend, ServiceId};
+use crate::event::Problem;
+use crate::model::desired::ServiceId;
 use crate::plan::wanted::Wanted;
-use crate::plan::{Family, Map};
+use crate::plan::{Family, Map, describe};
 
 /// Why a set of backends has no table.
 enum NoTable {
@@ -121,7 +121,7 @@ impl<A: Family> Planner<A> {
                 Some(owner) if owner < name => {
                     let message = format!(
                         "{} already belongs to service {owner}: give one of them another address or port",
-                        Shown(key)
+                        describe::frontend(&key)
                     );
                     problems.push(entry.wanted.problem(name, "spec.clusterIP", message));
                     self.rivals.add(key, name);
@@ -318,17 +318,4 @@ pub(in crate::plan) fn full_message(map: Map, rows: u32) -> String {
         other => other,
     };
     format!("map {map} is full ({rows} rows): raise capacity.{setting}")
-}
-
-/// A key as a frontend of the model, for messages.
-struct Shown<A>(FrontendKey<A>);
-
-impl<A: Family> std::fmt::Display for Shown<A> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Shown(key) = self;
-        match Protocol::from_number(key.protocol) {
-            Some(protocol) => Frontend::at(key.addr.to_ip(), key.port.get(), protocol).fmt(f),
-            None => write!(f, "{}", key.addr.to_ip()),
-        }
-    }
 }

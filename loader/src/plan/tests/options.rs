@@ -9,7 +9,7 @@ use causeway_schema::{
 use super::world::*;
 use crate::event::{Dsr, Protocol, ServiceOptions};
 use crate::kernel::memory::Contents;
-use crate::model::desired::Service;
+use crate::model::desired::{self, Clients, Service};
 use crate::plan::{Capacity, Digest, Family, Planner};
 
 /// The service at a frontend has just the rows that it wants.
@@ -28,7 +28,8 @@ pub fn check(node: &Node, key: &FrontendKey<V4>, wanted: &Service) {
     };
     let tcp = wanted.frontends.iter().any(|frontend| frontend.protocol == Protocol::Tcp);
     let proxy = if wanted.options.proxy && tcp { Row::PROXY } else { 0 };
-    assert_eq!(service.flags, affinity | dsr | proxy);
+    let silent = if wanted.silent { Row::SILENT } else { 0 };
+    assert_eq!(service.flags, affinity | dsr | proxy | silent);
     let name = node.planner.service_of(frontend.service).unwrap();
     let settings = |timeout| Member::settings(Group::of(&name.namespace, &name.name), timeout);
     let there = rows.members.get(&MemberKey::settings(frontend.service)).copied();
@@ -45,9 +46,12 @@ pub fn check(node: &Node, key: &FrontendKey<V4>, wanted: &Service) {
 fn check_ranges(rows: &Contents<V4>, key: &FrontendKey<V4>, wanted: &Service) {
     let row = lead(rows, key).unwrap();
     let ranges = wanted.options.source_ranges.as_ref();
-    let restricted =
-        ranges.is_some_and(|ranges| ranges.addresses.contains(&std::net::Ipv4Addr::from(key.addr).into()));
-    assert_eq!(row.flags == Frontend::SOURCE_RANGES, restricted, "{row:?}");
+    let restricted = if addressed(ranges, key.addr.to_ip()) { Frontend::SOURCE_RANGES } else { 0 };
+    let inside = |frontend: &desired::Frontend| {
+        frontend.address == key.addr.to_ip() && frontend.clients == Clients::Inside
+    };
+    let outside = if wanted.frontends.iter().any(inside) { Frontend::OUTSIDE } else { 0 };
+    assert_eq!(row.flags, restricted | outside, "{row:?}");
     let clients = ranges.map_or(&[][..], |ranges| &ranges.clients);
     let expected = if wanted.frontends.iter().any(|frontend| addressed(ranges, frontend.address)) {
         clients.iter().filter(|net| net.addr().is_ipv4()).count()
@@ -71,11 +75,12 @@ pub fn check_prefix(before: &Contents<V4>, now: &Contents<V4>, after: &Contents<
     for (key, member) in now.members.iter().filter(|(_, member)| member.backend != Member::NONE) {
         assert_eq!(now.backends[member.backend as usize].addr, key.backend);
     }
-    let closed = |rows: &Contents<V4>, key| lead(rows, key).is_none_or(|row| row.flags != 0);
+    let closed =
+        |rows: &Contents<V4>, key| lead(rows, key).is_none_or(|row| row.flags & Frontend::SOURCE_RANGES != 0);
     for key in all_answers(now).keys() {
         let row = lead(now, key).unwrap();
         if closed(before, key) && closed(after, key) {
-            assert!(row.flags != 0, "{key:?} is open to all");
+            assert!(row.flags & Frontend::SOURCE_RANGES != 0, "{key:?} is open to all");
             let known = [before, after].map(|rows| ranges_of(rows, row.service));
             assert!(ranges_of(now, row.service).is_subset(&(&known[0] | &known[1])));
         }

@@ -6,13 +6,14 @@ use std::net::IpAddr;
 use causeway_schema::{FrontendKey, PORT_RANGES, Port, V4};
 
 use super::world::*;
-use crate::model::desired::{Frontend, Service};
+use crate::model::desired::{Clients, Frontend, Service};
 use crate::plan::{Capacity, Digest, Planner, Step};
 
 /// Gives every port that is no frontend of its own to whom it belongs: to the
 /// smallest service with a range of some ports, or else of all.
 pub fn add_owners<'a>(desired: &'a Services, owners: &mut BTreeMap<FrontendKey<V4>, &'a Service>) {
-    let ranges = |service: &'a Service| service.frontends.iter().filter(|frontend| frontend.is_range());
+    let is_own = |frontend: &&Frontend| frontend.is_range() && frontend.clients != Clients::Outside;
+    let ranges = |service: &'a Service| service.frontends.iter().filter(is_own);
     let overlap =
         |a: &Frontend, b: &Frontend| a.address == b.address && a.port <= b.end_port && b.port <= a.end_port;
     let whole = |range: &Frontend| (range.port, range.end_port) == (1, u16::MAX);

@@ -19,8 +19,7 @@ proptest! {
             }
         }
         let contested = node.planner.problems().filter(|problem| problem.field == "spec.clusterIP").count();
-        let all = node.desired.values().flat_map(|service| &service.frontends);
-        let claims = all.filter(|frontend| !frontend.is_range()).count();
+        let claims: usize = node.desired.values().map(|service| keys(service).len()).sum();
         let rows = &node.tables.contents().frontends;
         let rows = rows.keys().filter(|key| key.port != causeway_schema::Port::NONE).count();
         prop_assert_eq!(contested, claims - rows);

@@ -3,6 +3,7 @@
 use causeway_schema::Port;
 
 use super::world::*;
+use crate::model::desired::Clients;
 use crate::plan::Step;
 
 fn generation(node: &Node, name: &str) -> u32 {
@@ -64,9 +65,12 @@ fn a_backend_that_moves_between_services_keeps_its_id() {
 
 #[test]
 fn the_smaller_name_has_a_contested_frontend_and_the_other_waits() {
-    let (a, b) = (service(&[(1, 80)], &[(1, 80, 1)]), service(&[(1, 80), (2, 80)], &[(2, 80, 1)]));
-    for order in [["a", "b"], ["b", "a"]] {
+    let (a, b) = (service(&[(2, 80)], &[(1, 80, 1)]), service(&[(2, 80), (3, 80)], &[(2, 80, 1)]));
+    let cases = [["a", "b"], ["b", "a"]].map(|order| [(order, Clients::All), (order, Clients::Outside)]);
+    for (order, whom) in cases.concat() {
         let mut node = Node::new(small());
+        let [a, b] = [&a, &b].map(|service| clients(service.clone(), whom));
+        let from = if whom == Clients::Outside { " from outside" } else { "" };
         for name in order {
             node.change(&[(id(name), Some(if name == "a" { a.clone() } else { b.clone() }))]);
         }
@@ -74,10 +78,10 @@ fn the_smaller_name_has_a_contested_frontend_and_the_other_waits() {
         let problems: Vec<String> = node.planner.problems().map(ToString::to_string).collect();
         assert_eq!(
             problems,
-            [
-                "test:a.yaml#1: Service default/b: spec.clusterIP: 10.96.0.1:80/TCP already belongs to service \
+            [format!(
+                "test:a.yaml#1: Service default/b: spec.clusterIP: 10.96.0.2:80/TCP{from} already belongs to service \
               default/a: give one of them another address or port"
-            ]
+            )]
         );
         node.change(&[(id("a"), None)]);
         check_against_desired(&node);

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use crate::event::{Dsr, Origin, Protocol, ServiceOptions, SourceRanges, Traffic};
 use crate::kernel::Tables;
 use crate::kernel::memory::{Contents, MemoryTables};
-use crate::model::desired::{Backend, Frontend, Scope, Service, ServiceId};
+use crate::model::desired::{Backend, Clients, Frontend, Scope, Service, ServiceId};
 use crate::plan::{Capacity, GRACE, Planner, Step, audit, confirm};
 
 pub type Services = BTreeMap<ServiceId, Service>;
@@ -56,6 +56,14 @@ pub fn ranged(mut service: Service, vips: &[u8], (first, last): (u16, u16)) -> S
     }
     service.frontends.sort();
     service.frontends.dedup();
+    service
+}
+
+/// With VIPs from the second on for these clients alone.
+pub fn clients(mut service: Service, clients: Clients) -> Service {
+    let first = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1));
+    let others = service.frontends.iter_mut().filter(|frontend| frontend.address != first);
+    others.for_each(|frontend| frontend.clients = clients);
     service
 }
 
@@ -124,17 +132,21 @@ pub fn change() -> impl Strategy<Value = Change> {
     let spans = vec![(70, 90), (80, 81), (81, 99), (91, 99), (1, 65_535)];
     let vips = proptest::sample::subsequence(vec![1, 2, 3, 4], 1..3);
     let ranges = prop_oneof![1 => Just(None), 1 => (vips, proptest::sample::select(spans)).prop_map(Some)];
-    let set =
-        (frontends, backends, options, ranges).prop_map(|(frontends, mut backends, options, ranges)| {
+    let whom = proptest::sample::select(vec![Clients::All, Clients::All, Clients::Inside, Clients::Outside]);
+    let silent = prop_oneof![4 => Just(false), 1 => Just(true)];
+    let set = (frontends, backends, options, ranges, whom, silent).prop_map(
+        |(frontends, mut backends, options, ranges, whom, silent)| {
             if let Some((_, (first, 65_535))) = ranges {
                 backends.iter_mut().for_each(|(_, port, _)| *port = first + *port % 2);
             }
-            let plain = Service { options, ..service(&frontends, &backends) };
-            Some(match ranges {
+            let plain = Service { options, silent, ..service(&frontends, &backends) };
+            let plain = match ranges {
                 Some((vips, span)) => ranged(plain, &vips, span),
                 None => plain,
-            })
-        });
+            };
+            Some(clients(plain, whom))
+        },
+    );
     (name, prop_oneof![4 => set, 1 => Just(None)])
 }
 
@@ -291,13 +303,26 @@ pub fn fitting(service: &Service) -> impl Iterator<Item = &Backend> {
     service.backends.iter().filter(move |backend| backend.port.checked_add(span).is_some())
 }
 
+/// The frontends that are rows of their own.
+pub fn keys(service: &Service) -> BTreeSet<FrontendKey<V4>> {
+    let key = |frontend: &Frontend| {
+        let IpAddr::V4(address) = frontend.address else { return None };
+        let key = FrontendKey::new(address.into(), Port::new(frontend.port), 6);
+        match frontend.clients {
+            // A range as well: it is found by the row for all others.
+            Clients::Outside => Some(key.for_outside(Port::new(frontend.end_port))),
+            _ => (!frontend.is_range()).then_some(key),
+        }
+    };
+    service.frontends.iter().filter_map(key).collect()
+}
+
 /// Each frontend's answers are of the service that it belongs to.
 pub fn check_against_desired(node: &Node) {
     let mut owners: BTreeMap<FrontendKey<V4>, &Service> = BTreeMap::new();
     for service in node.desired.values() {
-        for frontend in service.frontends.iter().filter(|frontend| !frontend.is_range()) {
-            let IpAddr::V4(address) = frontend.address else { continue };
-            owners.entry(FrontendKey::new(address.into(), Port::new(frontend.port), 6)).or_insert(service);
+        for key in keys(service) {
+            owners.entry(key).or_insert(service);
         }
     }
     super::port_ranges::add_owners(&node.desired, &mut owners);
