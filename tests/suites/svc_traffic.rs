@@ -1,9 +1,8 @@
 //! SVC-23: do traffic policies send packets where they should? From outside to a
 //! node's own endpoints under the client's own address, from containers to all of
-//! them, and nobody anywhere while a node has none; and what do load balancers hear?
+//! them, and nobody anywhere while a node has none.
 
 use std::{
-    io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
@@ -21,7 +20,6 @@ use causeway_testkit::{
 };
 
 const NODE_PORT: u16 = 30_080;
-const HEALTH: u16 = 30_081;
 const REQUESTS: u64 = 100;
 /// How long nobody is heard where nobody is to answer.
 const SILENCE: Duration = Duration::from_millis(1500);
@@ -44,14 +42,11 @@ impl Rig {
     }
 
     /// All servers but those of the node that is left out.
-    fn serve(&self, service: &Service, without: Option<&str>, draining: &[&str]) {
-        let addresses = |wanted: &dyn Fn(&str) -> bool| -> Vec<IpAddr> {
-            let chosen = self.servers.iter().filter(|(at, _)| wanted(&at.name));
-            chosen.flat_map(|(at, _)| [at.address.into(), at.address6.unwrap().into()]).collect()
-        };
-        let there = addresses(&|name| without.is_none_or(|node| !name.contains(node)));
-        let leaving = addresses(&|name| draining.contains(&name));
-        self.cluster.manifests().service(service, &service.slice(&there).placed().draining(&leaving));
+    fn serve(&self, service: &Service, without: Option<&str>) {
+        let chosen = self.servers.iter().filter(|(at, _)| without.is_none_or(|node| !at.name.contains(node)));
+        let there: Vec<IpAddr> =
+            chosen.flat_map(|(at, _)| [at.address.into(), at.address6.unwrap().into()]).collect();
+        self.cluster.manifests().service(service, &service.slice(&there).placed());
         self.cluster.wait_converged();
     }
 
@@ -73,10 +68,7 @@ fn service() -> Service {
 }
 
 fn external_local() -> Service {
-    service()
-        .with("type: LoadBalancer")
-        .with("externalTrafficPolicy: Local")
-        .with(&format!("healthCheckNodePort: {HEALTH}"))
+    service().with("type: LoadBalancer").with("externalTrafficPolicy: Local")
 }
 
 fn both() -> [(Protocol, bool); 4] {
@@ -104,7 +96,7 @@ fn silent(from: &Netns, to: SocketAddr) {
 #[test]
 fn who_comes_from_outside_is_served_by_the_nodes_own_under_its_own_address() {
     let mut rig = Rig::new();
-    rig.serve(&external_local(), None, &[]);
+    rig.serve(&external_local(), None);
     let check = |rig: &Rig, state: &str| {
         for (protocol, six) in both() {
             let outside: IpAddr = if six { outside_address6().into() } else { outside_address().into() };
@@ -147,7 +139,7 @@ fn who_comes_from_outside_is_served_by_the_nodes_own_under_its_own_address() {
 #[test]
 fn a_node_without_endpoints_keeps_silent_and_others_go_on() {
     let rig = Rig::new();
-    rig.serve(&external_local(), Some("-n0-"), &[]);
+    rig.serve(&external_local(), Some("-n0-"));
     let dropped = || rig.cluster.nodes[0].agent().counters()["drop_no_local_backend"];
     for six in [false, true] {
         let before = dropped();
@@ -173,7 +165,7 @@ fn a_node_without_endpoints_keeps_silent_and_others_go_on() {
 fn inside_the_nodes_own_serve_alone_if_the_service_wants_it() {
     let rig = Rig::new();
     let internal = service().with("type: NodePort").with("internalTrafficPolicy: Local");
-    rig.serve(&internal, None, &[]);
+    rig.serve(&internal, None);
     for (protocol, six) in both() {
         for (node, client) in rig.clients.iter().enumerate() {
             let report = rig.ask(&client.netns, cluster_address(six, protocol), protocol);
@@ -187,7 +179,7 @@ fn inside_the_nodes_own_serve_alone_if_the_service_wants_it() {
         let report = rig.ask(&rig.cluster.outside, rig.node_port(0, six), protocol);
         assert_eq!(report.by_server.len(), 4, "{report}");
     }
-    rig.serve(&internal, Some("-n0-"), &[]);
+    rig.serve(&internal, Some("-n0-"));
     for six in [false, true] {
         silent(&rig.clients[0].netns, cluster_address(six, Protocol::Tcp));
         let report = rig.ask(&rig.clients[1].netns, cluster_address(six, Protocol::Tcp), Protocol::Tcp);
@@ -204,7 +196,7 @@ fn inside_the_nodes_own_serve_alone_if_the_service_wants_it() {
 fn policies_change_and_nothing_open_is_lost() {
     let rig = Rig::new();
     let (cluster, local) = (service().with("type: NodePort"), external_local());
-    rig.serve(&cluster, None, &[]);
+    rig.serve(&cluster, None);
     let interval = Duration::from_millis(10);
     let mut streams = Vec::new();
     for six in [false, true] {
@@ -213,7 +205,7 @@ fn policies_change_and_nothing_open_is_lost() {
         streams.push(Streams::open(&rig.clients[0].netns, to, 10, interval));
     }
     for round in 0..6 {
-        rig.serve(if round % 2 == 0 { &local } else { &cluster }, None, &[]);
+        rig.serve(if round % 2 == 0 { &local } else { &cluster }, None);
         for six in [false, true] {
             let report = rig.ask(&rig.cluster.outside, rig.node_port(0, six), Protocol::Tcp);
             assert_eq!(report.by_server.len(), if round % 2 == 0 { 2 } else { 4 }, "{report}");
@@ -242,7 +234,7 @@ fn affinity_source_ranges_and_port_ranges_hold_under_a_local_policy() {
     let span = local("span", 4, Port::udp(20_000, 9100).through(20_009));
     let closed = local("closed", 5, Port::tcp(80, 8080)).with("loadBalancerSourceRanges: [203.0.113.0/24]");
     for service in [&sticky, &span, &closed] {
-        rig.serve(service, None, &[]);
+        rig.serve(service, None);
     }
     let status = "status:\n  loadBalancer:\n    ingress: [{ip: 10.96.0.25}]\n";
     rig.cluster.manifests().write("closed.service.yaml", &format!("{}{status}", closed.yaml()));
@@ -267,67 +259,6 @@ fn affinity_source_ranges_and_port_ranges_hold_under_a_local_policy() {
     silent(outside, SocketAddr::new([10, 96, 0, 25].into(), 80));
     let dropped = rig.cluster.nodes[0].agent().counters()["drop_source_range"];
     assert!(dropped > 0);
-}
-
-/// What a load balancer hears at a node: the status, and the body.
-fn health(rig: &Rig, address: IpAddr) -> Option<(String, String)> {
-    rig.cluster.outside.run(|| {
-        let mut stream = TcpStream::connect_timeout(&SocketAddr::new(address, HEALTH), SILENCE).ok()?;
-        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        Some((head.to_owned(), body.to_owned()))
-    })
-}
-
-#[test]
-fn load_balancers_hear_how_many_endpoints_a_node_has() {
-    let rig = Rig::new();
-    let local = external_local();
-    let check = |node: u8, endpoints: usize| {
-        for address in [IpAddr::from(node_address(node)), node_address6(node).into()] {
-            let (head, body) = health(&rig, address).expect("nobody listens");
-            let status = if endpoints > 0 { "HTTP/1.1 200 OK" } else { "HTTP/1.1 503 Service Unavailable" };
-            assert!(head.starts_with(status), "{head}");
-            let weight = format!("x-load-balancing-endpoint-weight: {endpoints}");
-            assert!(head.lines().any(|line| line == weight), "{head}");
-            let told: serde_json::Value = serde_json::from_str(&body).unwrap();
-            let service = serde_json::json!({"namespace": "default", "name": "web"});
-            let expected = serde_json::json!({
-                "service": service, "localEndpoints": endpoints, "serviceProxyHealthy": true,
-            });
-            assert_eq!(told, expected);
-        }
-    };
-    rig.serve(&local, None, &[]);
-    // Each has an address of either family.
-    check(0, 4);
-    rig.serve(&local, None, &["web-n0-0"]);
-    check(0, 2);
-    // All of them terminate: they serve, but nobody new is to come here.
-    rig.serve(&local, None, &["web-n0-0", "web-n0-1"]);
-    check(0, 0);
-    check(1, 4);
-    rig.ask(&rig.cluster.outside, rig.node_port(0, false), Protocol::Tcp);
-    rig.serve(&local, Some("-n0-"), &[]);
-    check(0, 0);
-
-    // Another service with the same port is told so, and the first is served on.
-    let other =
-        Service { name: "other".into(), address: vip(2), address6: Some(vip6(2)), ..external_local() };
-    let other = Service {
-        ports: vec![Port::tcp(80, 8080)],
-        spec: other.spec.replace("0.8", "0.9").replace("::8", "::9"),
-        ..other
-    };
-    rig.serve(&other, None, &[]);
-    let status = rig.cluster.nodes[0].agent().status();
-    let told = status.problems.iter().find(|problem| problem.field == "spec.healthCheckNodePort");
-    assert!(told.unwrap().message.contains("is that of service default/"), "{:?}", status.problems);
-    rig.cluster.manifests().remove("other.service.yaml");
-    rig.serve(&service().with("type: LoadBalancer"), None, &[]);
-    assert!(health(&rig, node_address(0).into()).is_none(), "it is no longer wanted");
 }
 
 /// `trafficDistribution`, by where nodes and endpoints are.
@@ -358,6 +289,15 @@ fn the_same_zone_is_preferred_and_nodes_may_move() {
     for six in [false, true] {
         assert_eq!(servers(six), ["web-n0-0", "web-n0-1"], "in the east");
     }
+    // What a controller has found better comes before.
+    let hinted = placed.replace("zone: west\n", "zone: west\n  hints: {forZones: [{name: east}]}\n");
+    let hinted = hinted.replace("zone: east\n", "zone: east\n  hints: {forZones: [{name: west}]}\n");
+    rig.cluster.manifests().write("web.slice.yaml", &hinted);
+    rig.cluster.wait_converged();
+    for six in [false, true] {
+        assert_eq!(servers(six), ["web-n1-0", "web-n1-1"], "hinted to the east");
+    }
+    rig.cluster.manifests().write("web.slice.yaml", &placed);
     zones(["west", "west"]);
     rig.cluster.wait_converged();
     for six in [false, true] {

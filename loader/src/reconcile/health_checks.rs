@@ -2,18 +2,17 @@
 //! `healthCheckNodePort` of services whose external traffic policy is Local, and
 //! send to the nodes that have some.
 //!
-//! The answer is kube-proxy's, as load balancers of clouds know it.
+//! The answer is kube-proxy's, as load balancers of clouds know it: one family's
+//! number.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
 };
 
+use arc_swap::ArcSwap;
 use axum::{
     Json, Router,
     extract::State,
@@ -21,7 +20,8 @@ use axum::{
     response::IntoResponse,
 };
 use serde::Serialize;
-use tokio::task::JoinHandle;
+use socket2::{Domain, Socket, Type};
+use tokio::sync::oneshot;
 
 use super::agent::Agent;
 use crate::{
@@ -31,6 +31,9 @@ use crate::{
 
 /// How many endpoints there are, for who knows of no status codes.
 const WEIGHT: &str = "x-load-balancing-endpoint-weight";
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 128;
 
 #[derive(Default)]
 pub(super) struct HealthChecks {
@@ -42,22 +45,30 @@ pub(super) struct HealthChecks {
 
 /// One port that is served.
 struct Check {
+    told: Arc<ArcSwap<Told>>,
+    /// Nothing is sent: the port is served until this is dropped.
+    _serving: oneshot::Sender<()>,
+}
+
+/// What whoever asks is told.
+struct Told {
     service: ServiceName,
-    endpoints: Arc<AtomicUsize>,
-    task: JoinHandle<()>,
+    endpoints: usize,
 }
 
 impl Drop for Check {
     fn drop(&mut self) {
-        self.task.abort();
+        // An answer may be on its way.
+        let service = self.told.load().service.clone();
+        self.told.store(Arc::new(Told { service, endpoints: 0 }));
     }
 }
 
 impl Agent {
     /// Tells load balancers what has changed.
     pub(super) fn tell_health_checks(&mut self, touched: &Touched) {
-        for id in &touched.services {
-            let name = (id.namespace.clone(), id.name.clone());
+        let names = touched.services.iter().map(|id| (id.namespace.clone(), id.name.clone()));
+        for name in names.collect::<BTreeSet<ServiceName>>() {
             match self.model.health_check(&name) {
                 Some(check) => drop(self.health_checks.wanted.insert(name, check)),
                 None => drop(self.health_checks.wanted.remove(&name)),
@@ -74,23 +85,18 @@ impl HealthChecks {
 
     /// Serves what is wanted; what cannot be is tried again the next time.
     pub fn settle(&mut self) {
+        let owners = self.owners();
         let Self { wanted, serving, problems } = self;
-        serving.retain(|port, check| wanted.get(&check.service).is_some_and(|wanted| wanted.port == *port));
+        serving.retain(|port, _| owners.contains_key(port));
         problems.clear();
         for (service, HealthCheck { port, endpoints, origin }) in wanted {
-            let lack = match serving.get(port) {
-                Some(check) if check.service == *service => {
-                    check.endpoints.store(*endpoints, Ordering::Relaxed);
-                    continue;
-                }
-                Some(Check { service: (namespace, name), .. }) => {
+            let told = Told { service: service.clone(), endpoints: *endpoints };
+            let lack = match owners.get(port).filter(|owner| *owner != service) {
+                Some((namespace, name)) => {
                     format!("{port} is that of service {namespace}/{name}: give one of them another")
                 }
-                None => match Check::start(service.clone(), *port, *endpoints) {
-                    Ok(check) => {
-                        serving.insert(*port, check);
-                        continue;
-                    }
+                None => match serve(serving, *port, told) {
+                    Ok(()) => continue,
                     Err(error) => {
                         format!(
                             "{port} cannot be listened on: {error}; load balancers take this node for dead"
@@ -107,25 +113,61 @@ impl HealthChecks {
             problems.insert(service.clone(), problem);
         }
     }
+
+    /// Who has each port: whoever had it and still wants it, or the first.
+    fn owners(&self) -> BTreeMap<u16, ServiceName> {
+        let had = self.serving.iter().map(|(port, check)| (*port, check.told.load().service.clone()));
+        let wants = |(port, name): &(u16, ServiceName)| {
+            self.wanted.get(name).is_some_and(|wanted| wanted.port == *port)
+        };
+        let mut owners: BTreeMap<u16, ServiceName> = had.filter(wants).collect();
+        for (service, check) in &self.wanted {
+            owners.entry(check.port).or_insert_with(|| service.clone());
+        }
+        owners
+    }
+}
+
+/// A port that is served already goes on, whoever it was for.
+fn serve(serving: &mut BTreeMap<u16, Check>, port: u16, told: Told) -> io::Result<()> {
+    match serving.get(&port) {
+        Some(check) => check.told.store(Arc::new(told)),
+        None => drop(serving.insert(port, Check::start(port, told)?)),
+    }
+    Ok(())
 }
 
 impl Check {
-    fn start(service: ServiceName, port: u16, endpoints: usize) -> io::Result<Self> {
+    fn start(port: u16, told: Told) -> io::Result<Self> {
         // Of both families, unless the host has but one.
-        let any: [SocketAddr; 2] =
-            [(Ipv6Addr::UNSPECIFIED, port).into(), (Ipv4Addr::UNSPECIFIED, port).into()];
-        let listener = TcpListener::bind(&any[..])?;
-        listener.set_nonblocking(true)?;
+        let listener = listen((Ipv6Addr::UNSPECIFIED, port).into())
+            .or_else(|_| listen((Ipv4Addr::UNSPECIFIED, port).into()))?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        let endpoints = Arc::new(AtomicUsize::new(endpoints));
-        let router = Router::new().fallback(answer).with_state((service.clone(), endpoints.clone()));
-        let task = tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, router).await {
+        let told = Arc::new(ArcSwap::from_pointee(told));
+        let router = Router::new().fallback(answer).with_state(told.clone());
+        let (serving, ended) = oneshot::channel();
+        // Connections that are kept end with it, too.
+        let server = axum::serve(listener, router).with_graceful_shutdown(async { drop(ended.await) });
+        tokio::spawn(async move {
+            if let Err(error) = server.await {
                 tracing::error!(%error, port, "a health check has ended");
             }
         });
-        Ok(Self { service, endpoints, task })
+        Ok(Self { told, _serving: serving })
     }
+}
+
+/// Whatever `net.ipv6.bindv6only` says, a socket of IPv6 serves IPv4 as well.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 #[derive(Serialize)]
@@ -143,13 +185,12 @@ struct Named {
     name: Arc<str>,
 }
 
-async fn answer(
-    State(((namespace, name), endpoints)): State<(ServiceName, Arc<AtomicUsize>)>,
-) -> impl IntoResponse {
-    let local_endpoints = endpoints.load(Ordering::Relaxed);
+async fn answer(State(told): State<Arc<ArcSwap<Told>>>) -> impl IntoResponse {
+    let told = told.load_full();
+    let (namespace, name) = told.service.clone();
+    let local_endpoints = told.endpoints;
     let status = if local_endpoints > 0 { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let service = Named { namespace, name };
-    let answer = Answer { service, local_endpoints, service_proxy_healthy: true };
+    let answer = Answer { service: Named { namespace, name }, local_endpoints, service_proxy_healthy: true };
     let headers = [
         (header::X_CONTENT_TYPE_OPTIONS.as_str(), "nosniff".to_owned()),
         (WEIGHT, local_endpoints.to_string()),
