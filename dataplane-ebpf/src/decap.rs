@@ -17,10 +17,10 @@ use crate::{
     count, deliver,
     encap::SAME,
     family::Family,
-    flow::{self, Serving},
-    fragment, gateway, icmp, jump,
+    flow, fragment, gateway, icmp, jump,
     loose::{self, Loose, Part},
     nat::Begins,
+    new_flow::Serving,
     pipeline::Side,
     policy,
     refuse::Refuse,
@@ -122,7 +122,7 @@ fn leave<A: Refuse>(ctx: &TcContext, loose: &mut Loose<A>, address: A, dry: bool
     }
     if let Some(entry) = flow::find_now(&loose.packet, ctx.ifindex(), dry) {
         let Some(pair) = A::pair() else { return Step::End(Verdict::DropInconsistent) };
-        // SAFETY: as in `flow::pair`, and map values stay readable until the
+        // SAFETY: as in `new_flow::pair`, and map values stay readable until the
         // program ends (RCU).
         let flow = unsafe { &*entry };
         if flow::is_slow(flow) || loose.part != Part::Whole {

@@ -37,7 +37,7 @@ pub const SAME: u32 = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET;
 #[inline(always)]
 pub fn run<A: Refuse>(ctx: &TcContext) -> i32 {
     let (Some(loose), Some(pair)) = (loose::held::<A>(), A::pair()) else { return act::broken(ctx) };
-    // SAFETY: as in `flow::pair`.
+    // SAFETY: as in `new_flow::pair`.
     let flow = unsafe { &mut (*pair).request };
     if !loose.translated {
         *flow = begun(loose);

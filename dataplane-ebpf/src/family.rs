@@ -18,11 +18,11 @@ use network_types::{
 use crate::{
     cache::Line,
     context::Context,
-    flow::Pair,
     fragment::{Datagram, Queue, Routed},
     jump,
     loose::Loose,
     maps,
+    new_flow::Pair,
     source_range::Sourced,
     tables::tables,
 };

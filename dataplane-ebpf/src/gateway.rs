@@ -9,10 +9,10 @@ use crate::{
     act::{self, Decision},
     egress, encap,
     family::Family,
-    flow::Serving,
     fragment, jump,
     loose::{self, Loose},
     nat::Begins,
+    new_flow::Serving,
     packet::Packet,
     policy,
     refuse::Refuse,
@@ -26,7 +26,7 @@ pub fn run<A: Refuse>(ctx: &TcContext) -> i32 {
     let (Some(loose), Some(pair)) = (loose::held::<A>(), A::pair()) else { return act::broken(ctx) };
     let side = loose.side;
     if loose.translated {
-        // SAFETY: as in `flow::pair`.
+        // SAFETY: as in `new_flow::pair`.
         let flow = unsafe { &(*pair).request };
         let decision = send(ctx, loose, flow);
         return slow::finish(ctx, side, loose, decision);

@@ -215,7 +215,7 @@ fn error<A: Read + Icmp>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> O
         // About an answer that a backend elsewhere has sent itself, or to a
         // container whose packets leave by another node.
         if let Some(pair) = A::pair() {
-            // SAFETY: as in `flow::pair`.
+            // SAFETY: as in `new_flow::pair`.
             unsafe { (*pair).request = *entry };
             loose.translated = true;
             jump::to(ctx, side, slow::carrier::<A>(entry.flags));
@@ -276,7 +276,7 @@ fn translate<A: Read + Icmp>(
     if outer.src == inner.dst {
         after.src = entry.src;
     }
-    // SAFETY: as in `flow::pair`.
+    // SAFETY: as in `new_flow::pair`.
     let outside = unsafe { &mut (*A::pair()?).request };
     *outside = Flow { hop: entry.hop, ..Flow::translating(outer, &after) };
     let check_at = (loose.l4 + CHECKSUM) as usize;

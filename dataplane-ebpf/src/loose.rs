@@ -91,7 +91,7 @@ impl<A: Family> Loose<A> {
 /// What this CPU has read of the packet at hand, for the next program.
 #[inline(always)]
 pub fn held<A: Family>() -> Option<&'static mut Loose<A>> {
-    // SAFETY: as in `flow::pair`.
+    // SAFETY: as in `new_flow::pair`.
     A::loose(0).map(|loose| unsafe { &mut *loose })
 }
 

@@ -27,6 +27,7 @@ mod loose;
 mod maps;
 mod nat;
 mod nd;
+mod new_flow;
 mod outer_error;
 mod own_socket;
 mod packet;

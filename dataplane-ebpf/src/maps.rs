@@ -18,10 +18,10 @@ use causeway_schema::{
 
 use crate::{
     cache::{self, Line},
-    flow::Pair,
     fragment::{self, Datagram, Held, Queue, Routed},
     jump,
     loose::Loose,
+    new_flow::Pair,
     source_range::Sourced,
 };
 

@@ -12,7 +12,8 @@ use causeway_schema::{
 use crate::{
     cache, count,
     family::Family,
-    flow::{self, Created, Serving},
+    flow,
+    new_flow::{self, Created, Serving},
 };
 
 /// A flow that is to begin: the tuple that its packets are to have, what it
@@ -59,7 +60,7 @@ pub fn create<A: Family>(before: &FlowKey<A>, begins: &mut Begins<A>, dry: bool)
         return Outcome::Again;
     }
     let after = &begins.after;
-    let Some(pair) = flow::pair(before, after, &begins.serving, begins.hop) else { return Outcome::Full };
+    let Some(pair) = new_flow::pair(before, after, &begins.serving, begins.hop) else { return Outcome::Full };
     pair.request.flags = begins.flags;
     pair.reply.flags |= begins.flags & (flags::PROXY | flags::OPENED);
     if free && dry {
@@ -68,7 +69,7 @@ pub fn create<A: Family>(before: &FlowKey<A>, begins: &mut Begins<A>, dry: bool)
     if !free {
         return Outcome::NoPort;
     }
-    match flow::create(before, pair) {
+    match new_flow::create(before, pair) {
         Created::Yes => {
             if after.src != before.src || after.src_port != before.src_port {
                 count::event(Event::FlowTranslated);

@@ -13,8 +13,10 @@ use crate::{
     deliver::{self, Way},
     egress,
     family::Family,
-    flow::{self, Created, Found, Serving},
-    jump, own_socket,
+    flow::{self, Found},
+    jump,
+    new_flow::{self, Created, Serving},
+    own_socket,
     packet::{self, Frame, Packet},
     policy,
     rewrite::L4,
@@ -161,12 +163,12 @@ fn first<A: Family>(
     let mut after = *key;
     (after.dst, after.dst_port) = (backend.addr, backend.port);
     let serving = Serving { service: frontend.service, generation: service.generation, backend: backend.id };
-    let Some(pair) = flow::pair(key, &after, &serving, hop) else { return Decision::slow() };
+    let Some(pair) = new_flow::pair(key, &after, &serving, hop) else { return Decision::slow() };
     // A trace only asks whether the answers' tuple is free.
     let created = if dry {
         !flow::is_known(&pair.request.twin(key.protocol))
     } else {
-        matches!(flow::create(key, pair), Created::Yes)
+        matches!(new_flow::create(key, pair), Created::Yes)
     };
     if !created {
         return Decision::slow();

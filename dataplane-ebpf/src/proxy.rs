@@ -108,7 +108,7 @@ pub fn may_begin<A: Refuse>(ctx: &TcContext, loose: &mut Loose<A>) -> bool {
 #[inline(always)]
 pub fn run<A: Refuse>(ctx: &TcContext) -> i32 {
     let (Some(loose), Some(pair)) = (loose::held::<A>(), A::pair()) else { return act::broken(ctx) };
-    // SAFETY: as in `flow::pair`.
+    // SAFETY: as in `new_flow::pair`.
     let flow = unsafe { &(*pair).request };
     (loose.service, loose.backend) = (flow.service, flow.backend);
     let side = loose.side;

@@ -165,7 +165,7 @@ fn way<A: Refuse>(ctx: &TcContext, loose: &Loose<A>) -> Way {
     if loose.translated
         && let Some(pair) = A::pair()
     {
-        // SAFETY: as in `flow::pair`.
+        // SAFETY: as in `new_flow::pair`.
         unsafe { (src, dst) = ((*pair).request.src, (*pair).request.dst) };
     }
     deliver::way(ctx, &loose.packet, src, dst)

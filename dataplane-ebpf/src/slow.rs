@@ -43,7 +43,7 @@ pub fn go_on<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>, step:
     let target = match step {
         Step::Translate(flow) => {
             if let Some(pair) = A::pair() {
-                // SAFETY: as in `flow::pair`.
+                // SAFETY: as in `new_flow::pair`.
                 unsafe { (*pair).request = *flow };
                 loose.translated = true;
             }
@@ -109,7 +109,7 @@ pub fn begin<A: Refuse>(ctx: &TcContext) -> i32 {
 #[inline(always)]
 pub fn carry<A: Refuse>(ctx: &TcContext, side: Side) -> i32 {
     let (Some(loose), Some(pair)) = (loose::held::<A>(), A::pair()) else { return act::broken(ctx) };
-    // SAFETY: as in `flow::pair`.
+    // SAFETY: as in `new_flow::pair`.
     let flow = unsafe { &(*pair).request };
     let decision = if loose.translated { translated(ctx, loose, flow) } else { plain(ctx, side, loose) };
     finish(ctx, side, loose, decision)
@@ -121,7 +121,7 @@ pub fn carry<A: Refuse>(ctx: &TcContext, side: Side) -> i32 {
 pub fn known<A: Family>(ctx: &TcContext, loose: &mut Loose<A>) -> Option<jump::Target> {
     let entry = flow::find_now(&loose.packet, ctx.ifindex(), trace::is_dry(ctx))?;
     if let Some(pair) = A::pair() {
-        // SAFETY: as in `flow::pair`, and map values stay readable.
+        // SAFETY: as in `new_flow::pair`, and map values stay readable.
         unsafe { (*pair).request = *entry };
         loose.translated = true;
     }
