@@ -328,8 +328,8 @@ impl Oracle {
         }
         let goes_on = match way(scene, hop_of(world, dst), packet.src.ip(), dst) {
             Ok(forward::Way::Container { .. }) => true,
-            Ok(forward::Way::Out { .. }) => scene.is_inside(),
-            Err(_) => false,
+            Ok(forward::Way::Out { .. } | forward::Way::Host) => scene.is_inside(),
+            Err(end) => scene.is_inside() && end.verdict == Verdict::StackHost,
         };
         if packet.opens_connection() && self.awaits_answers(packet) && goes_on {
             // To a container's own address, but its answers would be taken for

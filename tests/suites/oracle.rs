@@ -42,6 +42,7 @@ const UNSEEN: [&str; 13] = [
     "drop_egress_closed",
     "encapsulated",
     "decapsulated",
+    "host_answered",
 ];
 
 /// What `TC_ACT_*` and `XDP_*` call them.

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use causeway_schema::{GATEWAY_MAC, Hop, Port, V4, V6, Verdict, hash::flow_hash};
+use causeway_schema::{GATEWAY_MAC, Hop, Port, TraceRecord, V4, V6, Verdict, hash::flow_hash};
 
 use super::{End, Flow, Leaving, Outcome, Route, Scene, Side, local};
 use crate::{
@@ -20,8 +20,15 @@ impl Side {
 
 /// Where a packet goes once its addresses are final.
 pub(super) enum Way {
-    Container { ifindex: u32, mac: [u8; 6] },
-    Out { ifindex: u32 },
+    Container {
+        ifindex: u32,
+        mac: [u8; 6],
+    },
+    Out {
+        ifindex: u32,
+    },
+    /// To a socket of the node.
+    Host,
 }
 
 /// The packet in a frame, or the end of a frame that needs no more.
@@ -70,7 +77,15 @@ pub(super) fn ifindex_of(world: &World, address: IpAddr) -> Option<u32> {
 
 /// A packet of a flow.
 pub(super) fn translated(scene: &Scene, packet: &Parsed, flow: &Flow) -> Outcome {
+    let host = scene.world.node.address(packet.is_v6()) == Some(flow.dst.ip());
+    let by_name = flow.service != TraceRecord::NONE && !flow.is_reply && flow.hop == Hop::NONE;
+    if host && by_name {
+        return leave(scene, packet, Way::Host, Some((flow.src, flow.dst)));
+    }
     match way(scene, flow.hop, flow.src.ip(), flow.dst.ip()) {
+        Err(end) if answers_by_here(scene, &end, flow.src.ip()) => {
+            leave(scene, packet, Way::Host, Some((flow.src, flow.dst)))
+        }
         Ok(way) => leave(scene, packet, way, Some((flow.src, flow.dst))),
         Err(end) if end.verdict == Verdict::DropTooBig => {
             if packet.dont_fragment || packet.ttl <= 1 {
@@ -83,6 +98,12 @@ pub(super) fn translated(scene: &Scene, packet: &Parsed, flow: &Flow) -> Outcome
         // The stack would see a translated packet it knows nothing of.
         Err(_) => Err(Verdict::DropNoRoute.into()),
     }
+}
+
+/// Whether the node is where a packet goes, and answers by the interface that it
+/// came by.
+pub(super) fn answers_by_here(scene: &Scene, end: &End, source: IpAddr) -> bool {
+    end.verdict == Verdict::StackHost && ifindex_of(scene.world, source) == Some(scene.side.ifindex())
 }
 
 /// A packet to no service.
@@ -163,6 +184,7 @@ pub(super) fn sent(mut out: Vec<u8>, way: Way) -> Leaving {
         }
         // The kernel writes the neighbour's address on the way out.
         Way::Out { ifindex } => Leaving::new(Verdict::Forwarded, ifindex, out),
+        Way::Host => Leaving::new(Verdict::StackHost, 0, out),
     }
 }
 

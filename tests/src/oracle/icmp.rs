@@ -91,6 +91,7 @@ fn translated_error(
     let way = match way(scene, answers.hop, from.ip(), to.ip()) {
         Ok(way) => way,
         Err(end) if end.verdict == Verdict::DropTooBig => return Err(end),
+        Err(end) if answers_by_here(scene, &end, from.ip()) => Way::Host,
         Err(_) => return Err(Verdict::DropNoRoute.into()),
     };
     let mut out = scene.frame.to_vec();

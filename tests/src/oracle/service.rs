@@ -22,7 +22,8 @@ impl Oracle {
         let mut backend = self.backend(scene, packet, door, service).ok_or(none)?;
         backend.set_port(backend.port().wrapping_add(door.offset));
         let (mut source, mut ports) = (packet.src, Ports::ALL);
-        if !scene.is_inside() && hop_of(world, backend.ip()) == Hop::NONE {
+        let host = world.node.address(packet.is_v6()) == Some(backend.ip());
+        if !scene.is_inside() && hop_of(world, backend.ip()) == Hop::NONE && !host {
             // The answer must come back this way: it goes to whom it sees.
             let node = world.node.address(packet.is_v6()).ok_or(Verdict::DropRemoteBackend)?;
             ports = world.node.ports;
