@@ -1,6 +1,8 @@
 //! How do we talk to rtnetlink? Links, addresses, routes and neighbours by a
 //! few verbs; adding what is there and deleting what is not are no errors.
 
+mod survey;
+
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -17,6 +19,8 @@ use netlink_packet_route::{
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+
+pub use survey::{Seen, SeenRoute};
 
 /// Who has put an address there (`IFA_PROTO`): we have.
 pub const ADDRESS_PROTOCOL: u8 = 202;
@@ -242,6 +246,15 @@ impl Netlink {
     /// Routes of the main table with this protocol number, of both families;
     /// all of them with `None`.
     pub async fn routes(&self, protocol: Option<u8>) -> io::Result<Vec<Route>> {
+        let messages = self.route_messages().await?;
+        let ours = |message: &RouteMessage| {
+            protocol.is_none_or(|number| message.header.protocol == RouteProtocol::from(number))
+                && message.header.table == libc::RT_TABLE_MAIN
+        };
+        Ok(messages.iter().filter(|message| ours(message)).filter_map(route).collect())
+    }
+
+    async fn route_messages(&self) -> io::Result<Vec<RouteMessage>> {
         let every =
             [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()];
         let mut messages: Vec<RouteMessage> = Vec::new();
@@ -253,11 +266,7 @@ impl Netlink {
                 _ => Err(error),
             })?);
         }
-        let ours = |message: &RouteMessage| {
-            protocol.is_none_or(|number| message.header.protocol == RouteProtocol::from(number))
-                && message.header.table == libc::RT_TABLE_MAIN
-        };
-        Ok(messages.iter().filter(|message| ours(message)).filter_map(route).collect())
+        Ok(messages)
     }
 }
 

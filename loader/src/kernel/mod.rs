@@ -6,9 +6,12 @@
 //! `bpf::BpfTables`.
 
 pub mod bpf;
+pub mod driver;
 pub mod echo;
 pub mod knock;
 pub mod memory;
+mod message;
+pub mod netfilter;
 pub mod routes;
 pub mod solicit;
 

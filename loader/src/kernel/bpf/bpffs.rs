@@ -137,7 +137,7 @@ fn remove_tree(path: &Path, errors: &mut Vec<BpfError>) {
     }
 }
 
-fn is_bpffs(path: &Path) -> Result<bool, BpfError> {
+pub fn is_bpffs(path: &Path) -> Result<bool, BpfError> {
     let stat = statfs(path).map_err(|errno| {
         BpfError::call("look at the file system of", path.display().to_string())(errno.into())
     })?;

@@ -14,6 +14,7 @@ mod node;
 mod object;
 mod policies;
 mod programs;
+mod strangers;
 mod sys;
 mod tables;
 mod tc;
@@ -27,6 +28,7 @@ pub use links::{Attachment, Hook, Links};
 pub use node::Node;
 pub use object::{FROM_HOST, FROM_UPLINK, UPLINK_XDP};
 pub use policies::PolicyTables;
+pub use strangers::{Found, Hooks, Owner, has_cgroups, hooks, is_bpffs, pins};
 pub use tables::BpfTables;
 pub use tracer::Tracer;
 

@@ -15,6 +15,10 @@ use std::{
 
 use bytemuck::{Pod, Zeroable};
 
+mod look;
+
+pub use look::{ProgramName, program_by_id};
+
 const MAP_LOOKUP_ELEM: libc::c_int = 1;
 const MAP_UPDATE_ELEM: libc::c_int = 2;
 const MAP_DELETE_ELEM: libc::c_int = 3;

@@ -1,0 +1,119 @@
+//! How do we speak netlink where no crate has the words? A message under
+//! construction, sent and answered in the calling thread's network namespace.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+};
+
+/// Of `nlmsghdr`.
+const HEADER: usize = 16;
+
+/// A request; its answers come as bodies without the header.
+pub struct Message(Vec<u8>);
+
+impl Message {
+    /// A request of a kind, with the family's own header behind netlink's.
+    pub fn new(kind: u16, flags: libc::c_int, header: &[u8]) -> Self {
+        let flags = (libc::NLM_F_REQUEST | libc::NLM_F_ACK | flags) as u16;
+        let mut bytes = vec![0; 4];
+        bytes.extend_from_slice(&kind.to_ne_bytes());
+        bytes.extend_from_slice(&flags.to_ne_bytes());
+        // Sequence 1, port 0.
+        for part in [1_u32, 0] {
+            bytes.extend_from_slice(&part.to_ne_bytes());
+        }
+        bytes.extend_from_slice(header);
+        Self(bytes)
+    }
+
+    pub fn attribute(&mut self, kind: u16, value: &[u8]) {
+        let start = self.begin(kind);
+        self.0.extend_from_slice(value);
+        self.end(start);
+    }
+
+    /// Starts an attribute of unknown length; [`Message::end`] closes it.
+    pub fn begin(&mut self, kind: u16) -> usize {
+        let start = self.0.len();
+        self.0.extend_from_slice(&[0, 0]);
+        self.0.extend_from_slice(&kind.to_ne_bytes());
+        start
+    }
+
+    pub fn end(&mut self, start: usize) {
+        let length = (self.0.len() - start) as u16;
+        self.0[start..start + 2].copy_from_slice(&length.to_ne_bytes());
+        self.0.resize(self.0.len().next_multiple_of(4), 0);
+    }
+
+    /// Sends it to a netlink family (`NETLINK_*`); the bodies of the answers.
+    ///
+    /// # Errors
+    /// The kernel's, and that there is no such family.
+    pub fn send(mut self, family: libc::c_int) -> io::Result<Vec<Vec<u8>>> {
+        let length = self.0.len() as u32;
+        self.0[..4].copy_from_slice(&length.to_ne_bytes());
+        let is_dump = half(&self.0, 6) & libc::NLM_F_DUMP as u16 == libc::NLM_F_DUMP as u16;
+        let socket = open(family)?;
+        // SAFETY: the buffer is as long as said.
+        let sent = unsafe { libc::send(socket.as_raw_fd(), self.0.as_ptr().cast(), self.0.len(), 0) };
+        if sent < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let mut answers = Vec::new();
+        let mut buffer = vec![0_u8; 32 * 1024];
+        loop {
+            // SAFETY: as above.
+            let got = unsafe { libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
+            let Ok(got) = usize::try_from(got) else { return Err(io::Error::last_os_error()) };
+            let mut rest = &buffer[..got];
+            while rest.len() >= HEADER {
+                let length = (word(rest, 0) as usize).clamp(HEADER, rest.len());
+                let body = &rest[HEADER..length];
+                match libc::c_int::from(half(rest, 4)) {
+                    libc::NLMSG_DONE => return Ok(answers),
+                    libc::NLMSG_ERROR => match word(body, 0) as i32 {
+                        0 if is_dump => {}
+                        0 => return Ok(answers),
+                        negative => return Err(io::Error::from_raw_os_error(-negative)),
+                    },
+                    _ => answers.push(body.to_vec()),
+                }
+                rest = &rest[length.next_multiple_of(4).min(rest.len())..];
+            }
+        }
+    }
+}
+
+fn open(family: libc::c_int) -> io::Result<OwnedFd> {
+    // SAFETY: no memory is handed over.
+    let fd = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, family) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The value of the first attribute of a kind.
+pub fn attribute_of(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
+    while attributes.len() >= 4 {
+        let length = usize::from(half(attributes, 0)).clamp(4, attributes.len());
+        // The top bits say "nested" and "network order".
+        if half(attributes, 2) & 0x3fff == kind {
+            return Some(&attributes[4..length]);
+        }
+        attributes = &attributes[length.next_multiple_of(4).min(attributes.len())..];
+    }
+    None
+}
+
+/// Four bytes at an offset; zero beyond the end.
+pub fn word(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..at + 4).and_then(|word| word.try_into().ok()).map_or(0, u32::from_ne_bytes)
+}
+
+pub fn half(bytes: &[u8], at: usize) -> u16 {
+    bytes.get(at..at + 2).and_then(|half| half.try_into().ok()).map_or(0, u16::from_ne_bytes)
+}
