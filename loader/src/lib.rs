@@ -5,6 +5,7 @@ pub mod api;
 pub mod attach;
 pub mod cli;
 pub mod config;
+pub mod doctor;
 pub mod egress;
 pub mod event;
 pub mod frame;

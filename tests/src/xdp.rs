@@ -1,6 +1,6 @@
-//! XDP programs of a few instructions. One passes everything: a veth brings what
+//! Programs of a few instructions. One for XDP passes everything: a veth brings what
 //! XDP programs send to its other end only where a program is; and an interface
-//! that has one takes no second. Another loses frames.
+//! that has one takes no second. Another loses frames. A third stands before ours.
 
 use std::{
     io,
@@ -12,13 +12,21 @@ use crate::netns::Netns;
 /// Commands and constants of linux/bpf.h and linux/if_link.h.
 const PROG_LOAD: libc::c_int = 5;
 const LINK_CREATE: libc::c_int = 28;
-const PROG_TYPE_XDP: u32 = 6;
 const HAS_FRAGS: u32 = 1 << 5;
-const ATTACH_XDP: u32 = 37;
-const FLAGS_DRV_MODE: u32 = 1 << 2;
+
+/// Type of program, attach type, flags of the link.
+type Hook = (u32, u32, u32);
+
+/// In the driver.
+const XDP: Hook = (6, 37, 1 << 2);
+/// At tcx ingress, before all others.
+const TCX_FIRST: Hook = (3, 46, 1 << 3);
 
 /// `r0 = XDP_PASS; exit`
 const PASS: [u64; 2] = [0xb7 | 2 << 32, 0x95];
+
+/// `r0 = TCX_NEXT; exit`
+const NEXT: [u64; 2] = [0xb7 | 0xffff_ffff << 32, 0x95];
 
 /// `XDP_DROP` for frames of one length: `data_end` less `data`, compared.
 fn lose(length: u32) -> [u64; 7] {
@@ -58,7 +66,7 @@ pub struct Pass(#[expect(dead_code, reason = "the kernel detaches when it closes
 
 impl Pass {
     pub fn at(netns: &Netns, interface: &str) -> Self {
-        Self(attach(netns, interface, &PASS, HAS_FRAGS))
+        Self(attach(netns, interface, &PASS, XDP, HAS_FRAGS))
     }
 }
 
@@ -67,14 +75,25 @@ pub struct Lose(#[expect(dead_code, reason = "the kernel detaches when it closes
 
 impl Lose {
     pub fn at(netns: &Netns, interface: &str, length: u32) -> Self {
-        Self(attach(netns, interface, &lose(length), 0))
+        Self(attach(netns, interface, &lose(length), XDP, 0))
     }
 }
 
-fn attach(netns: &Netns, interface: &str, code: &[u64], flags: u32) -> OwnedFd {
+/// Sees packets that come to an interface before every other program, and leaves
+/// them to the next, until the value goes.
+pub struct First(#[expect(dead_code, reason = "the kernel detaches when it closes")] OwnedFd);
+
+impl First {
+    pub fn at(netns: &Netns, interface: &str) -> Self {
+        Self(attach(netns, interface, &NEXT, TCX_FIRST, 0))
+    }
+}
+
+fn attach(netns: &Netns, interface: &str, code: &[u64], hook: Hook, flags: u32) -> OwnedFd {
+    let (kind, attach_type, link_flags) = hook;
     netns.run(|| {
         let load = Load {
-            kind: PROG_TYPE_XDP,
+            kind,
             instructions: code.len() as u32,
             code: code.as_ptr() as u64,
             license: c"GPL".as_ptr() as u64,
@@ -85,10 +104,10 @@ fn attach(netns: &Netns, interface: &str, code: &[u64], flags: u32) -> OwnedFd {
         let link = Link {
             program: std::os::fd::AsRawFd::as_raw_fd(&program) as u32,
             ifindex: nix::net::if_::if_nametoindex(interface).unwrap(),
-            attach_type: ATTACH_XDP,
-            flags: FLAGS_DRV_MODE,
+            attach_type,
+            flags: link_flags,
         };
-        bpf(LINK_CREATE, &link).unwrap_or_else(|error| panic!("XDP at {interface}: {error}"))
+        bpf(LINK_CREATE, &link).unwrap_or_else(|error| panic!("a program at {interface}: {error}"))
     })
 }
 

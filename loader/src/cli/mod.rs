@@ -1,6 +1,7 @@
 //! The command line. Exit codes: 0 yes or done, 1 no or failed, 2 usage.
 
 mod agent;
+mod doctor;
 mod explain;
 mod flow_lines;
 mod ground;
@@ -53,6 +54,9 @@ struct Cli {
 enum Command {
     /// Run the agent of this node.
     Agent(Box<agent::Arguments>),
+    /// What is wrong with this node, and what mends it, with or without an agent: kernel, settings,
+    /// networks that overlap, strangers. Changes nothing. Exit 0 without faults, 1 with any.
+    Doctor(doctor::Arguments),
     /// How the node stands: revision, read-back, problems, alarms, drift.
     Status,
     /// List what the agent knows.
@@ -184,6 +188,7 @@ async fn run(command: Command, socket: &Path, output: Output) -> anyhow::Result<
             let status: Status = get(socket, "/v1/status").await?;
             output.print(&status, render::status)?;
         }
+        Command::Doctor(arguments) => return doctor::run(arguments, socket, output).await,
         Command::Show { what } => show::run(what, socket, output).await?,
         Command::Plan { manifests } => return plan::run(&manifests, socket, output).await,
         Command::Wait { revision, timeout } => {

@@ -49,7 +49,8 @@ pub fn write(to: &mut impl io::Write, text: &[u8]) -> io::Result<()> {
     }
 }
 
-fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+/// Columns under their names; `none` without a row.
+pub fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header.to_vec());
     let mut empty = true;
