@@ -31,7 +31,8 @@ pub fn for_outside<A: Family>(key: &FlowKey<A>, (first, last): (Port, Port)) -> 
 /// the node's sockets, whatever is served there.
 #[inline(always)]
 pub fn owns<A: Family>(address: A) -> bool {
-    A::frontend(&FrontendKey::whole_address(address)).is_some() && !source_range::is_node(address)
+    let is_own = address == A::node() && address != A::UNSPECIFIED;
+    A::frontend(&FrontendKey::whole_address(address)).is_some() && !is_own && !source_range::is_node(address)
 }
 
 /// The range of ports that packets of this tuple knock at, where they find no

@@ -257,7 +257,7 @@ impl Oracle {
             if is_multicast(dst) {
                 return Some(Err(Verdict::StackMulticast.into()));
             }
-            if later && tracked && (scene.world.is_service_address(dst) || self.leaves(scene, &packet)) {
+            if later && tracked && (scene.world.owns(dst) || self.leaves(scene, &packet)) {
                 return Some(Err(self.hold(scene, datagram).into()));
             }
             flow = match self.new_flow(scene, &packet, service) {
@@ -298,7 +298,7 @@ impl Oracle {
             && world.node.hides_from(dst)
             && world.node.address(packet.is_v6()).is_some()
             && hop_of(world, dst) == Hop::NONE
-            && !world.is_service_address(dst)
+            && !world.owns(dst)
             && matches!(way(scene, Hop::NONE, packet.src.ip(), dst), Ok(forward::Way::Out { .. }))
     }
 
@@ -319,9 +319,14 @@ impl Oracle {
             return self.serve(scene, packet, door).map(Some);
         }
         if world.is_service_address(dst) && hop_of(world, dst) == Hop::NONE {
-            let door = world.range(packet.dst, packet.protocol).ok_or(Verdict::DropNoFrontend)?;
-            *service = door.service;
-            return self.serve(scene, packet, door).map(Some);
+            match world.range(packet.dst, packet.protocol) {
+                Some(door) => {
+                    *service = door.service;
+                    return self.serve(scene, packet, door).map(Some);
+                }
+                None if world.owns(dst) => return Err(Verdict::DropNoFrontend),
+                None => return Ok(None),
+            }
         }
         if self.leaves(scene, packet) {
             return self.under_the_nodes_name(scene, packet).map(Some);

@@ -184,6 +184,12 @@ impl World {
         found.into_iter().min_by_key(|(whole, _)| *whole).map(|(_, door)| door)
     }
 
+    /// Whether services have an address, and have it for themselves: a node's own
+    /// has the node's sockets.
+    pub fn owns(&self, address: IpAddr) -> bool {
+        self.is_service_address(address) && self.node.address(address.is_ipv6()) != Some(address)
+    }
+
     pub fn is_service_address(&self, address: IpAddr) -> bool {
         self.services.values().any(|service| {
             service.frontends.iter().any(|(frontend, _)| frontend.ip() == address)

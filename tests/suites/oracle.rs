@@ -28,7 +28,7 @@ const PER_WORLD: usize = 2000;
 
 /// What no packet here brings about: a full table, a helper that fails, a row
 /// that is missing, a socket of the host, a policy, an outer header.
-const UNSEEN: [&str; 13] = [
+const UNSEEN: [&str; 14] = [
     "drop_flow_table",
     "flow_promotion_failed",
     "drop_rewrite",

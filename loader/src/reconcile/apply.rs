@@ -56,8 +56,7 @@ impl Agent {
         }
         if touched.nodes || !self.pruned && self.model.synced() {
             let (nodes, all) = (self.model.nodes(), self.model.synced());
-            let own = || self.uplink.addresses.iter().map(|network| network.addr());
-            let addresses = || nodes.values().flat_map(|node| node.addresses.iter().copied()).chain(own());
+            let addresses = || nodes.values().flat_map(|node| node.addresses.iter().copied());
             let written = (self.v4.set_nodes(addresses(), all), self.v6.set_nodes(addresses(), all));
             self.note_written(written);
         }

@@ -111,7 +111,7 @@ pub(super) fn plain(scene: &Scene, packet: &Parsed) -> Outcome {
     let (src, dst) = (packet.src.ip(), packet.dst.ip());
     let hop = hop_of(scene.world, dst);
     if hop == Hop::NONE {
-        if scene.world.is_service_address(dst) {
+        if scene.world.owns(dst) {
             return Err(Verdict::DropNoFrontend.into());
         }
         if !scene.is_inside() {

@@ -28,7 +28,7 @@ impl Oracle {
             {
                 return outcome;
             }
-            if kind == request && scene.world.is_service_address(dst) {
+            if kind == request && scene.world.owns(dst) {
                 return Ok(echoed(scene, packet, reply));
             }
         }
