@@ -16,7 +16,7 @@ use crate::{
     pipeline::Side,
     policy,
     refuse::Refuse,
-    service, slow,
+    service, slow, source_range,
 };
 
 /// Whether an address outside of this node sees the node's address instead of
@@ -49,6 +49,8 @@ pub fn leaves<A: Refuse>(ctx: &TcContext, side: Side, loose: &Loose<A>) -> bool 
     side == Side::Container
         && key.protocol != protocol::SCTP
         && is_foreign(key.dst)
+        // Nodes are no part of the world: they see what they asked a container answer.
+        && !source_range::is_node(key.dst)
         && A::node() != A::UNSPECIFIED
         && deliver::endpoint(key.dst).is_none()
         && !service::owns(key.dst)

@@ -16,7 +16,7 @@ use crate::{
     packet::Packet,
     policy,
     refuse::Refuse,
-    slow, source_range, trace,
+    slow, trace,
 };
 
 /// Goes on for a slow program with a new flow, or with a packet of one that
@@ -43,9 +43,7 @@ pub fn run<A: Refuse>(ctx: &TcContext) -> i32 {
 #[inline(always)]
 fn begin<A: Family>(loose: &mut Loose<A>) -> bool {
     let key = &loose.packet.key;
-    // Nodes are no part of the world.
-    let own = if source_range::is_node(key.dst) { None } else { A::egress(key.src) };
-    loose.begins = match own {
+    loose.begins = match A::egress(key.src) {
         None => under(key, A::node(), egress::ports(), 0),
         Some(own) if own.is_here() => under_egress(&loose.packet, own.address),
         Some(own) if !own.is_elsewhere() => return false,

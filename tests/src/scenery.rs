@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use causeway_schema::{Group, nat::Ports, protocol};
 
 use crate::{
-    bed::{self, Bed, CONTAINERS, FORBIDDEN, NARROW, NOWHERE, OWN},
+    bed::{self, Bed, CONTAINERS, FORBIDDEN, NARROW, NEIGHBOUR, NOWHERE, OWN},
     mirror::{self, of_family},
     random::Random,
     world::{Node, Range, ServiceState, World},
@@ -52,6 +52,9 @@ fn node(random: &mut Random) -> Node {
     node.native = network(Ipv4Addr::new(10, 244, 0, 0), 16).to_vec();
     if random.one_in(3) {
         node.native.extend(network(Ipv4Addr::new(192, 168, 77, 0), 24));
+    }
+    if random.one_in(2) {
+        node.peers = vec![NEIGHBOUR.into(), mirror::host(NEIGHBOUR).into()];
     }
     node
 }

@@ -71,6 +71,8 @@ pub struct Node {
     /// Containers go by the node's address to all but `native` networks.
     pub masquerade: bool,
     pub native: Vec<(IpAddr, u8)>,
+    /// Addresses of other nodes: they see containers as they are.
+    pub peers: Vec<IpAddr>,
 }
 
 impl Default for Node {
@@ -81,6 +83,7 @@ impl Default for Node {
             ports: Ports::ALL,
             masquerade: false,
             native: Vec::new(),
+            peers: Vec::new(),
         }
     }
 }
@@ -94,7 +97,8 @@ impl Node {
 
     /// Whether an address outside sees the node's instead of a container's.
     pub fn hides_from(&self, address: IpAddr) -> bool {
-        self.masquerade && !self.native.iter().any(|&network| contains(network, address))
+        let is_native = self.native.iter().any(|&network| contains(network, address));
+        self.masquerade && !is_native && !self.peers.contains(&address)
     }
 }
 

@@ -93,14 +93,14 @@ fn the_world_sees_one_address_whichever_node_they_are_on() {
         });
         assert_eq!(refused, ErrorKind::ConnectionRefused, "{to}");
     }
-    // Containers see one another as ever, and nodes their own addresses.
+    // Containers and nodes see one another as they are.
     let _peer = Server::start(&chosen[0].netns, "peer", PORT);
     let _node = Server::start(&cluster.nodes[1].netns, "node", PORT);
     let pairs = [
         (chosen[0].addresses()[0], chosen[2].addresses()[0]),
         (chosen[0].addresses()[1], chosen[2].addresses()[1]),
-        (node(1)[0], node(2)[0]),
-        (node(1)[1], node(2)[1]),
+        (node(1)[0], chosen[2].addresses()[0]),
+        (node(1)[1], chosen[2].addresses()[1]),
     ];
     for (to, own) in pairs {
         let report = requests(&chosen[2].netns, SocketAddr::new(to, PORT), REQUESTS, Protocol::Tcp);

@@ -26,7 +26,7 @@ fn the_outside_is_served_by_every_address_and_from_every_node() {
     widen(&cluster.outside);
     let addresses = |node: usize| -> Vec<IpAddr> {
         let here = &servers[node * 2..node * 2 + 2];
-        here.iter().flat_map(|(at, _)| [at.address.into(), at.address6.unwrap().into()]).collect()
+        here.iter().flat_map(|(at, _)| at.addresses()).collect()
     };
     // All backends on one node, so that it is plain whose source is kept.
     for (name, number, node) in [("near", 1, 0), ("far", 2, 1)] {
@@ -84,7 +84,17 @@ fn the_outside_is_served_by_every_address_and_from_every_node() {
 /// As load balancers do that have no other addresses to give.
 #[test]
 fn a_service_at_the_nodes_own_addresses_takes_its_ports_and_no_others() {
-    let cluster = Cluster::dual(2);
+    takes_its_ports_alone(&Cluster::dual(2));
+}
+
+/// The world knows no way to containers, and sees nodes in their place; nodes
+/// see them as they are.
+#[test]
+fn and_so_it_does_where_containers_leave_under_those_addresses() {
+    takes_its_ports_alone(&Cluster::masquerading(2));
+}
+
+fn takes_its_ports_alone(cluster: &Cluster) {
     let servers = cluster.servers(2, 8080);
     let _media: Vec<Server> =
         servers.iter().map(|(at, _)| Server::start_on(&at.netns, &at.name, &[9100, 9104])).collect();
@@ -92,8 +102,7 @@ fn a_service_at_the_nodes_own_addresses_takes_its_ports_and_no_others() {
     let _world = Server::start(&cluster.outside, "world", 7000);
     let _hosts: Vec<Server> =
         cluster.nodes.iter().map(|node| Server::start(&node.netns, &node.name, 7000)).collect();
-    let backends: Vec<IpAddr> =
-        servers.iter().flat_map(|(at, _)| [at.address.into(), at.address6.unwrap().into()]).collect();
+    let backends: Vec<IpAddr> = servers.iter().flat_map(|(at, _)| at.addresses()).collect();
     let nodes = [0, 1].map(|at| [IpAddr::from(node_address(at)), node_address6(at).into()]);
     let given = nodes.as_flattened().iter().map(|at| format!("\"{at}\"")).collect::<Vec<_>>().join(", ");
     let ports = [Port::tcp(80, 8080), Port::udp(10_000, 9100).through(10_009)];

@@ -14,6 +14,7 @@ use causeway_schema::{
     config::flags,
     egress::NETWORKS,
     hash,
+    source_range::NODES,
 };
 
 use super::{ServiceState, World};
@@ -60,6 +61,10 @@ impl World {
             options(&mut image, &ids, id, service);
         }
         self.ranges(&mut image);
+        for addr in self.node.peers.iter().filter_map(|&address| A::from_ip(address)) {
+            let key = SourceRangeKey::client(NODES, addr);
+            image.source_ranges.insert(key, SourceRange { prefix: key.prefix });
+        }
         for &address in self.attached.keys() {
             if let Some(addr) = A::from_ip(address) {
                 image.endpoint_keys.insert(EndpointKey(addr), self.hop(address).unwrap_or(Hop::NONE));
