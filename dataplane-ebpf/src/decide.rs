@@ -227,7 +227,9 @@ pub fn begin_with<A: Refuse>(
         }
         // A packet for this node's own address would find nobody elsewhere.
         let on_link = row.flags & Service::DSR_L2 != 0 && key.dst != after.src;
-        if on_link || row.flags & Service::DSR != 0 {
+        let direct = on_link || row.flags & Service::DSR != 0;
+        // A node's own sockets get nothing that comes packed in.
+        if direct && !source_range::is_node(backend.addr) {
             let flags = if on_link { flags::TUNNELLED | flags::ON_LINK } else { flags::TUNNELLED };
             after.src_port = Port::NONE;
             loose.begins = Begins { after, serving: serving(loose, row), hop, ports, attempt: 0, flags };

@@ -11,8 +11,10 @@ use crate::{
     count,
     family::Family,
     flow, fragment,
-    loose::{self, Loose, Part, Read},
+    loose::{self, Loose, Part},
     packet::{self, Frame},
+    proxy,
+    refuse::Refuse,
     rewrite,
 };
 
@@ -36,12 +38,15 @@ pub fn enter(ctx: &TcContext) -> i32 {
 }
 
 #[inline(always)]
-fn answer<A: Read>(ctx: &TcContext) -> Option<()> {
+fn answer<A: Refuse>(ctx: &TcContext) -> Option<()> {
     let loose = loose::beside::<A>()?;
     A::read(ctx, loose).ok()?;
     let flow = flow_of(ctx, loose)?;
     if flow.flags & flags::REPLY == 0 {
         return None;
+    }
+    if flow.flags & flags::PROXY != 0 && loose.part != Part::Later {
+        proxy::answer(ctx, loose, flow).ok()?;
     }
     rewrite::forward(ctx, None, Some(flow), loose.packet.key.protocol, loose.l4())?;
     fragment::remember(loose, flow);

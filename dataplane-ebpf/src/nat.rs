@@ -93,10 +93,11 @@ fn make_free<A: Family>(reply_key: &FlowKey<A>, request: &FlowKey<A>, begins: u1
         let reply = unsafe { &*reply };
         let other = reply.twin(reply_key.protocol);
         if flow::only_asks(reply) && begins & flags::OPENED == 0 {
-            if !dry && !flow::is_taken(reply) {
-                A::drop_embryonic(&other);
-            }
             if !dry {
+                // Whose port is taken has lost its own entry already.
+                if !flow::is_taken(reply) {
+                    A::drop_embryonic(&other);
+                }
                 A::drop_embryonic(reply_key);
             }
         } else if other != *request || flow::is_taken(reply) {

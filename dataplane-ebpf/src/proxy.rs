@@ -19,7 +19,7 @@ use aya_ebpf::{
     helpers::{bpf_clone_redirect, bpf_skb_change_tail},
     programs::TcContext,
 };
-use causeway_schema::{Addr, Flow, Port, V4, Verdict, checksum, flow::flags, protocol};
+use causeway_schema::{Addr, Flow, FlowKey, Port, V4, Verdict, checksum, flow::flags, protocol};
 use network_types::eth::EthHdr;
 
 use crate::{
@@ -95,7 +95,7 @@ pub fn may_begin<A: Refuse>(ctx: &TcContext, loose: &mut Loose<A>) -> bool {
         return true;
     }
     if !loose.packet.is_tcp() {
-        loose.begins.flags = 0;
+        loose.begins.flags &= !flags::PROXY;
         return true;
     }
     let Ok(sequence) = ctx.load::<[u8; 4]>((loose.l4 + SEQUENCE) as usize) else { return false };
@@ -132,24 +132,13 @@ fn prepare<A: Refuse>(
     if trace::is_dry(ctx) || loose.part == Part::Later || !loose.packet.is_tcp() {
         return Ok(A::TO_CARRY);
     }
-    let key = loose.packet.key;
-    let other = flow.twin(key.protocol);
-    // Twice: they may be moving from one table to the other.
-    let own = flow::entry(&key).or_else(|| flow::entry(&key));
-    let twin = flow::entry(&other).or_else(|| flow::entry(&other));
-    let (Some(own), Some(twin)) = (own, twin) else { return Err(Verdict::DropExpired) };
-    // SAFETY: map values stay readable until the program ends (RCU).
-    let (own, twin) = unsafe { (&mut *own, &mut *twin) };
-    if twin.twin(key.protocol) != key {
-        return Err(Verdict::DropExpired);
-    }
-    let numbers: [[u8; 4]; 2] =
-        ctx.load((loose.l4 + SEQUENCE) as usize).map_err(|_| Verdict::DropTruncated)?;
-    let [sequence, acknowledgement] = numbers.map(u32::from_be_bytes);
     if flow.flags & flags::REPLY != 0 {
-        answer(ctx, loose, sequence, acknowledgement, own, twin)?;
+        answer(ctx, loose, flow)?;
         return Ok(A::TO_CARRY);
     }
+    let (key, other) = (loose.packet.key, flow.twin(loose.packet.key.protocol));
+    let (own, twin) = entries(&key, flow)?;
+    let [sequence, acknowledgement] = numbers(ctx, loose)?;
     // Of the two, what replies say counts.
     if twin.flags & flags::PROXY == 0 {
         own.flags &= !(flags::PROXY | flags::HEADER_SENT);
@@ -176,16 +165,38 @@ fn prepare<A: Refuse>(
     Ok(A::TO_CARRY)
 }
 
-/// From the backend.
+/// Where both sides of a flow stand, that of packets of this tuple first.
 #[inline(always)]
-fn answer<A: Refuse>(
-    ctx: &TcContext,
-    loose: &Loose<A>,
-    sequence: u32,
-    acknowledgement: u32,
-    own: &mut Flow<A>,
-    request: &mut Flow<A>,
-) -> Result<(), Verdict> {
+fn entries<A: Family>(
+    key: &FlowKey<A>,
+    flow: &Flow<A>,
+) -> Result<(&'static mut Flow<A>, &'static mut Flow<A>), Verdict> {
+    let other = flow.twin(key.protocol);
+    // Twice: they may be moving from one table to the other.
+    let own = flow::entry(key).or_else(|| flow::entry(key));
+    let twin = flow::entry(&other).or_else(|| flow::entry(&other));
+    let (Some(own), Some(twin)) = (own, twin) else { return Err(Verdict::DropExpired) };
+    // SAFETY: map values stay readable until the program ends (RCU).
+    let (own, twin) = unsafe { (&mut *own, &mut *twin) };
+    if twin.twin(key.protocol) != *key {
+        return Err(Verdict::DropExpired);
+    }
+    Ok((own, twin))
+}
+
+/// A segment's sequence and acknowledgement numbers.
+#[inline(always)]
+fn numbers<A>(ctx: &TcContext, loose: &Loose<A>) -> Result<[u32; 2], Verdict> {
+    let numbers: [[u8; 4]; 2] =
+        ctx.load((loose.l4 + SEQUENCE) as usize).map_err(|_| Verdict::DropTruncated)?;
+    Ok(numbers.map(u32::from_be_bytes))
+}
+
+/// Makes a backend's segment what the client is to get.
+#[inline(always)]
+pub fn answer<A: Refuse>(ctx: &TcContext, loose: &Loose<A>, flow: &Flow<A>) -> Result<(), Verdict> {
+    let (own, request) = entries(&loose.packet.key, flow)?;
+    let [sequence, acknowledgement] = numbers(ctx, loose)?;
     if request.flags & flags::PROXY == 0 {
         own.flags &= !(flags::PROXY | flags::HEADER_DUE);
         return Ok(());

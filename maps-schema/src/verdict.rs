@@ -214,7 +214,7 @@ pub enum Event {
     Encapsulated = 10,
     /// A packet came to such a node in an outer header, and lost it.
     Decapsulated = 11,
-    /// A socket of the node answered a container in a service's name.
+    /// A socket of the node answered a container or the outside in a service's name.
     HostAnswered = 12,
 }
 

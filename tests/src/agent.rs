@@ -33,6 +33,8 @@ pub struct Setup {
     pub uplink: Option<String>,
     /// Contents of `--config`, if any.
     pub config: Option<String>,
+    /// What else it is told each time.
+    pub arguments: Vec<String>,
 }
 
 /// A running, killed or stopped agent; its state and pins outlive the process
@@ -66,6 +68,11 @@ impl Agent {
 
     /// Starts the process again, with the same state and pins.
     pub fn restart(&mut self) {
+        self.restart_with(&[]);
+    }
+
+    /// As [`Agent::restart`], with more arguments this once.
+    pub fn restart_with(&mut self, arguments: &[&str]) {
         assert!(self.child.is_none(), "the agent runs already");
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
         let mut command = Command::new(binary());
@@ -84,6 +91,7 @@ impl Agent {
             fs::write(&path, config).unwrap();
             command.arg("--config").arg(path);
         }
+        command.args(&self.setup.arguments).args(arguments);
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         self.child = Some(spawn(command));
     }

@@ -8,7 +8,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::scratch::Dir;
+use crate::{
+    scratch::Dir,
+    topology::{node_address, node_address6},
+};
 
 /// A directory that agents watch.
 pub struct Manifests {
@@ -258,14 +261,21 @@ impl Slice {
             };
             let _ = write!(text, "- addresses: [{address}]\n  conditions: {{{conditions}}}\n");
             if self.placed {
-                let node = match backend {
-                    IpAddr::V4(address) => u16::from(address.octets()[2]),
-                    IpAddr::V6(address) => address.segments()[3],
-                };
-                let _ = writeln!(text, "  nodeName: n{node}");
+                let _ = writeln!(text, "  nodeName: n{}", node_of(*backend));
             }
         }
         text
+    }
+}
+
+/// The number of the node of a [`Cluster`](crate::topology::Cluster) that has an
+/// address, or whose pod network does.
+fn node_of(address: IpAddr) -> u16 {
+    let own = |node: &u8| [IpAddr::from(node_address(*node)), node_address6(*node).into()].contains(&address);
+    match ((0..100).find(own), address) {
+        (Some(node), _) => node.into(),
+        (None, IpAddr::V4(address)) => address.octets()[2].into(),
+        (None, IpAddr::V6(address)) => address.segments()[3],
     }
 }
 

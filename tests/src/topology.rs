@@ -109,6 +109,17 @@ impl Cluster {
         cluster
     }
 
+    /// As [`Cluster::dual`], attached as on kernels before 6.6.
+    pub fn clsact(nodes: u8) -> Self {
+        let shared = Arc::<Manifests>::default();
+        let mut cluster = Self::build(nodes, true, |_| shared.clone());
+        for node in &mut cluster.nodes {
+            node.start_from(Some(node.manifests.path().to_owned()), None, &["--force-clsact"]);
+        }
+        cluster.wait_converged();
+        cluster
+    }
+
     /// As [`Cluster::dual`], with nodes that masquerade, and a world that knows
     /// the way to them alone.
     pub fn masquerading(nodes: u8) -> Self {
@@ -244,23 +255,24 @@ impl Node {
 
     /// As [`Node::start`], with a configuration file.
     pub fn start_with(&mut self, config: Option<&str>) {
-        self.start_from(Some(self.manifests.path().to_owned()), config);
+        self.start_from(Some(self.manifests.path().to_owned()), config, &[]);
     }
 
     /// Starts the agent with an API server as a source, and the manifests as
     /// another one if they are wanted.
     pub fn start_watching(&mut self, api: &ApiServer, with_manifests: bool) {
         let manifests = with_manifests.then(|| self.manifests.path().to_owned());
-        self.start_from(manifests, Some(&format!("kubernetes_server = \"{}\"\n", api.url())));
+        self.start_from(manifests, Some(&format!("kubernetes_server = \"{}\"\n", api.url())), &[]);
     }
 
-    fn start_from(&mut self, manifests: Option<PathBuf>, config: Option<&str>) {
+    fn start_from(&mut self, manifests: Option<PathBuf>, config: Option<&str>, arguments: &[&str]) {
         self.agent = Some(Agent::start(Setup {
             node: self.name.clone(),
             manifests,
             netns: self.netns.path().to_owned(),
             uplink: Some(UPLINK.into()),
             config: config.map(Into::into),
+            arguments: arguments.iter().map(ToString::to_string).collect(),
         }));
     }
 

@@ -12,13 +12,14 @@ use std::{
 
 use causeway_testkit::{
     client::{ask, requests},
-    direct::{bytes, counted, sink},
+    direct::{DSR, bytes, counted, sink},
     load::ConnectLoad,
     manifest::{Port, Service},
     pinned::Pinned,
     sentinel::assert_no_netfilter,
     server::Server,
     streams::Streams,
+    told::{self, PROXY, connect, greeted, hear_back, say},
     topology::{
         Cluster, Container, PATIENCE, node_address, node_address6, outside_address, outside_address6, vip,
         vip6,
@@ -39,8 +40,7 @@ struct Rig {
 }
 
 impl Rig {
-    fn new() -> Self {
-        let cluster = Cluster::dual(2);
+    fn new(cluster: Cluster) -> Self {
         let servers = cluster.nodes.iter().map(|node| Server::start(&node.netns, &node.name, API)).collect();
         let clients =
             cluster.nodes.iter().map(|node| node.container(&format!("c-{}", node.name), 100)).collect();
@@ -58,8 +58,12 @@ impl Rig {
             Port::udp(9100, 9100).named("long"),
         ];
         let service = Service::new("api", vip(1), &ports).dual(vip6(1)).with("type: NodePort");
-        let backends = nodes.iter().flat_map(|&node| own(node)).collect::<Vec<_>>();
-        self.cluster.manifests().service(&service, &service.slice(&backends));
+        let backends: Vec<IpAddr> = nodes.iter().flat_map(|&node| own(node)).collect();
+        self.serve(&service, &backends);
+    }
+
+    fn serve(&self, service: &Service, backends: &[IpAddr]) {
+        self.cluster.manifests().service(service, &service.slice(backends).placed());
         self.cluster.wait_converged();
     }
 }
@@ -74,7 +78,7 @@ fn vips(port: u16) -> [SocketAddr; 2] {
 
 #[test]
 fn nodes_serve_containers_of_their_own_and_of_others() {
-    let rig = Rig::new();
+    let rig = Rig::new(Cluster::dual(2));
     for client in &rig.clients {
         for (to, protocol) in
             vips(443).map(|to| (to, Protocol::Tcp)).into_iter().chain(vips(53).map(|to| (to, Protocol::Udp)))
@@ -94,7 +98,23 @@ fn nodes_serve_containers_of_their_own_and_of_others() {
 
 #[test]
 fn a_node_serves_the_outside_that_comes_to_it() {
-    let mut rig = Rig::new();
+    serves_the_outside(Cluster::dual(2));
+}
+
+#[test]
+fn what_the_driver_sees_first_comes_to_the_node_as_well() {
+    serves_the_outside(Cluster::xdp(2));
+}
+
+#[test]
+fn an_older_kernel_serves_it_by_filters() {
+    let cluster = Cluster::clsact(2);
+    assert_eq!(cluster.nodes[0].agent().status().hook, "clsact+sockets");
+    serves_the_outside(cluster);
+}
+
+fn serves_the_outside(cluster: Cluster) {
+    let mut rig = Rig::new(cluster);
     let outside: [IpAddr; 2] = [outside_address().into(), outside_address6().into()];
     let doors = |six: usize| {
         let [tcp, udp] = [443, 53].map(|port| vips(port)[six]);
@@ -124,13 +144,38 @@ fn a_node_serves_the_outside_that_comes_to_it() {
     }
     rig.cluster.nodes[0].agent_mut().restart();
     rig.cluster.wait_converged();
+    // Nor do they end with the service's last backend here, whoever looks after it.
+    rig.served_by(&[1]);
+    rig.cluster.nodes[0].agent_mut().kill9();
+    rig.cluster.nodes[0].agent_mut().restart();
+    rig.cluster.wait_converged();
     thread::sleep(Duration::from_millis(300));
     streams.into_iter().for_each(|streams| streams.close().assert_clean(10));
 }
 
+/// A service that there is no room for at first.
+#[test]
+fn the_outside_is_served_whenever_the_service_gets_its_place() {
+    let cluster = Cluster::configured(1, "[capacity]\nservices = 8\n");
+    let (node, manifests) = (&cluster.nodes[0], cluster.manifests());
+    let ports: Vec<Port> = (1..=8).map(|port| Port::tcp(port, port).named(&format!("p{port}"))).collect();
+    let first = Service::new("first", vip(2), &ports).dual(vip6(2));
+    manifests.service(&first, &first.slice::<IpAddr>(&[]));
+    cluster.wait_converged();
+    let service = Service::new("api", vip(1), &[Port::tcp(443, API)]).dual(vip6(1));
+    manifests.service(&service, &service.slice(&own(0)).placed());
+    node.agent().wait_status("no room", PATIENCE, |status| !status.problems.is_empty());
+    manifests.remove("first.service.yaml");
+    node.agent().wait_status("room", PATIENCE, |status| status.problems.is_empty());
+    let _server = Server::start(&node.netns, "n0", API);
+    for to in vips(443) {
+        requests(&cluster.outside, to, 20, Protocol::Tcp).assert_clean(20, to);
+    }
+}
+
 #[test]
 fn super_packets_fragments_and_long_streams() {
-    let mut rig = Rig::new();
+    let mut rig = Rig::new(Cluster::dual(2));
     rig.served_by(&[0]);
     let (node, client) = (&rig.cluster.nodes[0], &rig.clients[0]);
     let whole = sink(&node.netns, 9000);
@@ -200,7 +245,7 @@ fn super_packets_fragments_and_long_streams() {
 /// The service's answers and the node's own look alike where they set out.
 #[test]
 fn a_connection_to_the_node_itself_may_have_the_port_of_one_to_the_service() {
-    let rig = Rig::new();
+    let rig = Rig::new(Cluster::dual(2));
     rig.served_by(&[0]);
     let client = &rig.clients[0];
     client.netns.set_sysctl("net/ipv4/ip_local_port_range", "20001 20001");
@@ -223,4 +268,76 @@ fn a_connection_to_the_node_itself_may_have_the_port_of_one_to_the_service() {
         requests(&rig.cluster.nodes[0].netns, to, 20, Protocol::Tcp).assert_clean(20, to);
     }
     drop(server);
+}
+
+/// What else a service may want.
+#[test]
+fn a_node_is_a_backend_like_others() {
+    let rig = Rig::new(Cluster::dual(2));
+    let outside: [IpAddr; 2] = [outside_address().into(), outside_address6().into()];
+    let service = |name: &str, host: u8, port: Port| {
+        Service::new(name, vip(host), &[port]).dual(vip6(host)).with("type: NodePort")
+    };
+    let at = |host: u8, port: u16| {
+        [IpAddr::from(vip(host)), vip6(host).into()].map(|address| SocketAddr::new(address, port))
+    };
+    let everybody = [own(0), own(1)].concat();
+    let (direct, sticky, local, header) = (
+        service("direct", 2, Port::tcp(443, API)).annotated(DSR.0, DSR.1),
+        service("sticky", 3, Port::tcp(443, API)).with("sessionAffinity: ClientIP"),
+        service("local", 4, Port::tcp(443, API).at_node(NODE_PORT + 1)).with("externalTrafficPolicy: Local"),
+        service("header", 5, Port::tcp(443, told::PORT)).annotated(PROXY.0, PROXY.1),
+    );
+    rig.serve(&direct, &everybody);
+    rig.serve(&sticky, &everybody);
+    rig.serve(&local, &everybody);
+    let told = told::serve(&rig.cluster.nodes[0].netns);
+    rig.serve(&header, &own(0));
+
+    for netns in [&rig.cluster.outside, &rig.clients[0].netns, &rig.clients[1].netns] {
+        for to in at(2, 443) {
+            let report = requests(netns, to, 50, Protocol::Tcp);
+            report.assert_clean(50, to);
+            assert_eq!(report.by_server.len(), 2, "{to}: {report}");
+        }
+        for to in at(3, 443) {
+            let report = requests(netns, to, 20, Protocol::Tcp);
+            report.assert_clean(20, to);
+            assert_eq!(report.by_server.len(), 1, "{to}: {report}");
+        }
+        for to in at(5, 443) {
+            let stream = connect(netns, to);
+            greeted(&stream).unwrap_or_else(|error| panic!("{to}: {error}"));
+            say(&stream, "after the greeting").unwrap();
+            hear_back(&stream, "after the greeting").unwrap();
+            let header = told.recv_timeout(PATIENCE).unwrap().unwrap().header;
+            assert_eq!((header.source, header.destination), (stream.local_addr().unwrap(), to));
+        }
+    }
+    for (node, six) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        let to = SocketAddr::new(own(node)[six], NODE_PORT + 1);
+        let report = requests(&rig.cluster.outside, to, 20, Protocol::Tcp);
+        report.assert_clean(20, to);
+        assert!(report.by_server.keys().eq([&rig.cluster.nodes[usize::from(node)].name]), "{report}");
+        assert!(report.peers_seen.keys().eq([&outside[six]]), "{report}");
+    }
+}
+
+/// Not the one that other nodes know it by.
+#[test]
+fn another_address_of_the_node_serves_its_containers() {
+    let rig = Rig::new(Cluster::dual(2));
+    let others = ["192.168.77.60", "fd00:77::60"].map(|address| address.parse::<IpAddr>().unwrap());
+    rig.cluster.nodes[0].netns.ip("address add 192.168.77.60/24 dev up0");
+    rig.cluster.nodes[0].netns.ip("address add fd00:77::60/64 dev up0 nodad");
+    let service = Service::new("other", vip(6), &[Port::tcp(443, API)]).dual(vip6(6));
+    rig.cluster.manifests().service(&service, &service.slice(&others));
+    rig.cluster.wait_converged();
+    for client in &rig.clients {
+        for to in [IpAddr::from(vip(6)), vip6(6).into()].map(|address| SocketAddr::new(address, 443)) {
+            let report = requests(&client.netns, to, 50, Protocol::Tcp);
+            report.assert_clean(50, to);
+            assert!(report.by_server.keys().eq([&rig.cluster.nodes[0].name]), "{report}");
+        }
+    }
 }

@@ -20,11 +20,11 @@ use super::{
     sources::{Fences, Sources},
 };
 use crate::{
-    attach::{self, EndpointStore, Stored, Uplink},
+    attach::{self, EndpointStore, Uplink},
     config::AgentConfig,
     event::Problem,
     kernel::{
-        bpf::{Attachment, Dataplane, FROM_HOST, FROM_UPLINK, Node, Options, UPLINK_XDP},
+        bpf::{Dataplane, Node, Options},
         routes::RouteTable,
     },
     model::{Model, desired::DesiredState},
@@ -201,53 +201,6 @@ impl Agent {
         }
     }
 
-    /// Programs at the uplink and at every endpoint's interface.
-    fn attach_all(&mut self) {
-        let mut wanted = vec![Attachment {
-            program: FROM_UPLINK,
-            ifindex: self.uplink.ifindex,
-            interface: self.uplink.name.clone(),
-        }];
-        wanted.extend(self.store.iter().flat_map(|(_, Stored { endpoint, .. })| {
-            Attachment::of_container(endpoint.ifindex, &endpoint.interface)
-        }));
-        for attachment in wanted {
-            self.attach(attachment);
-        }
-        self.attach_from_host();
-    }
-
-    fn attach(&mut self, attachment: Attachment) {
-        let Some(dataplane) = &mut self.dataplane else { return };
-        let attached = dataplane.attach(attachment);
-        self.note("attach programs", attached);
-    }
-
-    /// The program for what the node itself answers to the outside: all that leaves
-    /// passes it, so it stands only where services have a backend here. Once it
-    /// stands it stays, for the flows that there are.
-    pub fn attach_from_host(&mut self) {
-        let Uplink { ifindex, name: interface, .. } = self.uplink.clone();
-        let wanted = Attachment { program: FROM_HOST, ifindex, interface };
-        let stands = |dataplane: &Dataplane| dataplane.attached().any(|held| *held == wanted);
-        let needed = self.v4.serves_itself || self.v6.serves_itself;
-        if needed && !self.dataplane.as_ref().is_some_and(stands) {
-            self.attach(wanted);
-        }
-    }
-
-    /// The program of the uplink's driver. Without it everything goes by tc,
-    /// which is slower but right: no reason to call the node unready.
-    fn attach_xdp(&mut self) {
-        let Some(dataplane) = &mut self.dataplane else { return };
-        let Uplink { ifindex, name: interface, .. } = self.uplink.clone();
-        if let Err(error) = dataplane.attach(Attachment { program: UPLINK_XDP, ifindex, interface }) {
-            let warning = format!("no XDP, packets go by {} alone: {error}", dataplane.hook().name());
-            tracing::warn!("{warning}");
-            self.warnings.push(warning);
-        }
-    }
-
     /// What is left to do once the first image stands: programs that no packet
     /// waits for, and links of an earlier agent in place of which there are none.
     pub fn settle(&mut self) {
@@ -259,17 +212,6 @@ impl Agent {
             self.note("remove an earlier agent's links", pruned);
         }
         self.settled = true;
-    }
-
-    /// The programs for the node's own sockets. Containers and the world are
-    /// served without them.
-    fn attach_sockets(&mut self) {
-        let Some(dataplane) = &mut self.dataplane else { return };
-        if let Err(error) = dataplane.attach_sockets() {
-            let warning = format!("processes of the node itself cannot call services: {error}");
-            tracing::warn!("{warning}");
-            self.warnings.push(warning);
-        }
     }
 
     /// Without it the kernel notices a neighbour that has moved, later.

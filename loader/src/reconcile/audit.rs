@@ -7,6 +7,7 @@ use super::{
     agent::Agent,
     status::{READ, WRITE},
 };
+
 impl Agent {
     /// One look at everything.
     pub async fn audit(&mut self) {
@@ -27,13 +28,6 @@ impl Agent {
         self.publish();
     }
 
-    fn audit_links(&mut self) {
-        let Some(dataplane) = &mut self.dataplane else { return };
-        let (repaired, errors) = dataplane.audit_links();
-        repaired.into_iter().for_each(|repair| self.remember_repair(repair));
-        self.note("attach programs", errors.into_iter().next().map_or(Ok(()), Err));
-    }
-
     /// Reads all maps back. A revision counts as applied when nothing had to
     /// be repaired, or when it reads right after the repair.
     fn audit_maps(&mut self) {
@@ -51,7 +45,7 @@ impl Agent {
         }
         let failed = found.iter().any(|audit| audit.failed.is_some());
         found.into_iter().flat_map(|audit| audit.repaired).for_each(|repair| self.remember_repair(repair));
-        let policies = self.policies.stand || !self.model.policies_known();
+        let policies = self.policies.stand || !self.model.containers_known();
         if failed || !policies || self.kernel_digest() != Some(self.digest()) {
             return;
         }
@@ -67,6 +61,8 @@ impl Agent {
         let now = self.started.elapsed();
         let (v4, v6) = (self.v4.release(now), self.v6.release(now));
         if v4 == Ok(true) || v6 == Ok(true) {
+            // Who waited may have a place now.
+            self.attach_from_host();
             self.audit_soon();
         }
         if v4 != Ok(false) || v6 != Ok(false) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::agent::Agent;
+use super::{agent::Agent, status::ATTACH};
 use crate::{
     attach::{self, Stored},
     event::pod_name,
@@ -196,7 +196,7 @@ impl Agent {
                 tracing::info!(endpoint = %name, "its interface has gone: forgotten");
                 if let Some(dataplane) = &mut self.dataplane {
                     let detached = dataplane.detach(stored.endpoint.ifindex);
-                    self.note("attach programs", detached);
+                    self.note(ATTACH, detached);
                 }
             }
         }

@@ -12,6 +12,7 @@ mod endpoints;
 mod explain;
 mod health_checks;
 mod heartbeat;
+mod links;
 mod neighbours;
 mod networks;
 mod plane;

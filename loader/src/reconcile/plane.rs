@@ -17,7 +17,7 @@ use super::status::{READ, WRITE};
 use crate::{
     kernel::{
         Tables,
-        bpf::{BpfTables, Dataplane, Flows, Timeouts},
+        bpf::{BpfTables, Dataplane, Flows, Timeouts, node_address},
         knock::Knocker,
     },
     model::desired::{Endpoint, Service, ServiceId},
@@ -32,8 +32,8 @@ pub struct Plane<A: Family> {
     pub planner: Planner<A>,
     pub flows: Flows<A>,
     tables: BpfTables<A>,
-    /// Of the node itself, and whether services have had a backend there.
-    own: Vec<A>,
+    /// The node's own address, and whether services have had a backend there.
+    own: A,
     pub serves_itself: bool,
     pub digest: Digest,
     pub kernel_digest: Option<Digest>,
@@ -60,16 +60,15 @@ pub struct Audit {
 }
 
 impl<A: Family> Plane<A> {
-    /// Takes over what an earlier agent left. `own`: the addresses of the node.
+    /// Takes over what an earlier agent left. `own`: the addresses of the uplink.
     ///
     /// # Errors
     /// When the maps cannot be opened or read.
     pub fn adopt(dataplane: &Dataplane, capacity: Capacity, own: &[IpNet]) -> anyhow::Result<Self> {
         let tables = dataplane.tables()?;
         let planner = Planner::adopt(capacity, &tables).context("read the maps")?;
-        let own: Vec<A> = own.iter().filter_map(|network| A::from_ip(network.addr())).collect();
-        let backends = &planner.image().backends;
-        let serves_itself = backends.iter().any(|(_, row)| own.contains(&row.addr));
+        let own = node_address(own);
+        let serves_itself = planner.image().backends.iter().any(|(_, row)| row.addr == own);
         Ok(Self {
             own,
             serves_itself,
@@ -156,8 +155,7 @@ impl<A: Family> Plane<A> {
             return Ok(());
         }
         self.undigested = true;
-        let serves =
-            |step: &Step<A>| matches!(step, Step::PutBackend { row, .. } if self.own.contains(&row.addr));
+        let serves = |step: &Step<A>| matches!(step, Step::PutBackend { row, .. } if row.addr == self.own);
         self.serves_itself |= steps.iter().any(serves);
         let failed = self.tables.apply(steps);
         if let Some((_, error)) = failed.into_iter().next() {

@@ -11,6 +11,7 @@ use crate::{
 /// Names of failures; see [`Agent::note`].
 pub(super) const WRITE: &str = "write to the maps";
 pub(super) const READ: &str = "read the maps back";
+pub(super) const ATTACH: &str = "attach programs";
 
 impl Agent {
     pub fn status(&self) -> Status {

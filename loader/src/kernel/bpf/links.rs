@@ -1,7 +1,7 @@
 //! How do the programs get packets? By a tcx link at the ingress of each
-//! interface, one at the egress where the node itself may answer, pinned; on kernels before 6.6 by a
-//! filter of a clsact qdisc. XDP programs have a link to the interface's driver, those for sockets one to the
-//! root of the cgroups.
+//! interface, and one at the egress where the node itself may answer, pinned; on
+//! kernels before 6.6 by filters of a clsact qdisc. XDP programs have a link to
+//! the interface's driver, those for sockets one to the root of the cgroups.
 //!
 //! `links/PROGRAM-IFINDEX` is the pin of the link. For a filter, which cannot
 //! be pinned, it is a directory that remembers it, and in it `qdisc` when the
@@ -177,7 +177,7 @@ impl Links {
         BpfError::collect(errors)
     }
 
-    fn path(&self, attachment: &Attachment) -> PathBuf {
+    pub(super) fn path(&self, attachment: &Attachment) -> PathBuf {
         self.pins.links().join(format!("{}-{}", attachment.program, attachment.ifindex))
     }
 
@@ -295,7 +295,7 @@ fn has_our_qdisc(path: &Path, ifindex: u32) -> io::Result<bool> {
 }
 
 /// Program and interface of an entry of the directory.
-fn parts(name: &str) -> Option<(&str, u32)> {
+pub(super) fn parts(name: &str) -> Option<(&str, u32)> {
     let (program, ifindex) = name.rsplit_once('-')?;
     Some((program, ifindex.parse().ok()?))
 }

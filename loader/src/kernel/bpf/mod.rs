@@ -20,15 +20,16 @@ mod tables;
 mod tc;
 mod tracer;
 
+pub use bpffs::{MOUNT_POINT, would_be_in_bpffs};
 pub use egress::EgressTables;
 pub use error::BpfError;
 pub use features::features;
 pub use flows::{Expired, Flows, Timeouts};
 pub use links::{Attachment, Hook, Links};
-pub use node::Node;
+pub use node::{NODE_PORTS, Node, node_address, widest};
 pub use object::{FROM_HOST, FROM_UPLINK, UPLINK_XDP};
 pub use policies::PolicyTables;
-pub use strangers::{Found, Hooks, Owner, has_cgroups, hooks, is_bpffs, pins};
+pub use strangers::{Found, Hooks, Owner, has_cgroups, hooks, pins};
 pub use tables::BpfTables;
 pub use tracer::Tracer;
 
@@ -137,6 +138,11 @@ impl Dataplane {
 
     pub fn attached(&self) -> impl Iterator<Item = &Attachment> {
         self.links.held()
+    }
+
+    /// Whether this agent, or one before it, has put a program at its place.
+    pub fn has_pin(&self, attachment: &Attachment) -> bool {
+        self.links.path(attachment).exists()
     }
 
     /// Puts a program at its place of an interface.

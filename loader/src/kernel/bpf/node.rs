@@ -11,7 +11,7 @@ use crate::plan::Family;
 /// Where the kernel says which ports it gives to sockets that name none.
 const EPHEMERAL: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 /// Of these a service may have any at every node.
-const NODE_PORTS: (u16, u16) = (30_000, 32_767);
+pub const NODE_PORTS: (u16, u16) = (30_000, 32_767);
 
 /// A node, as far as its programs need to know it.
 pub struct Node<'a> {
@@ -33,8 +33,8 @@ pub(super) fn describe(object: &Object, node: &Node) -> Result<(), BpfError> {
         sys::map_lookup(&map, &0_u32).map_err(BpfError::call("read map", "CONFIG"))?;
     let mut config = NodeConfig {
         trace_mark: there.map_or(0, |there| there.trace_mark),
-        node_v4: address(node.addresses),
-        node_v6: address(node.addresses),
+        node_v4: node_address(node.addresses),
+        node_v6: node_address(node.addresses),
         ports,
         // Unknown, it is nobody's: the sockets are left alone.
         netns: cgroup::netns_cookie().map_or([0; 2], |cookie| [cookie as u32, (cookie >> 32) as u32]),
@@ -49,7 +49,7 @@ pub(super) fn describe(object: &Object, node: &Node) -> Result<(), BpfError> {
 }
 
 /// The first address of a family that others can answer to.
-fn address<A: Family>(networks: &[IpNet]) -> A {
+pub fn node_address<A: Family>(networks: &[IpNet]) -> A {
     let local = |address: &IpAddr| matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
     let mut addresses = networks.iter().map(IpNet::addr).filter(|address| !local(address));
     addresses.find_map(A::from_ip).unwrap_or(A::UNSPECIFIED)
@@ -73,23 +73,25 @@ fn ports() -> io::Result<Ports> {
     let (Some(Ok(first)), Some(Ok(last))) = (ends.next(), ends.next()) else {
         return Err(io::Error::other(format!("{text:?} are no two ports")));
     };
-    Ok(widest([(first, last), NODE_PORTS]))
+    // A host that keeps all to itself shares them.
+    Ok(widest([(first, last), NODE_PORTS]).unwrap_or(Ports::ALL))
 }
 
-fn widest(mut taken: [(u16, u16); 2]) -> Ports {
+/// The widest range that others leave, from 1024 on.
+pub fn widest(mut taken: [(u16, u16); 2]) -> Option<Ports> {
     taken.sort_unstable();
-    let mut best = Ports { first: 0, last: 0 };
+    let mut best = None;
     let mut first = u32::from(Ports::ALL.first);
     for (from, to) in taken.into_iter().chain([(u16::MAX, u16::MAX)]) {
         // The highest port of all is nobody's, which costs nothing.
         let last = u32::from(from).saturating_sub(1);
-        if last > first && last - first > u32::from(best.last - best.first) {
-            best = Ports { first: first as u16, last: last as u16 };
+        let most = best.map_or(0, |best: Ports| u32::from(best.last - best.first));
+        if last.saturating_sub(first) > most {
+            best = Some(Ports { first: first as u16, last: last as u16 });
         }
         first = first.max(u32::from(to) + 1);
     }
-    // A host that keeps all to itself shares them.
-    if best.first == 0 { Ports::ALL } else { best }
+    best
 }
 
 #[cfg(test)]
@@ -99,15 +101,12 @@ mod tests {
 
     #[test]
     fn the_hosts_own_ports_are_left_to_it() {
-        let range = |first, last| {
-            let Ports { first, last } = widest([(first, last), NODE_PORTS]);
-            (first, last)
-        };
-        assert_eq!(range(32_768, 60_999), (1024, 29_999));
-        assert_eq!(range(10_000, 65_535), (1024, 9999));
-        assert_eq!(range(1024, 32_000), (32_768, 65_534));
-        assert_eq!(range(1024, 65_535), (1024, 65_535));
-        assert_eq!(range(31_000, 50_000), (1024, 29_999));
+        let range = |first, last| widest([(first, last), NODE_PORTS]).map(|ports| (ports.first, ports.last));
+        assert_eq!(range(32_768, 60_999), Some((1024, 29_999)));
+        assert_eq!(range(10_000, 65_535), Some((1024, 9999)));
+        assert_eq!(range(1024, 32_000), Some((32_768, 65_534)));
+        assert_eq!(range(1024, 65_535), None);
+        assert_eq!(range(31_000, 50_000), Some((1024, 29_999)));
     }
 
     #[test]
@@ -117,7 +116,7 @@ mod tests {
         assert!(rows[0].contains(&V4([10, 200, 0, 1])) && !rows[0].contains(&V4([11, 0, 0, 1])));
         assert_eq!(rows[1], Network::NONE);
         let link_local: [IpNet; 2] = ["fe80::1/64".parse().unwrap(), "2001:db8::5/64".parse().unwrap()];
-        assert_eq!(address::<V6>(&link_local), V6::from_ip("2001:db8::5".parse().unwrap()).unwrap());
-        assert_eq!(address::<V4>(&link_local), V4::UNSPECIFIED);
+        assert_eq!(node_address::<V6>(&link_local), V6::from_ip("2001:db8::5".parse().unwrap()).unwrap());
+        assert_eq!(node_address::<V4>(&link_local), V4::UNSPECIFIED);
     }
 }
