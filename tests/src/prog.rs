@@ -6,13 +6,13 @@ use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf};
 use anyhow::{Context, Result};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, MapData, ProgramArray},
+    maps::{Array, HashMap, MapData, ProgramArray},
     programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions, TestRunResult, Xdp, xdp::XdpMode},
 };
 use bytemuck::{Pod, bytes_of};
 use causeway::plan::{Family, Image};
 use causeway_schema::{
-    Client, Event, Flow, JUMPS, NodeConfig, TraceRecord, V4, V6, Verdict,
+    Client, Egress, Event, Flow, JUMPS, NodeConfig, TraceRecord, V4, V6, Verdict,
     nat::Ports,
     policy::{self, EndpointPolicy, OTHERS, PolicyStep, SetKey, Standing, Steps},
     verdict::COUNTERS,
@@ -126,6 +126,13 @@ impl Programs {
         self.replace(&name("PORT_RANGES"), ranges.collect());
         let keys = image.endpoint_keys.iter().map(|(key, hop)| (bytes(key), bytes(hop)));
         self.replace(&name("EP_KEYS"), keys.collect());
+    }
+
+    /// Writes a row about an egress address, or about who has one.
+    pub fn leaves(&mut self, key: V4, row: Egress<V4>) {
+        let map = self.bpf.map_mut("EGRESS_V4").expect("the object has it");
+        let mut map = HashMap::<_, [u8; 4], [u8; 8]>::try_from(map).expect("it is a hash map");
+        map.insert(key.0, bytemuck::cast::<_, [u8; 8]>(row), 0).expect("it has room");
     }
 
     /// Tells the programs the node's address, and the source ports that flows

@@ -4,7 +4,6 @@
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
-use aya::maps::HashMap;
 use causeway_schema::{
     Egress, Endpoint, Frontend, FrontendKey, NodeConfig, Port, Service, V4, Verdict, config, flow::flags,
     nat::Ports, policy::Outcome, protocol,
@@ -55,13 +54,6 @@ impl Rig<'_> {
         }
         self.programs.fill(&image);
         self.programs.judge(2, outcome);
-    }
-
-    /// Writes a row of the egress map.
-    fn leaves(&mut self, key: V4, row: Egress<V4>) {
-        let map = self.programs.object().map_mut("EGRESS_V4").unwrap();
-        let mut map = HashMap::<_, [u8; 4], [u8; 8]>::try_from(map).unwrap();
-        map.insert(key.0, bytemuck::cast::<_, [u8; 8]>(row), 0).unwrap();
     }
 
     /// Sends a packet that only prepares the one that counts.
@@ -198,14 +190,14 @@ fn rows() -> Vec<Row> {
         (Verdict::DropNoEgress, |rig| {
             let flags = config::flags::MASQUERADE;
             rig.programs.configure(NodeConfig { node_v4: OWN.into(), flags, ..NodeConfig::new() });
-            rig.leaves(bed::address(1).into(), Egress { address: EGRESS, node: V4([0; 4]) });
+            rig.programs.leaves(bed::address(1).into(), Egress { address: EGRESS, node: V4([0; 4]) });
             (rig.client(), by(rig.client(), Datagram::tcp("10.244.0.1:4000", "198.51.100.7:80")))
         }),
         (Verdict::DropEgressClosed, |rig| {
             let mut image = rig.world.image::<V4>();
             image.frontends.insert(FrontendKey::whole_address(EGRESS), Frontend::HELD);
             rig.programs.fill(&image);
-            rig.leaves(EGRESS, Egress::here(EGRESS));
+            rig.programs.leaves(EGRESS, Egress::here(EGRESS));
             (rig.uplink(), by(rig.uplink(), Datagram::tcp("203.0.113.1:4000", "192.168.77.50:80")))
         }),
         (Verdict::DropPolicy, |rig| {
