@@ -116,7 +116,7 @@ impl Agent {
         let trouble = self.egress.report.borrow().trouble.clone();
         self.note(HEARTBEAT, trouble.map_or(Ok(()), Err));
         // Until the sources have spoken, all stays as an earlier agent left it.
-        if !self.model.policies_known() || self.dataplane.is_none() {
+        if !self.model.containers_known() || self.dataplane.is_none() {
             return;
         }
         let egresses: BTreeMap<Arc<str>, Egress> =
@@ -140,7 +140,7 @@ impl Agent {
         if let Some(why) = addresses.iter().find_map(|address| self.egress.unwritten.get(address)) {
             return refuse(why);
         }
-        if known || self.model.policies_known() {
+        if known || self.model.containers_known() {
             return Ok(());
         }
         self.egress.hold_back(addresses).or_else(|error| refuse(&error.to_string()))
@@ -202,6 +202,11 @@ impl Agent {
             .filter(altered)
             .partition(|(key, row)| !held.contains(key) && row.node == Some(row.address));
         self.egress.unwritten.clear();
+        if !readable {
+            // What stands there is not known: it stays, and nobody else gets in.
+            let unknown = self.egress.decision.leaves.keys().filter(|key| !wanted.contains_key(key));
+            self.egress.unwritten.extend(unknown.map(|key| (*key, "its row cannot be read".to_owned())));
+        }
         self.put_rows(&others, changed, &mut failed);
         self.mark(&held | &there);
         for address in held.difference(&there) {
