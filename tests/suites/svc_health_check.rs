@@ -4,9 +4,9 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{IpAddr, SocketAddr, TcpStream},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::Ordering,
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use causeway_testkit::{
@@ -15,6 +15,7 @@ use causeway_testkit::{
     server::Server,
     topology::{Cluster, Container, node_address, node_address6, vip, vip6},
     wire::Protocol,
+    worker::Worker,
 };
 use serde_json::{Value, json};
 
@@ -82,7 +83,7 @@ impl Rig {
     /// The servers' addresses of a family, but for those that are left out.
     fn addresses(&self, six: bool, wanted: impl Fn(&str) -> bool) -> Vec<IpAddr> {
         let chosen = self.servers.iter().filter(|(at, _)| wanted(&at.name));
-        chosen.map(|(at, _)| if six { at.address6.unwrap().into() } else { at.address.into() }).collect()
+        chosen.map(|(at, _)| at.addresses()[usize::from(six)]).collect()
     }
 
     /// All servers but those of the node that is left out.
@@ -231,27 +232,20 @@ fn ports_go_over_from_one_service_to_another() {
         }
     };
     both([HEALTH, OTHER]);
-    let ended = AtomicBool::new(false);
-    let count = || {
-        rig.cluster.outside.run(|| {
-            let (begun, mut asked) = (Instant::now(), 0);
-            while !ended.load(Ordering::Relaxed) && begun.elapsed() < Duration::from_secs(60) {
-                let answer = connect(node_address(0).into(), HEALTH).map(|mut stream| ask(&mut stream));
-                assert!(matches!(answer, Ok(Some(_))), "{answer:?}");
-                asked += 1;
-                thread::sleep(Duration::from_millis(1));
-            }
-            asked
-        })
-    };
-    let asked: u64 = thread::scope(|scope| {
-        let asking = scope.spawn(count);
-        for round in 0..6 {
-            both(if round % 2 == 0 { [OTHER, HEALTH] } else { [HEALTH, OTHER] });
+    let asking = Worker::start(&rig.cluster.outside, |stop| {
+        let mut asked = 0;
+        while !stop.load(Ordering::Relaxed) {
+            let answer = connect(node_address(0).into(), HEALTH).map(|mut stream| ask(&mut stream));
+            assert!(matches!(answer, Ok(Some(_))), "{answer:?}");
+            asked += 1;
+            thread::sleep(Duration::from_millis(1));
         }
-        ended.store(true, Ordering::Relaxed);
-        asking.join().unwrap()
+        asked
     });
+    for round in 0..6 {
+        both(if round % 2 == 0 { [OTHER, HEALTH] } else { [HEALTH, OTHER] });
+    }
+    let asked: u64 = asking.end();
     assert!(asked >= 100, "{asked}");
 }
 

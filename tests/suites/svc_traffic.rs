@@ -44,8 +44,7 @@ impl Rig {
     /// All servers but those of the node that is left out.
     fn serve(&self, service: &Service, without: Option<&str>) {
         let chosen = self.servers.iter().filter(|(at, _)| without.is_none_or(|node| !at.name.contains(node)));
-        let there: Vec<IpAddr> =
-            chosen.flat_map(|(at, _)| [at.address.into(), at.address6.unwrap().into()]).collect();
+        let there: Vec<IpAddr> = chosen.flat_map(|(at, _)| at.addresses()).collect();
         self.cluster.manifests().service(service, &service.slice(&there).placed());
         self.cluster.wait_converged();
     }
@@ -274,8 +273,7 @@ fn the_same_zone_is_preferred_and_nodes_may_move() {
     };
     zones(["east", "west"]);
     let close = service().with("trafficDistribution: PreferSameZone");
-    let addresses: Vec<IpAddr> =
-        rig.servers.iter().flat_map(|(at, _)| [at.address.into(), at.address6.unwrap().into()]).collect();
+    let addresses: Vec<IpAddr> = rig.servers.iter().flat_map(|(at, _)| at.addresses()).collect();
     let slice = close.slice(&addresses).placed();
     let placed = slice.yaml().replace("nodeName: n0\n", "nodeName: n0\n  zone: east\n");
     let placed = placed.replace("nodeName: n1\n", "nodeName: n1\n  zone: west\n");

@@ -242,7 +242,7 @@ async fn the_desired_state_is_told_at_one_revision() {
                 backends: vec![backend],
                 options: Default::default(),
                 silent: false,
-                terminating: 0,
+                terminating: [0; 2],
                 origin,
             };
             let id = ServiceId::new(

@@ -146,8 +146,9 @@ pub struct Service {
     /// It has no backend, but would have some if its policy allowed those of other
     /// nodes.
     pub silent: bool,
-    /// How many of its endpoints terminate, and serve because nobody is ready.
-    pub terminating: usize,
+    /// How many of its endpoints, IPv4 and IPv6, terminate, and serve because nobody is
+    /// ready.
+    pub terminating: [usize; 2],
     pub origin: Arc<Origin>,
 }
 

@@ -46,8 +46,8 @@ impl Model {
         let endpoints = here.iter().flat_map(|selected| &selected.endpoints);
         let ready = endpoints.filter(|(.., fate)| *fate == Fate::Serves);
         let addresses = ready.map(|(backend, ..)| backend.address);
-        // An endpoint of both families is one.
-        let four = object.addresses.iter().any(IpAddr::is_ipv4);
+        // An endpoint of both families is one: the service's first counts.
+        let four = object.addresses.first().is_none_or(IpAddr::is_ipv4);
         let addresses: BTreeSet<IpAddr> = addresses.filter(|address| address.is_ipv4() == four).collect();
         Some(HealthCheck { port, endpoints: addresses.len(), origin: origin.clone() })
     }

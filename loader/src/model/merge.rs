@@ -166,10 +166,11 @@ pub fn service(id: &ServiceId, said: &Said, slices: &[&Said], here: Here<'_>) ->
     let options = object.options.as_deref().cloned().unwrap_or_default();
     let candidates = candidates(port, slices);
     let mut backends: Vec<Backend> = Vec::with_capacity(candidates.len());
-    let (mut elsewhere, mut terminating) = (false, 0);
+    let (mut elsewhere, mut terminating) = (false, [0; 2]);
     for (candidate, fate) in fates(&candidates, id.scope, options.traffic.distribution, here) {
         elsewhere |= fate == Fate::OtherNode;
-        terminating += usize::from(fate == Fate::ServesTerminating);
+        terminating[usize::from(candidate.endpoint.address.is_ipv6())] +=
+            usize::from(fate == Fate::ServesTerminating);
         if fate.serves() {
             backends.push(candidate.backend());
         }

@@ -33,8 +33,8 @@ pub type ServiceName = (Arc<str>, Arc<str>);
 struct Slot {
     source: Arc<str>,
     synced: bool,
-    /// As [`Batch::policies`], once.
-    policies: bool,
+    /// As [`Batch::containers`], once.
+    containers: bool,
     objects: BTreeMap<ObjectKey, Said>,
     problems: Vec<Problem>,
 }
@@ -111,7 +111,7 @@ impl Model {
         let slot = |source: &Arc<str>| Slot {
             source: source.clone(),
             synced: false,
-            policies: false,
+            containers: false,
             objects: BTreeMap::new(),
             problems: Vec::new(),
         };
@@ -162,9 +162,9 @@ impl Model {
         self.slots.iter().all(|slot| slot.synced)
     }
 
-    /// As [`Batch::policies`], of every source.
-    pub fn policies_known(&self) -> bool {
-        self.slots.iter().all(|slot| slot.policies)
+    /// As [`Batch::containers`], of every source.
+    pub fn containers_known(&self) -> bool {
+        self.slots.iter().all(|slot| slot.containers)
     }
 
     pub fn problems(&self) -> impl Iterator<Item = &Problem> {
@@ -212,7 +212,7 @@ impl Model {
         let slot = &mut self.slots[index];
         slot.problems = batch.problems;
         slot.synced |= batch.synced;
-        slot.policies |= batch.policies || batch.synced;
+        slot.containers |= batch.containers || batch.synced;
 
         let mut touched = Touched::default();
         // First, because services depend on this node's zone.

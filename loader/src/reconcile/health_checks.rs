@@ -3,7 +3,7 @@
 //! send to the nodes that have some.
 //!
 //! The answer is kube-proxy's, as load balancers of clouds know it: one family's
-//! number.
+//! number, that of the service's first address.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

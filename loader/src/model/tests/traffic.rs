@@ -62,6 +62,13 @@ fn load_balancers_hear_of_each_family_that_terminates() {
             assert_eq!(touched.services.is_empty(), !asked, "nothing else changes");
             assert_eq!(told(&model), asked.then_some(left));
         }
+        // One comes, and the other goes: as many terminate as before.
+        let ready = [(false, EndpointState::Ready), (true, EndpointState::Draining)];
+        model.apply(batch("a", ready.map(|(six, state)| family(six, state)).to_vec()));
+        let swapped = ready.map(|(six, _)| (six, ready[usize::from(!six)].1));
+        let touched = model.apply(batch("a", swapped.map(|(six, state)| family(six, state)).to_vec()));
+        assert_eq!(touched.services.is_empty(), !asked);
+        assert_eq!(told(&model), asked.then_some(0));
     }
 }
 

@@ -29,7 +29,7 @@ pub fn service(frontends: &[(u8, u16)], backends: &[(u16, u16, u32)]) -> Service
         backends: Vec::new(),
         options: Default::default(),
         silent: false,
-        terminating: 0,
+        terminating: [0; 2],
         origin: origin.clone(),
     };
     for &(vip, port) in frontends {
