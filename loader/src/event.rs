@@ -377,5 +377,5 @@ pub struct Batch {
     /// The source has said all that decides who may talk to whom and under which
     /// address, or all of it that it may ever read. Until each source has, no policy
     /// and no egress address changes, and new endpoints are sealed.
-    pub policies: bool,
+    pub containers: bool,
 }

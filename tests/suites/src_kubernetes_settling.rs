@@ -55,7 +55,7 @@ fn policies_wait_for_what_is_to_come_and_not_for_what_is_forbidden() {
         api.allow(kind("AdminNetworkPolicy"), false);
         api.plan(kind("Policy"), [Fault::Broken; 30]);
         let mut watcher = Watcher::start(&api).await;
-        watcher.until("policies", |watcher| watcher.model.policies_known()).await;
+        watcher.until("policies", |watcher| watcher.model.containers_known()).await;
         assert_eq!((api.planned(), watcher.model.policy_count()), (0, 3));
         assert!(!watcher.model.synced());
         let named = |problem: &String| {
@@ -67,9 +67,9 @@ fn policies_wait_for_what_is_to_come_and_not_for_what_is_forbidden() {
         let mut other = Watcher::start(&api).await;
         other.until("services", |watcher| watcher.model.services() == 3).await;
         other.hear(TIMING.longest * 5).await;
-        assert!(!other.model.policies_known(), "pods are not known");
+        assert!(!other.model.containers_known(), "pods are not known");
         api.allow(kind("Pod"), true);
-        other.until("policies", |watcher| watcher.model.policies_known()).await;
+        other.until("policies", |watcher| watcher.model.containers_known()).await;
     });
 }
 
@@ -81,14 +81,14 @@ fn policies_wait_for_kinds_that_must_not_be_asked_for() {
         let api = with_admin();
         api.allow(DISCOVERY, false);
         let mut watcher = Watcher::start(&api).await;
-        let settled = |watcher: &Watcher| (watcher.model.policies_known(), watcher.model.policy_count());
+        let settled = |watcher: &Watcher| (watcher.model.containers_known(), watcher.model.policy_count());
         watcher.until("either", |watcher| matches!(settled(watcher), (true, _) | (_, 4))).await;
         assert_eq!(settled(&watcher), (false, 4), "others may be there");
         let remedy = "may the agent's account get /apis";
         watcher.until("the problem", |watcher| says(watcher, " Policy: ", remedy)).await;
-        assert!(!watcher.model.policies_known());
+        assert!(!watcher.model.containers_known());
         (0..KINDS.len()).for_each(|kind| api.install(kind, true));
-        watcher.until("policies", |watcher| watcher.model.policies_known()).await;
+        watcher.until("policies", |watcher| watcher.model.containers_known()).await;
         watcher.until_as(&api).await;
     });
 }
@@ -109,7 +109,7 @@ fn policies_are_not_settled_by_a_refusal_that_goes_away() {
         for kind in [admin, kind("Pod")] {
             api.allow(kind, true);
         }
-        watcher.until("policies", |watcher| watcher.model.policies_known()).await;
+        watcher.until("policies", |watcher| watcher.model.containers_known()).await;
         assert_eq!((api.planned(), watcher.model.policy_count()), (0, 4));
         watcher.until_as(&api).await;
     });

@@ -12,7 +12,7 @@ pub struct Standing {
     pub problems: Vec<Problem>,
     /// See [`Batch`].
     pub synced: bool,
-    pub policies: bool,
+    pub containers: bool,
 }
 
 pub struct Speech {
@@ -34,8 +34,8 @@ impl Speech {
         if news {
             self.said = Some(standing.clone());
         }
-        let Standing { problems, synced, policies } = standing;
-        Some(Batch { source: self.source.clone(), events, problems, fence, synced, policies })
+        let Standing { problems, synced, containers } = standing;
+        Some(Batch { source: self.source.clone(), events, problems, fence, synced, containers })
     }
 }
 
@@ -46,12 +46,12 @@ mod tests {
     #[test]
     fn only_news_and_answers_are_said() {
         let mut speech = Speech::new("a".into());
-        let standing = |synced| Standing { problems: Vec::new(), synced, policies: false };
+        let standing = |synced| Standing { problems: Vec::new(), synced, containers: false };
         assert!(speech.batch(Vec::new(), standing(false), 0).is_some(), "the first word");
         assert!(speech.batch(Vec::new(), standing(false), 0).is_none());
         assert_eq!(speech.batch(Vec::new(), standing(false), 3).map(|batch| batch.fence), Some(3));
         assert!(speech.batch(Vec::new(), standing(true), 0).is_some_and(|batch| batch.synced));
-        let policies = Standing { policies: true, ..standing(true) };
-        assert!(speech.batch(Vec::new(), policies, 0).is_some_and(|batch| batch.policies));
+        let containers = Standing { containers: true, ..standing(true) };
+        assert!(speech.batch(Vec::new(), containers, 0).is_some_and(|batch| batch.containers));
     }
 }

@@ -20,7 +20,7 @@ impl Agent {
     /// that it asks for.
     pub(super) fn check_network(&self, request: &AttachRequest) -> Result<(), String> {
         let (namespace, labels) = self.model.endpoint_labels(&request.name, &request.labels);
-        if labels.contains_key(NETWORK) && !self.model.policies_known() {
+        if labels.contains_key(NETWORK) && !self.model.containers_known() {
             let name = &request.name;
             return Err(format!(
                 "endpoint {name}: networks are not known yet: try again when `causeway status` says that the sources have spoken"

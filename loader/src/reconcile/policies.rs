@@ -256,7 +256,7 @@ impl Agent {
 
     /// Writes what the compiler has been told, once all sources have spoken of it.
     pub fn commit_policies(&mut self) {
-        if !self.model.policies_known() || self.dataplane.is_none() {
+        if !self.model.containers_known() || self.dataplane.is_none() {
             return;
         }
         let committed = self.policies.commit();

@@ -37,9 +37,8 @@ impl Agent {
 
     /// What a service does not get in the maps.
     fn lost(&self, id: &ServiceId) -> Vec<String> {
-        let problems = self.v4.planner.problems_of(id).chain(self.v6.planner.problems_of(id));
-        let mut lost: Vec<String> = problems.map(|problem| problem.message.clone()).collect();
-        lost.dedup();
-        lost
+        let v4 = || self.v4.planner.problems_of(id);
+        let v6 = self.v6.planner.problems_of(id).filter(|problem| !v4().any(|other| other == *problem));
+        v4().chain(v6).map(|problem| problem.message.clone()).collect()
     }
 }

@@ -180,8 +180,8 @@ impl Speaker {
         let known = |kind| self.store.knows(kind);
         problems.extend(trouble::problems(&self.source, &self.server, &troubles, known));
         let whole = self.store.whole();
-        let policies = self.store.settles_policies(&troubles, Instant::now().into_std());
-        let standing = Standing { problems, synced: whole && troubles.is_empty(), policies };
+        let containers = self.store.knows_containers(&troubles, Instant::now().into_std());
+        let standing = Standing { problems, synced: whole && troubles.is_empty(), containers };
         // Who asks while all is being listed for the first time waits for it.
         let fence = if whole || !troubles.is_empty() { std::mem::take(&mut self.fence) } else { 0 };
         match self.speech.batch(events, standing, fence) {

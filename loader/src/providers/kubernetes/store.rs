@@ -137,7 +137,7 @@ impl Store {
     /// the server has said so; that one does not answer, or not now, anybody may.
     /// A refusal counts once all else is known: a server that starts may refuse
     /// what it allows.
-    pub fn settles_policies(&mut self, troubles: &[(Index, Trouble)], now: Instant) -> bool {
+    pub fn knows_containers(&mut self, troubles: &[(Index, Trouble)], now: Instant) -> bool {
         let about = |kind: &Index| KINDS[*kind].is_about_containers();
         let (optional, ground): (Vec<Index>, Vec<Index>) =
             (0..KINDS.len()).filter(about).partition(|kind| KINDS[*kind].optional);

@@ -118,18 +118,18 @@ fn policies_are_settled_without_what_must_not_be_read() {
     };
     for (seconds, kind) in (0..).zip([NODES, PODS, NAMESPACES, POLICIES]) {
         let known = KINDS[kind].name;
-        assert!(!store.settles_policies(&all(403, seconds), at(seconds)), "without {known}");
+        assert!(!store.knows_containers(&all(403, seconds), at(seconds)), "without {known}");
         told(&mut store, kind, vec![Told::Init, Told::InitDone]);
     }
-    assert!(!store.settles_policies(&all(403, 3), at(4)), "that was before the others were known");
-    assert!(!store.settles_policies(&all(403, 4), at(9)), "and so was that");
-    assert!(store.settles_policies(&all(403, 5), at(5)), "whatever is known of services");
-    assert!(!store.settles_policies(&[], at(6)), "others are to come");
-    assert!(!store.settles_policies(&all(500, 7), at(7)), "others may come");
+    assert!(!store.knows_containers(&all(403, 3), at(4)), "that was before the others were known");
+    assert!(!store.knows_containers(&all(403, 4), at(9)), "and so was that");
+    assert!(store.knows_containers(&all(403, 5), at(5)), "whatever is known of services");
+    assert!(!store.knows_containers(&[], at(6)), "others are to come");
+    assert!(!store.knows_containers(&all(500, 7), at(7)), "others may come");
     for kind in (0..KINDS.len()).filter(|&kind| KINDS[kind].optional) {
         store.take(kind, Word::Absent);
     }
-    assert!(store.settles_policies(&[], at(8)));
+    assert!(store.knows_containers(&[], at(8)));
 }
 
 /// The first list of a large cluster, told of every few milliseconds.

@@ -23,7 +23,7 @@ use super::{
     kinds::{Index, KINDS, PODS, Watched},
     listed::{Listed, OfKind},
     store::Word,
-    watchful::innermost,
+    watchful::{self, innermost},
 };
 
 /// What is known of a kind, and of which.
@@ -190,7 +190,7 @@ fn is_garbage(error: &watcher::Error) -> bool {
 }
 
 fn cause_of(status: &Status) -> Cause {
-    Cause::Refused(status.code, status.message.clone())
+    Cause::Refused(status.code, watchful::printable(&status.message))
 }
 
 fn cause(error: &Error) -> Cause {

@@ -99,12 +99,12 @@ impl Eye {
         Ok(Response::from_parts(head, Either::Right(Body::from(whole))))
     }
 
-    fn note<B>(&self, kind: Index, answer: &Result<Response<B>, BoxError>) {
+    /// `goes_on`: what was asked is about a version that was read before.
+    fn note<B>(&self, kind: Index, answer: &Result<Response<B>, BoxError>, goes_on: bool) {
         match answer {
-            // That a version is forgotten is what an API server says.
-            Ok(answer) if answer.status().is_success() || answer.status() == StatusCode::GONE => {
-                self.fares.answered(kind);
-            }
+            Ok(answer) if answer.status().is_success() => self.fares.answered(kind),
+            // That it is forgotten is what an API server says.
+            Ok(answer) if goes_on && answer.status() == StatusCode::GONE => self.fares.answered(kind),
             Ok(answer) => {
                 self.fares.failed(kind, Cause::Refused(answer.status().as_u16(), said(answer).to_owned()));
             }
@@ -127,7 +127,12 @@ where
 {
     let whole = Limited::new(body, LONGEST).collect().await.ok()?.to_bytes();
     let status: Status = serde_json::from_slice(&whole).ok()?;
-    Some(status.message.replace(char::is_control, " "))
+    Some(printable(&status.message))
+}
+
+/// Words of a server's that may go to a terminal.
+pub fn printable(words: &str) -> String {
+    words.chars().take(LONGEST).map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
 }
 
 fn said<B>(answer: &Response<B>) -> &str {
@@ -197,14 +202,15 @@ where
         let mut ready = std::mem::replace(&mut self.inner, next);
         let eye = self.eye.clone();
         let kind = Eye::kind(request.uri().path());
-        let watch = request.uri().query().is_some_and(|query| query.contains("watch=true"));
+        let has = |part| request.uri().query().is_some_and(|query| query.contains(part));
+        let (watch, next_page) = (has("watch=true"), has("continue="));
         Box::pin(async move {
             if let Some(kind) = kind.filter(|_| watch) {
                 tokio::time::sleep(eye.pace(kind)).await;
             }
             let answer = eye.answer(ready.call(request), watch).await;
             if let Some(kind) = kind {
-                eye.note(kind, &answer);
+                eye.note(kind, &answer, watch || next_page);
             }
             answer
         })
@@ -231,6 +237,13 @@ mod tests {
     where
         B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
     {
+        answered_to("watch=true", status, body).await
+    }
+
+    async fn answered_to<B>(query: &str, status: u16, body: B) -> (Vec<(Index, Cause)>, kube::Error)
+    where
+        B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
+    {
         let fares = Arc::new(Fares::new());
         let timing = Timing { answer: Duration::from_millis(50), ..Timing::default() };
         let body = Arc::new(Mutex::new(Some(body)));
@@ -238,7 +251,7 @@ mod tests {
             let body = body.lock().unwrap().take().unwrap();
             async move { Ok::<_, BoxError>(Response::builder().status(status).body(body).unwrap()) }
         });
-        let request = Request::get("/api/v1/services?watch=true").body(Body::empty()).unwrap();
+        let request = Request::get(format!("/api/v1/services?{query}")).body(Body::empty()).unwrap();
         let answer = refused(Watchful::new(fares.clone(), timing).layer(server).oneshot(request).await);
         let error = answer.err().unwrap().downcast::<kube::Error>().unwrap();
         (fares.troubles().into_iter().map(|(kind, trouble)| (kind, trouble.cause)).collect(), *error)
@@ -268,8 +281,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_version_that_is_forgotten_is_no_trouble() {
-        assert_eq!(answered(410, Body::empty()).await.0, []);
+    async fn a_version_that_is_forgotten_is_no_trouble_and_a_list_that_is_gone_is() {
+        for (query, trouble) in [
+            ("watch=true&resourceVersion=7", None),
+            ("limit=500&continue=abc", None),
+            ("limit=500", Some((0, Cause::Refused(410, String::new())))),
+        ] {
+            assert_eq!(answered_to(query, 410, Body::empty()).await.0, Vec::from_iter(trouble), "{query}");
+        }
     }
 
     #[test]

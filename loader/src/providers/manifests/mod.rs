@@ -78,8 +78,8 @@ pub fn scan(path: &Path) -> Batch {
     // As if from the future: nothing is waited for.
     let later = SystemTime::now() + Duration::from_secs(3600);
     let look = directory.look(&Ask { everything: true, ..Ask::default() }, later);
-    let (synced, policies) = (look.readable, look.readable);
-    Batch { source, events: look.events, problems: look.problems, fence: 0, synced, policies }
+    let (synced, containers) = (look.readable, look.readable);
+    Batch { source, events: look.events, problems: look.problems, fence: 0, synced, containers }
 }
 
 fn run(
@@ -108,7 +108,7 @@ fn run(
         let unsettled = look.unsettled;
         let fence_now = if unsettled { 0 } else { std::mem::take(&mut fence) };
         let Look { events, problems, readable, .. } = look;
-        let standing = Standing { problems, synced: readable, policies: readable };
+        let standing = Standing { problems, synced: readable, containers: readable };
         let batch = speech.batch(events, standing, fence_now);
         // Nobody hears it any more once the loop has gone.
         if batch.is_some_and(|batch| batches.blocking_send(batch).is_err()) {
