@@ -16,6 +16,7 @@ pub mod client;
 pub mod container;
 pub mod cpu;
 pub mod direct;
+pub mod doctor;
 pub mod egress;
 pub mod frame;
 pub mod hop;

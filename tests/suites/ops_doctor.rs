@@ -5,14 +5,12 @@ use std::{
     fs,
     path::Path,
     process::{Child, Command},
-    thread::sleep,
     time::{Duration, Instant},
 };
 
 use causeway_testkit::{
-    agent::binary,
     container::Container,
-    link,
+    doctor::{expect, findings, run},
     manifest::{self, Port, Service},
     netns::Netns,
     scratch::Dir,
@@ -20,40 +18,11 @@ use causeway_testkit::{
     topology::{Cluster, Node, PATIENCE, UPLINK, node_address, vip},
     xdp::{First, Pass},
 };
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::Value;
-
-/// What a look found: level and check of each finding.
-type Findings = Vec<(String, String)>;
-
-fn findings(report: &Value) -> Findings {
-    let text = |finding: &Value, field: &str| finding[field].as_str().unwrap().to_owned();
-    let list = report["findings"].as_array().unwrap_or_else(|| panic!("no findings: {report}"));
-    list.iter().map(|finding| (text(finding, "level"), text(finding, "check"))).collect()
-}
-
-/// Looks until all but the notes are those, and the exit code is theirs.
-#[track_caller]
-fn expect(expected: &[(&str, &str)], also: &[&str], look: impl Fn() -> (i32, Value)) {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        let (code, report) = look();
-        let found = findings(&report);
-        let has = |level: &str, check: &str| found.iter().any(|(l, c)| l == level && c == check);
-        let others = found.iter().filter(|(level, check)| {
-            level != "note"
-                && !expected.contains(&(level.as_str(), check.as_str()))
-                && !also.contains(&check.as_str())
-        });
-        let good = expected.iter().all(|(level, check)| has(level, check)) && others.count() == 0;
-        let faults = found.iter().any(|(level, _)| level == "fault");
-        if good {
-            assert_eq!((code, report["sound"].as_bool()), (i32::from(faults), Some(!faults)), "{report:#}");
-            return;
-        }
-        assert!(Instant::now() < end, "expected {expected:?}, and perhaps {also:?}: {report:#}");
-        sleep(Duration::from_millis(50));
-    }
-}
 
 /// A cluster whose first node is looked at.
 struct Patient {
@@ -127,12 +96,6 @@ impl Patient {
     }
 }
 
-fn run(netns: &Netns, line: &str) {
-    let (program, arguments) = line.split_once(' ').unwrap();
-    let (success, said) = netns.command(program, arguments);
-    assert!(success, "{line}: {said}");
-}
-
 #[test]
 fn a_sound_node_is_called_sound_within_a_second() {
     let patient = Patient::new();
@@ -198,10 +161,10 @@ fn addresses_that_mean_two_things_are_found() {
     let patient = Patient::new();
     let node = |cidr: &str| manifest::node("n9", &[node_address(9).into()], &[cidr.to_owned()]);
     patient.manifest(("fault", "pod-network-overlap"), &["agent-problems"], &node("10.244.1.0/25"));
-    patient.manifest(("fault", "host-network-overlap"), &["agent-problems"], &node("192.168.77.128/25"));
+    patient.manifest(("warning", "host-network-overlap"), &["agent-problems"], &node("192.168.77.128/25"));
     let service = |last: [u8; 4]| Service::new("planted", last.into(), &[Port::tcp(80, 8080)]).yaml();
     patient.manifest(("fault", "service-in-pod-network"), &[], &service([10, 244, 1, 200]));
-    patient.manifest(("warning", "service-in-host-network"), &[], &service([192, 168, 77, 99]));
+    patient.manifest(("note", "service-in-host-network"), &[], &service([192, 168, 77, 99]));
     run(&patient.node().netns, "ip link add br0 type bridge");
     let address = "10.244.1.65/27 dev br0";
     let commands = (format!("ip address add {address}"), format!("ip address del {address}"));
@@ -302,10 +265,15 @@ fn what_the_agent_suffers_from_is_found() {
         }
     };
     drift(1);
-    expect(&[], &[], || patient.look(&[]));
-    drift(1);
+    expect(&[("note", "drift-once")], &[], || patient.look(&[]));
+    drift(2);
     expect(&[("warning", "drift")], &[], || patient.look(&[]));
 
+    let pid = Pid::from_raw(node.agent().pid() as i32);
+    kill(pid, Signal::SIGSTOP).unwrap();
+    expect(&[("fault", "agent-silent")], &[], || patient.look(&[]));
+    kill(pid, Signal::SIGCONT).unwrap();
+    expect(&[("warning", "drift")], &[], || patient.look(&[]));
     patient.cluster.nodes[0].agent_mut().kill9();
     expect(&[("fault", "agent-silent")], &[], || patient.look(&[]));
     patient.cluster.nodes[0].agent_mut().restart();
@@ -319,6 +287,13 @@ fn what_the_agent_suffers_from_is_found() {
 }
 
 #[test]
+fn our_own_program_in_the_driver_is_no_strangers() {
+    let patient = Patient { cluster: Cluster::xdp(1), _web: Vec::new() };
+    assert_eq!(patient.node().agent().status().hook, "tcx+xdp+sockets");
+    expect(&[], &["rp-filter"], || patient.look(&[]));
+}
+
+#[test]
 fn a_lack_of_room_is_found() {
     let patient = Patient { cluster: Cluster::configured(1, "[capacity]\nservices = 4\n"), _web: Vec::new() };
     expect(&[], &[], || patient.look(&[]));
@@ -328,72 +303,4 @@ fn a_lack_of_room_is_found() {
     expect(&[("fault", "agent-not-converged")], &also, || patient.look(&[]));
     (2..9).for_each(|host| patient.cluster.manifests().remove(&format!("{host}.yaml")));
     expect(&[], &[], || patient.look(&[]));
-}
-
-/// A host on which no agent has ever run, with a neighbour.
-struct Bare {
-    host: Netns,
-    other: Netns,
-    dir: Dir,
-}
-
-impl Bare {
-    fn new() -> Self {
-        let (host, other) = (Netns::new(), Netns::new());
-        for name in ["eth0", "eth1"] {
-            link::pair(&host, name, &other, name);
-        }
-        link::address(&host, "eth0", "192.0.2.1/24");
-        link::address(&host, "eth1", "198.51.100.1/24");
-        host.ip("route add default via 192.0.2.254 dev eth0");
-        for key in ["all", "eth0"] {
-            host.set_sysctl(&format!("net/ipv4/conf/{key}/rp_filter"), "0");
-        }
-        Self { host, other, dir: Dir::new() }
-    }
-
-    fn look(&self, before: &str, more: &str) -> (i32, Value) {
-        let (program, socket) = (binary(), self.dir.join("none.sock"));
-        let line =
-            format!("{before} {} doctor -o json --socket {} {more}", program.display(), socket.display());
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let output = self.host.run(|| Command::new(words[0]).args(&words[1..]).output().unwrap());
-        let report = serde_json::from_slice(&output.stdout);
-        (output.status.code().unwrap(), report.unwrap_or_else(|error| panic!("{error}: {line}: {output:?}")))
-    }
-
-    #[track_caller]
-    fn commands(&self, finding: (&str, &str), more: &str, cause: &str, remedy: &str) {
-        let look = || self.look("", more);
-        expect(&[], &[], look);
-        run(&self.host, cause);
-        expect(&[finding], &[], look);
-        run(&self.host, remedy);
-        expect(&[], &[], look);
-    }
-}
-
-#[test]
-fn a_node_is_looked_at_before_its_first_agent() {
-    let bare = Bare::new();
-    expect(&[("note", "agent-absent")], &[], || bare.look("", ""));
-    let default = "ip route add default via 192.0.2.254 dev eth0";
-    bare.commands(("fault", "uplink-missing"), "", "ip route del default", default);
-    let second = "default via 198.51.100.254 dev eth1 metric 9";
-    let commands = (format!("ip route add {second}"), format!("ip route del {second}"));
-    bare.commands(("warning", "uplink-ambiguous"), "", &commands.0, &commands.1);
-    let named = "--uplink eth0";
-    bare.commands(("fault", "uplink-down"), named, "ip link set eth0 down", "ip link set eth0 up");
-    bare.commands(("fault", "uplink-mtu"), named, "ip link set eth0 mtu 1279", "ip link set eth0 mtu 1500");
-    let commands = ("ip address del 192.0.2.1/24 dev eth0", "ip address add 192.0.2.1/24 dev eth0");
-    bare.commands(("fault", "uplink-address"), named, commands.0, commands.1);
-    bare.other.ip("link set eth0 down");
-    expect(&[("fault", "uplink-down")], &[], || bare.look("", named));
-    bare.other.ip("link set eth0 up");
-    let elsewhere = format!("{named} --bpffs {}", bare.dir.path().display());
-    expect(&[("fault", "bpffs")], &[], || bare.look("", &elsewhere));
-    let rightless = "setpriv --bounding-set=-all --inh-caps=-all";
-    expect(&[("fault", "capabilities")], &["uplink-missing"], || bare.look(rightless, named));
-    run(&bare.host, "iptables-legacy -t nat -N KUBE-SERVICES");
-    expect(&[("note", "iptables-legacy")], &[], || bare.look("", named));
 }

@@ -2,6 +2,7 @@
 //! remember them.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
@@ -202,4 +203,25 @@ fn collect(dir: &Path, found: &mut Vec<(PathBuf, String)>) {
 
 fn top() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// What `causeway doctor` may find is in the table of docs/cli.md, and nothing else.
+#[test]
+fn findings_are_listed() {
+    let mut found = BTreeSet::new();
+    for (file, text) in sources("loader/src/doctor/judge") {
+        // A module of tests may be named at the top.
+        let text =
+            text.split("mod tests {").next().filter(|_| !file.ends_with("tests.rs")).unwrap_or_default();
+        let mut calls = text.split("report.").skip(1).map(|call| call.split_once('(').unwrap_or_default());
+        let levels = ["fault", "warning", "note", "add"];
+        let calls = calls.by_ref().filter(|(name, _)| levels.contains(name)).map(|(_, arguments)| arguments);
+        let given = text.split("check: ").skip(1).filter(|words| words.starts_with('"'));
+        found.extend(calls.chain(given).filter_map(|words| words.split('"').nth(1)).map(str::to_owned));
+    }
+    let text = fs::read_to_string(top().join("docs/cli.md")).unwrap();
+    let table = text.lines().skip_while(|line| !line.starts_with("| check | level |")).skip(2);
+    let rows = table.take_while(|line| line.starts_with('|')).filter_map(|row| row.split('|').nth(1));
+    let names = rows.flat_map(|cell| cell.split(", ")).map(|name| name.trim().trim_matches('`').to_owned());
+    assert_eq!(names.collect::<BTreeSet<_>>(), found);
 }

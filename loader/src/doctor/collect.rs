@@ -19,6 +19,8 @@ use crate::{
 
 /// How long an agent that is well may take.
 const PATIENCE: Duration = Duration::from_millis(800);
+/// How long one takes that reads back what it has written.
+const CHANGE: Duration = Duration::from_millis(300);
 /// `comm` of the processes of other dataplanes, of which the kernel keeps 15
 /// bytes.
 const DATAPLANES: [&str; 10] = [
@@ -44,7 +46,7 @@ pub async fn collect(place: &Place) -> io::Result<Facts> {
     let agent = Agent {
         answer: answer(&place.socket, &mut unread).await,
         socket: place.socket.clone(),
-        pins: bpf::pins(&place.bpffs),
+        pins: note(&mut unread, "pins", bpf::pins(&place.bpffs)),
     };
     let links = note(&mut unread, "links", netlink.survey_links().await);
     let told = agent.said().and_then(|said| said.status.uplink.clone());
@@ -79,21 +81,30 @@ fn note<T: Default>(unread: &mut Vec<String>, what: &str, result: io::Result<T>)
     })
 }
 
-/// The uplink of the agent that has left its pins: they are `PROGRAM-IFINDEX`.
-fn left(pins: &[String], links: &[Seen]) -> Option<String> {
-    let index = |pin: &String| pin.strip_prefix(bpf::FROM_UPLINK)?.strip_prefix('-')?.parse::<u32>().ok();
-    let index = pins.iter().find_map(index)?;
-    links.iter().find(|seen| seen.link.index == index).map(|seen| seen.link.name.clone())
+/// The uplink of the agent that has left its pins.
+fn left(pins: &[(String, u32)], links: &[Seen]) -> Option<String> {
+    let (_, index) = pins.iter().find(|(program, _)| program == bpf::FROM_UPLINK)?;
+    links.iter().find(|seen| seen.link.index == *index).map(|seen| seen.link.name.clone())
 }
 
 async fn answer(socket: &Path, unread: &mut Vec<String>) -> Answer {
-    if !socket.exists() {
-        return Answer::Absent;
+    match socket.try_exists() {
+        Ok(true) => {}
+        Ok(false) => return Answer::Absent,
+        Err(error) => return Answer::Silent(error.to_string()),
     }
-    let status: Status = match ask(socket, "/v1/status").await {
+    let mut status: Status = match ask(socket, "/v1/status").await {
         Ok(status) => status,
         Err(error) => return Answer::Silent(error),
     };
+    if !status.reasons.is_empty() {
+        // A change may be under way: what is so still, and in the same words, is wrong.
+        tokio::time::sleep(CHANGE).await;
+        match ask::<Status>(socket, "/v1/status").await {
+            Ok(later) => status.reasons.retain(|reason| later.reasons.contains(reason)),
+            Err(error) => return Answer::Silent(error),
+        }
+    }
     let mut said = Said { status, ..Said::default() };
     let asked = async {
         said.nodes = ask(socket, "/v1/nodes").await?;
@@ -119,7 +130,7 @@ fn kernel(bpffs: &Path) -> Kernel {
     Kernel {
         release: read("/proc/sys/kernel/osrelease").unwrap_or_default(),
         capabilities: capabilities.unwrap_or(0),
-        bpffs: (bpffs.to_owned(), bpf::is_bpffs(bpffs)),
+        bpffs: (bpffs.to_owned(), bpf::would_be_in_bpffs(bpffs).unwrap_or(false)),
         cgroups: bpf::has_cgroups(),
         jit: read::<u64>("/proc/sys/net/core/bpf_jit_enable").map(|value| value != 0),
         features: bpf::features(),

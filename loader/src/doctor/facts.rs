@@ -120,8 +120,8 @@ pub struct Strangers {
 pub struct Agent {
     pub socket: PathBuf,
     pub answer: Answer,
-    /// Names of pinned links.
-    pub pins: Vec<String>,
+    /// Programs of pinned links, and the interfaces where they are.
+    pub pins: Vec<(String, u32)>,
 }
 
 impl Agent {

@@ -8,6 +8,8 @@ use std::{
 
 /// Of `nlmsghdr`.
 const HEADER: usize = 16;
+/// So often is a list asked for that changes while it is told.
+const LOOKS: u32 = 4;
 
 /// A request; its answers come as bodies without the header.
 pub struct Message(Vec<u8>);
@@ -50,10 +52,22 @@ impl Message {
     /// Sends it to a netlink family (`NETLINK_*`); the bodies of the answers.
     ///
     /// # Errors
-    /// The kernel's, and that there is no such family.
+    /// The kernel's, that there is no such family, and that what was to be listed
+    /// has changed meanwhile, again and again.
     pub fn send(mut self, family: libc::c_int) -> io::Result<Vec<Vec<u8>>> {
         let length = self.0.len() as u32;
         self.0[..4].copy_from_slice(&length.to_ne_bytes());
+        let mut answers = self.ask(family);
+        for _ in 1..LOOKS {
+            if !answers.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {
+                break;
+            }
+            answers = self.ask(family);
+        }
+        answers
+    }
+
+    fn ask(&self, family: libc::c_int) -> io::Result<Vec<Vec<u8>>> {
         let is_dump = half(&self.0, 6) & libc::NLM_F_DUMP as u16 == libc::NLM_F_DUMP as u16;
         let socket = open(family)?;
         // SAFETY: the buffer is as long as said.
@@ -62,17 +76,28 @@ impl Message {
             return Err(io::Error::last_os_error());
         }
         let mut answers = Vec::new();
+        // What was listed was not one state.
+        let mut torn = false;
         let mut buffer = vec![0_u8; 32 * 1024];
         loop {
+            let (room, whole) = (buffer.len(), libc::MSG_TRUNC);
             // SAFETY: as above.
-            let got = unsafe { libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
+            let got = unsafe { libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), room, whole) };
             let Ok(got) = usize::try_from(got) else { return Err(io::Error::last_os_error()) };
-            let mut rest = &buffer[..got];
+            let Some(mut rest) = buffer.get(..got) else {
+                return Err(io::Error::other(format!("an answer of {got} bytes")));
+            };
             while rest.len() >= HEADER {
                 let length = (word(rest, 0) as usize).clamp(HEADER, rest.len());
                 let body = &rest[HEADER..length];
+                torn |= half(rest, 6) & libc::NLM_F_DUMP_INTR as u16 != 0;
                 match libc::c_int::from(half(rest, 4)) {
-                    libc::NLMSG_DONE => return Ok(answers),
+                    // With the error that has ended it early.
+                    libc::NLMSG_DONE => match word(body, 0) as i32 {
+                        0 if torn => return Err(io::ErrorKind::Interrupted.into()),
+                        0 => return Ok(answers),
+                        negative => return Err(io::Error::from_raw_os_error(-negative)),
+                    },
                     libc::NLMSG_ERROR => match word(body, 0) as i32 {
                         0 if is_dump => {}
                         0 => return Ok(answers),

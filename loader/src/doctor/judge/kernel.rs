@@ -1,11 +1,10 @@
 //! Does the kernel have what we use, and may we use it?
 
 use super::Report;
-use crate::doctor::facts::Kernel;
+use crate::{doctor::facts::Kernel, kernel::bpf::MOUNT_POINT};
 
 /// The first that is long-term and has all we cannot do without.
 const OLDEST: (u32, u32) = (6, 1);
-const MOUNT_POINT: &str = "/sys/fs/bpf";
 /// Bits of capabilities(7).
 const NET_ADMIN: (u64, &str) = (12, "CAP_NET_ADMIN");
 const SYS_ADMIN: (u64, &str) = (21, "CAP_SYS_ADMIN");
@@ -65,15 +64,13 @@ fn version(release: &str) -> Option<(u32, u32)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{found, sound};
+    use super::super::tests;
     use super::*;
     use crate::doctor::Level;
 
     #[track_caller]
     fn check(change: impl FnOnce(&mut Kernel), expected: &[(Level, &str)]) {
-        let mut facts = sound();
-        change(&mut facts.kernel);
-        assert_eq!(found(&facts), expected);
+        tests::check(|facts| change(&mut facts.kernel), expected);
     }
 
     #[test]

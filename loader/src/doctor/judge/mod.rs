@@ -54,10 +54,16 @@ pub fn judge(facts: &Facts) -> Diagnosis {
     overlap::judge(facts, &mut report);
     strangers::judge(facts, &mut report);
     agent::judge(facts, &mut report);
-    for what in &facts.unread {
-        report.note("unread", "this look", format!("cannot read {what}"), "run `causeway doctor` as root");
-    }
     let mut findings = report.0;
+    let is_root = findings.iter().all(|finding| finding.check != "capabilities");
+    let remedy = if is_root { "look again, and at what it says" } else { "run `causeway doctor` as root" };
+    findings.extend(facts.unread.iter().map(|what| Finding {
+        level: Level::Warning,
+        check: "unread",
+        object: "this look".into(),
+        message: format!("cannot read {what}: nothing is known of that"),
+        remedy: remedy.into(),
+    }));
     // Stable: within a level they stand as they were found.
     findings.sort_by_key(|finding| finding.level);
     Diagnosis {

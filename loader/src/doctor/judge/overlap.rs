@@ -9,7 +9,13 @@ use std::{
 use ipnet::IpNet;
 
 use super::Report;
-use crate::doctor::facts::{Facts, Network, Said};
+use crate::{
+    doctor::{
+        Level,
+        facts::{Facts, Network, Said},
+    },
+    kernel::routes::ROUTE_PROTOCOL,
+};
 
 pub fn judge(facts: &Facts, report: &mut Report) {
     let Some(said) = facts.agent.said() else { return };
@@ -57,7 +63,10 @@ fn with_host(pods: &[(&str, IpNet)], network: &Network, report: &mut Report) {
             if told.insert((name, connected, pods)) {
                 let message = format!("{connected} at {name} overlaps the pods' {pods} of {node}");
                 let remedy = "take the address off that interface, or give the node another pod network";
-                report.fault("host-network-overlap", name, message, remedy);
+                // The routes of narrower networks win.
+                let wider = connected.prefix_len() < pods.prefix_len();
+                let level = if wider { Level::Warning } else { Level::Fault };
+                report.add(level, "host-network-overlap", name, message, remedy);
             }
         }
     }
@@ -103,8 +112,8 @@ fn services(pods: &[(&str, IpNet)], network: &Network, said: &Said, report: &mut
             let message = format!(
                 "{what} at {name}: hosts there look for it on the link, and find whoever announces it, or nobody"
             );
-            let remedy = "take service addresses from a range of their own, or have them announced";
-            report.warning("service-in-host-network", service, message, remedy);
+            let remedy = "none needed where they are announced; else take them from a range of their own";
+            report.note("service-in-host-network", service, message, remedy);
         }
     }
 }
@@ -122,13 +131,20 @@ fn routes(pods: &[(&str, IpNet)], network: &Network, said: &Said, report: &mut R
         addresses.map(|address| (address, endpoint.name.as_str()))
     });
     let endpoints: BTreeMap<IpAddr, &str> = endpoints.collect();
-    for seen in network.routes.iter().filter(|seen| seen.protocol != crate::netlink::ADDRESS_PROTOCOL) {
+    let links: Vec<IpNet> = network.uplink().map_or(Vec::new(), |uplink| uplink.addresses.clone());
+    // To others' pods somebody else has to give the way.
+    let is_on_link = |name: &str| {
+        let addresses = said.nodes.iter().filter(|node| node.name == name).flat_map(|node| &node.addresses);
+        let mut addresses = addresses.filter_map(|address| address.parse::<IpAddr>().ok());
+        addresses.any(|address| links.iter().any(|network| network.contains(&address)))
+    };
+    for seen in network.routes.iter().filter(|seen| seen.protocol != ROUTE_PROTOCOL) {
         let to = seen.route.destination;
         let whose = match endpoints.get(&to.addr()) {
             Some(name) if to.prefix_len() == to.max_prefix_len() => format!("container {name}"),
             _ => match pods.iter().find(|(_, pods)| pods.trunc() == to.trunc()) {
-                Some((node, _)) => format!("the pods of {node}"),
-                None => continue,
+                Some((node, _)) if is_on_link(node) => format!("the pods of {node}"),
+                _ => continue,
             },
         };
         // That of a connected network is told as an overlap.
@@ -149,16 +165,9 @@ fn routes(pods: &[(&str, IpNet)], network: &Network, said: &Said, report: &mut R
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{found, sound, with};
+    use super::super::tests::{check, sound, with};
     use super::*;
-    use crate::doctor::Level::{self, Fault, Warning};
-
-    #[track_caller]
-    fn check(change: impl FnOnce(&mut Facts), expected: &[(Level, &str)]) {
-        let mut facts = sound();
-        change(&mut facts);
-        assert_eq!(found(&facts), expected);
-    }
+    use crate::doctor::Level::{Fault, Note, Warning};
 
     fn pods(node: usize, cidr: &str) -> impl FnOnce(&mut Facts) {
         move |facts| with(facts, |said| said.nodes[node].pod_cidrs = vec![cidr.to_owned()])
@@ -187,7 +196,7 @@ mod tests {
     fn the_hosts_networks_are_not_for_pods() {
         let expected = [(Fault, "host-network-overlap")];
         check(pods(1, "192.168.0.0/17"), &expected);
-        check(pods(1, "192.168.77.128/25"), &expected);
+        check(pods(1, "192.168.77.128/25"), &[(Warning, "host-network-overlap")]);
         check(pods(1, "192.168.78.0/24"), &[]);
         let bridge = |facts: &mut Facts| {
             facts.network.links[1].addresses = vec!["10.244.1.1/24".parse().unwrap()];
@@ -201,8 +210,8 @@ mod tests {
             move |facts: &mut Facts| with(facts, |said| said.services[0].frontends = vec![frontend.into()])
         };
         check(at("10.244.1.7:80/TCP"), &[(Fault, "service-in-pod-network")]);
-        check(at("192.168.77.99:80/TCP (from outside)"), &[(Warning, "service-in-host-network")]);
-        check(at("[fd00:77::99]:10000-20000/UDP"), &[(Warning, "service-in-host-network")]);
+        check(at("192.168.77.99:80/TCP (from outside)"), &[(Note, "service-in-host-network")]);
+        check(at("[fd00:77::99]:10000-20000/UDP"), &[(Note, "service-in-host-network")]);
         // Node ports, and services at a node's own address.
         check(at("0.0.0.0:30080/TCP"), &[]);
         check(at("192.168.77.11:80/TCP"), &[]);
@@ -233,5 +242,10 @@ mod tests {
         check(route("10.244.1.0/24", 4), &[(Warning, "foreign-route")]);
         check(route("10.244.0.10/32", 202), &[]);
         check(route("10.244.0.11/32", 3), &[]);
+        let far = |facts: &mut Facts| {
+            with(facts, |said| said.nodes[1].addresses = vec!["10.9.9.9".into()]);
+            route("10.244.1.0/24", 4)(facts);
+        };
+        check(far, &[]);
     }
 }

@@ -33,10 +33,10 @@ pub fn judge(facts: &Facts, report: &mut Report) {
 
 fn programs(uplink: &str, hooks: &Hooks, report: &mut Report) {
     let is_ours = |found: &&Found| found.owner == Owner::Ours;
-    let first = hooks.tcx.iter().take_while(|found| !is_ours(found));
-    let after = hooks.tcx.iter().skip_while(|found| !is_ours(found)).filter(|found| !is_ours(found));
-    let installed = hooks.tcx.iter().any(|found| is_ours(&found));
-    for found in first {
+    let installed = hooks.programs.iter().any(|found| is_ours(&found));
+    let before = hooks.programs.iter().take_while(|found| !is_ours(found)).count();
+    let (before, after) = hooks.programs.split_at(before);
+    for found in before {
         let message = match installed {
             true => format!("{} sees packets before our program, and may take them", called(found)),
             false => format!("{} is there already", called(found)),
@@ -44,8 +44,7 @@ fn programs(uplink: &str, hooks: &Hooks, report: &mut Report) {
         let remedy = format!("remove whoever put it there: `bpftool net show dev {uplink}`");
         report.warning("foreign-tc", uplink, message, remedy);
     }
-    // On a kernel with tcx filters run last; ours is the first of them elsewhere.
-    for found in after.chain(&hooks.filters) {
+    for found in after.iter().filter(|found| !is_ours(found)) {
         let message = format!("{} sees what our program leaves to the host", called(found));
         report.note(
             "foreign-tc-after",
@@ -56,7 +55,12 @@ fn programs(uplink: &str, hooks: &Hooks, report: &mut Report) {
     }
     if let Some(found) = hooks.xdp.as_ref().filter(|found| !is_ours(found)) {
         let message = format!("{} sees packets in the driver, before our programs", called(found));
-        report.warning("foreign-xdp", uplink, message, format!("ip link set dev {uplink} xdp off"));
+        report.warning(
+            "foreign-xdp",
+            uplink,
+            message,
+            format!("ip link set dev {uplink} xdp off, or end who holds its link: `bpftool link`"),
+        );
     }
 }
 
@@ -68,13 +72,20 @@ fn called(found: &Found) -> String {
     }
 }
 
+/// Chains of kube-proxy's that lead to backends; the kubelet has others whose names
+/// begin so.
+fn is_proxys(chain: &str) -> bool {
+    let kinds = ["SVC-", "SVL-", "SEP-", "EXT-", "FW-"];
+    chain.strip_prefix("KUBE-").is_some_and(|name| {
+        ["SERVICES", "NODEPORTS"].contains(&name) || kinds.iter().any(|kind| name.starts_with(kind))
+    })
+}
+
 fn rules(strangers: &Strangers, report: &mut Report) {
     let mut places: Vec<String> = Vec::new();
     let mut count = 0;
     for rules in &strangers.rules {
-        let is_proxys = rules.table == "kube-proxy"
-            || rules.chain.as_ref().is_some_and(|chain| chain.starts_with("KUBE-"));
-        if is_proxys {
+        if rules.table == "kube-proxy" || rules.chain.as_deref().is_some_and(is_proxys) {
             count += usize::from(rules.chain.is_some());
             places.push(format!("{} {}", rules.family, rules.table));
         }
@@ -83,11 +94,10 @@ fn rules(strangers: &Strangers, report: &mut Report) {
     places.dedup();
     if !places.is_empty() {
         let places = places.join(", ");
+        let chains = if count == 0 { "a table".to_owned() } else { format!("{count} chains") };
         let message =
-            format!("{count} chains of kube-proxy: they send what reaches them to backends of their time");
-        let remedy =
-            "kube-proxy --cleanup, or nft delete table / iptables-save | grep -v KUBE- | iptables-restore";
-        report.warning("kube-proxy-rules", places, message, remedy);
+            format!("{chains} of kube-proxy: they send what reaches them to backends of their time");
+        report.warning("kube-proxy-rules", places, message, "kube-proxy --cleanup");
     }
     for rules in strangers.rules.iter().filter(|rules| rules.drops_forwarded) {
         let chain = rules.chain.as_deref().unwrap_or_default();
@@ -107,26 +117,19 @@ fn rules(strangers: &Strangers, report: &mut Report) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{found, sound};
+    use super::super::tests::check;
     use super::*;
     use crate::{
-        doctor::Level::{self, Fault, Note, Warning},
+        doctor::Level::{Fault, Note, Warning},
         kernel::netfilter::Rules,
     };
-
-    #[track_caller]
-    fn check(change: impl FnOnce(&mut Facts), expected: &[(Level, &str)]) {
-        let mut facts = sound();
-        change(&mut facts);
-        assert_eq!(found(&facts), expected);
-    }
 
     fn program(owner: Owner) -> Found {
         Found { id: 7, name: "x".into(), owner }
     }
 
     fn hooks(change: impl FnOnce(&mut Hooks)) -> impl FnOnce(&mut Facts) {
-        let ours = Hooks { tcx_exists: true, tcx: vec![program(Owner::Ours)], ..Hooks::default() };
+        let ours = Hooks { programs: vec![program(Owner::Ours)], xdp: None };
         move |facts| change(facts.strangers.hooks.insert(ours))
     }
 
@@ -139,11 +142,10 @@ mod tests {
     #[test]
     fn a_stranger_counts_by_its_place() {
         check(hooks(|_| ()), &[]);
-        let before = hooks(|hooks| hooks.tcx.insert(0, program(Owner::Stranger)));
+        let before = hooks(|hooks| hooks.programs.insert(0, program(Owner::Stranger)));
         check(before, &[(Warning, "foreign-tc")]);
-        check(hooks(|hooks| hooks.tcx.push(program(Owner::Stranger))), &[(Note, "foreign-tc-after")]);
-        check(hooks(|hooks| hooks.filters.push(program(Owner::Stranger))), &[(Note, "foreign-tc-after")]);
-        check(hooks(|hooks| hooks.tcx = vec![program(Owner::Stranger)]), &[(Warning, "foreign-tc")]);
+        check(hooks(|hooks| hooks.programs.push(program(Owner::Stranger))), &[(Note, "foreign-tc-after")]);
+        check(hooks(|hooks| hooks.programs = vec![program(Owner::Stranger)]), &[(Warning, "foreign-tc")]);
         check(hooks(|hooks| hooks.xdp = Some(program(Owner::Stranger))), &[(Warning, "foreign-xdp")]);
         check(hooks(|hooks| hooks.xdp = Some(program(Owner::Ours))), &[]);
     }
@@ -152,7 +154,12 @@ mod tests {
     fn rules_of_a_proxy_are_known_by_their_names() {
         check(chain("kube-proxy", None, false), &[(Warning, "kube-proxy-rules")]);
         check(chain("nat", Some("KUBE-SERVICES"), false), &[(Warning, "kube-proxy-rules")]);
-        check(chain("nat", Some("DOCKER"), false), &[]);
+        check(chain("nat", Some("KUBE-SEP-4B4LKPQXVVCNFMFR"), false), &[(Warning, "kube-proxy-rules")]);
+        for name in
+            ["DOCKER", "KUBE-KUBELET-CANARY", "KUBE-IPTABLES-HINT", "KUBE-FIREWALL", "KUBE-ROUTER-INPUT"]
+        {
+            check(chain("nat", Some(name), false), &[]);
+        }
         check(chain("filter", Some("FORWARD"), true), &[(Warning, "forward-drop")]);
     }
 

@@ -14,6 +14,14 @@ pub fn found(facts: &Facts) -> Vec<(Level, &'static str)> {
     judge(facts).findings.into_iter().map(|finding| (finding.level, finding.check)).collect()
 }
 
+/// What is found once a sound node is changed.
+#[track_caller]
+pub fn check(change: impl FnOnce(&mut Facts), expected: &[(Level, &str)]) {
+    let mut facts = sound();
+    change(&mut facts);
+    assert_eq!(found(&facts), expected);
+}
+
 /// Changes what the agent says.
 pub fn with(facts: &mut Facts, change: impl FnOnce(&mut Said)) {
     match &mut facts.agent.answer {
@@ -54,16 +62,15 @@ pub fn sound() -> Facts {
         },
         strangers: Strangers {
             hooks: Some(Hooks {
-                tcx_exists: true,
-                tcx: vec![Found { id: 1, name: "from_uplink".into(), owner: Owner::Ours }],
-                ..Hooks::default()
+                programs: vec![Found { id: 1, name: "from_uplink".into(), owner: Owner::Ours }],
+                xdp: None,
             }),
             ..Strangers::default()
         },
         agent: Agent {
             socket: "/run/causeway/agent.sock".into(),
             answer: Answer::Said(Box::new(said())),
-            pins: vec!["from_uplink-2".into()],
+            pins: vec![("from_uplink".into(), 2)],
         },
         unread: Vec::new(),
     }
@@ -146,7 +153,7 @@ fn the_worst_comes_first_and_decides() {
 fn what_could_not_be_read_is_said() {
     let mut facts = sound();
     facts.unread.push("processes: denied".into());
-    assert_eq!(found(&facts), [(Level::Note, "unread")]);
+    assert_eq!(found(&facts), [(Level::Warning, "unread")]);
 }
 
 #[test]

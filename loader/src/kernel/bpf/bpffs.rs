@@ -17,7 +17,7 @@ use nix::{
 use super::{BpfError, sys};
 
 /// Where every distribution mounts it.
-const MOUNT_POINT: &str = "/sys/fs/bpf";
+pub const MOUNT_POINT: &str = "/sys/fs/bpf";
 /// `BPF_FS_MAGIC`.
 const MAGIC: FsType = FsType(0xcafe_4a11);
 /// The object that is built into this binary, by its contents.
@@ -29,17 +29,21 @@ pub struct Pins {
 }
 
 impl Pins {
+    /// Those that may be there.
+    pub fn at(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
     /// Makes the directories, and mounts the file system when `root` lies below
     /// its usual place and nothing is mounted there yet.
     pub fn prepare(root: &Path) -> Result<Self, BpfError> {
         if root.starts_with(MOUNT_POINT) {
             mount(Path::new(MOUNT_POINT))?;
         }
-        let there = root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-        if !is_bpffs(there)? {
+        if !would_be_in_bpffs(root)? {
             return Err(BpfError::NotBpffs { path: root.to_owned() });
         }
-        let pins = Self { root: root.to_owned() };
+        let pins = Self::at(root);
         for directory in [root, &pins.maps(), &pins.programs(), &pins.links()] {
             fs::create_dir_all(directory).map_err(|cause| {
                 // EPERM is how a BPF file system answers to a dot in a name.
@@ -137,7 +141,15 @@ fn remove_tree(path: &Path, errors: &mut Vec<BpfError>) {
     }
 }
 
-pub fn is_bpffs(path: &Path) -> Result<bool, BpfError> {
+/// Whether a directory is, or would be made, in a BPF file system.
+///
+/// # Errors
+/// When the kernel does not say.
+pub fn would_be_in_bpffs(root: &Path) -> Result<bool, BpfError> {
+    is_bpffs(root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/")))
+}
+
+fn is_bpffs(path: &Path) -> Result<bool, BpfError> {
     let stat = statfs(path).map_err(|errno| {
         BpfError::call("look at the file system of", path.display().to_string())(errno.into())
     })?;

@@ -1,16 +1,12 @@
 //! Whose programs are at an interface? Ours are known by the pins of their
 //! links; all is only looked at.
 
-use std::{
-    collections::BTreeSet,
-    io,
-    os::fd::OwnedFd,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeSet, io, path::Path};
 
 use super::{
-    bpffs, cgroup,
-    links::Hook,
+    bpffs::{self, Pins},
+    cgroup,
+    links::{self, Hook},
     sys::{self, Direction},
     tc,
 };
@@ -32,12 +28,8 @@ pub struct Found {
 /// What is at an interface's ingress.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hooks {
-    /// Whether the kernel has tcx; else filters are what there is.
-    pub tcx_exists: bool,
-    /// In the order in which they run.
-    pub tcx: Vec<Found>,
-    /// Filters that are not ours; they run after tcx.
-    pub filters: Vec<Found>,
+    /// By tcx, and then by filters, in the order in which they run.
+    pub programs: Vec<Found>,
     pub xdp: Option<Found>,
 }
 
@@ -47,34 +39,33 @@ pub struct Hooks {
 /// # Errors
 /// When the kernel does not say; without CAP_BPF.
 pub fn hooks(root: &Path, ifindex: u32, xdp: Option<u32>) -> io::Result<Hooks> {
-    let (links, programs) = ours(root);
+    let (links, ours) = ours(root)?;
     let found = |id: u32, is_ours: bool| Found {
         id,
         name: name(id),
         owner: if is_ours { Owner::Ours } else { Owner::Stranger },
     };
-    let tcx_exists = Hook::probe() == Hook::Tcx;
-    let tcx = if tcx_exists { sys::tcx_query(ifindex, Direction::Ingress)? } else { Vec::new() };
-    let filters = tc::foreign_filters(ifindex, Direction::Ingress)?;
+    let has_tcx = Hook::probe() == Hook::Tcx;
+    let tcx = if has_tcx { sys::tcx_query(ifindex, Direction::Ingress)? } else { Vec::new() };
+    let tcx = tcx.into_iter().map(|(program, link)| found(program, links.contains(&link)));
+    let filters = tc::programs_in_filters(ifindex, Direction::Ingress)?;
+    let filters = filters.into_iter().map(|(program, is_ours)| found(program, is_ours));
     Ok(Hooks {
-        tcx_exists,
-        tcx: tcx.into_iter().map(|(program, link)| found(program, links.contains(&link))).collect(),
-        filters: filters.into_iter().map(|program| found(program, false)).collect(),
-        xdp: xdp.map(|program| found(program, programs.contains(&program))),
+        programs: tcx.chain(filters).collect(),
+        xdp: xdp.map(|program| found(program, ours.contains(&program))),
     })
 }
 
-/// Links and filters that an agent has pinned under its directory.
-pub fn pins(root: &Path) -> Vec<String> {
-    let mut names = bpffs::names(&root.join("links")).unwrap_or_default();
+/// Programs that an agent has attached and pinned under its directory, and the
+/// interfaces where they are.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn pins(root: &Path) -> io::Result<Vec<(String, u32)>> {
+    let mut names = bpffs::names(&Pins::at(root).links())?;
     names.sort_unstable();
-    names
-}
-
-/// Whether a directory is, or would be made, in a BPF file system.
-pub fn is_bpffs(root: &Path) -> bool {
-    let there = root.ancestors().find(|path| path.exists());
-    there.is_some_and(|path| bpffs::is_bpffs(path).unwrap_or(false))
+    let parts = names.iter().filter_map(|name| links::parts(name));
+    Ok(parts.map(|(program, ifindex)| (program.to_owned(), ifindex)).collect())
 }
 
 /// Whether the unified hierarchy of cgroups is mounted.
@@ -83,11 +74,12 @@ pub fn has_cgroups() -> bool {
 }
 
 /// Ids of our links, and of the programs that they run.
-fn ours(root: &Path) -> (BTreeSet<u32>, BTreeSet<u32>) {
-    let path = |name: String| -> PathBuf { root.join("links").join(name) };
-    let links = pins(root).into_iter().filter_map(|name| sys::open(&path(name)).ok());
-    let infos = links.filter_map(|link: OwnedFd| sys::info::<sys::LinkInfo>(&link).ok());
-    infos.map(|info| (info.id, info.program)).unzip()
+fn ours(root: &Path) -> io::Result<(BTreeSet<u32>, BTreeSet<u32>)> {
+    let directory = Pins::at(root).links();
+    let links =
+        bpffs::names(&directory)?.into_iter().filter_map(|name| sys::open(&directory.join(name)).ok());
+    let infos = links.filter_map(|link| sys::info::<sys::LinkInfo>(&link).ok());
+    Ok(infos.map(|info| (info.id, info.program)).unzip())
 }
 
 /// Of a loaded program; empty when it is gone.

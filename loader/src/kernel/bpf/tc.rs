@@ -94,10 +94,11 @@ pub fn program_in_filter(ifindex: u32, at: Direction) -> io::Result<Option<u32>>
         .map(|f| f.program))
 }
 
-/// Ids of the programs in filters that are not ours; 0 for a filter of another kind.
-pub fn foreign_filters(ifindex: u32, at: Direction) -> io::Result<Vec<u32>> {
-    let foreign = |filter: &Filter| filter.priority != PRIORITY || filter.handle != HANDLE;
-    Ok(filters(ifindex, at)?.into_iter().filter(foreign).map(|filter| filter.program).collect())
+/// Ids of the programs in filters, as they run, and whether they stand where ours
+/// does; 0 for a filter of another kind.
+pub fn programs_in_filters(ifindex: u32, at: Direction) -> io::Result<Vec<(u32, bool)>> {
+    let is_ours = |filter: &Filter| filter.priority == PRIORITY && filter.handle == HANDLE;
+    Ok(filters(ifindex, at)?.into_iter().map(|filter| (filter.program, is_ours(&filter))).collect())
 }
 
 struct Filter {

@@ -16,7 +16,7 @@ use super::{
     super::sys::{self, Direction},
     *,
 };
-use crate::kernel::bpf::Hook;
+use crate::kernel::bpf::{Hook, Owner, hooks};
 
 /// Programs at an interface's tcx ingress, with their links.
 fn tcx(attachment: &Attachment) -> Vec<(u32, u32)> {
@@ -232,7 +232,17 @@ fn a_foreign_qdisc_and_foreign_filters_stay() {
         dataplane.attach(at("v0")).unwrap();
         dataplane.attach(at("v1")).unwrap();
         let pinned = place.program("sweep_v4");
-        tc(&format!("filter add dev v1 egress pref 9 bpf object-pinned {} direct-action", pinned.display()));
+        for hook in ["egress", "ingress"] {
+            let program = pinned.display();
+            tc(&format!("filter add dev v1 {hook} pref 9 bpf object-pinned {program} direct-action"));
+        }
+        let owners: Vec<Owner> = hooks(&place.0, at("v1").ifindex, None)
+            .unwrap()
+            .programs
+            .iter()
+            .map(|found| found.owner)
+            .collect();
+        assert_eq!(owners, [Owner::Ours, Owner::Stranger]);
         dataplane.uninstall().unwrap();
         assert!(tc("qdisc show dev v0").contains("clsact"));
         assert!(!tc("filter show dev v0 ingress").contains("from_uplink"));
