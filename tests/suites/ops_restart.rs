@@ -1,16 +1,23 @@
 //! OPS-01: does traffic notice when the agent is killed and comes back?
 
-use std::{net::SocketAddrV4, path::Path, thread, time::Duration};
+use std::{
+    net::SocketAddrV4,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
 use aya::programs::ProgramInfo;
+use causeway_schema::NodeConfig;
 use causeway_testkit::{
-    client::first_answer,
+    client::{first_answer, requests},
     load::ConnectLoad,
     manifest::{Port, Service},
     pinned::Pinned,
     server::Server,
     streams::Streams,
-    topology::{Cluster, Container, vip},
+    topology::{Cluster, Container, PATIENCE, vip},
+    wire::Protocol,
 };
 
 const KILLS: u8 = 20;
@@ -132,14 +139,40 @@ fn programs_are_taken_over_from_the_same_build_alone() {
     streams.close().assert_clean(50);
 }
 
+/// As after an upgrade: what stands goes on until the operator says so.
+#[test]
+fn maps_of_another_version_are_left_alone() {
+    let (mut cluster, _servers, client) = serving();
+    let to = SocketAddrV4::new(vip(1), 80);
+    let serves = || requests(&client.netns, to, 50, Protocol::Tcp).assert_clean(50, to);
+    let agent = cluster.nodes[0].agent_mut();
+    agent.kill9();
+    let mut config = Pinned::new(agent.pins()).array::<{ size_of::<NodeConfig>() }>("CONFIG");
+    let row: NodeConfig = bytemuck::pod_read_unaligned(&config.get(&0, 0).unwrap());
+    let later = NodeConfig { version: row.version + 1, ..row };
+    let later: [u8; size_of::<NodeConfig>()] = bytemuck::bytes_of(&later).try_into().unwrap();
+    config.set(0, later, 0).unwrap();
+    agent.restart();
+    let begun = Instant::now();
+    while agent.is_alive() && begun.elapsed() < PATIENCE {
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert!(!agent.is_alive(), "it takes over what it does not understand");
+    assert!(agent.log_tail().contains("--recreate-maps"), "{}", agent.log_tail());
+    serves();
+    agent.kill9();
+    agent.restart_with(&["--recreate-maps"]);
+    cluster.wait_converged();
+    serves();
+}
+
 #[test]
 fn traffic_goes_on_while_the_agent_is_dead() {
     let (mut cluster, _servers, client) = serving();
     let before = cluster.nodes[0].agent().status();
     cluster.nodes[0].agent_mut().kill9();
     let to = SocketAddrV4::new(vip(1), 80);
-    causeway_testkit::client::requests(&client.netns, to, 500, causeway_testkit::wire::Protocol::Tcp)
-        .assert_clean(500, to);
+    requests(&client.netns, to, 500, Protocol::Tcp).assert_clean(500, to);
     cluster.nodes[0].agent_mut().restart();
     cluster.wait_converged();
     let after = cluster.nodes[0].agent().status();

@@ -25,6 +25,8 @@ use causeway_testkit::{
 
 /// From the policy's rows to the reset, on either side.
 const SOON: Duration = Duration::from_millis(100);
+/// Who is let in is so at once.
+const QUICK: Duration = Duration::from_millis(10);
 
 /// Denies everything that comes to `app: LABEL` but from `from`.
 fn guard(label: &str, from: &str) -> String {
@@ -84,12 +86,13 @@ struct Tries {
 }
 
 impl Tries {
-    fn start(netns: &Netns, to: IpAddr) -> Self {
+    /// Each may take `patience`.
+    fn start(netns: &Netns, to: IpAddr, patience: Duration) -> Self {
         let passed = Arc::<AtomicU64>::default();
         let count = passed.clone();
         let worker = Worker::start(netns, move |stop| {
             while !stop.load(Ordering::Relaxed) {
-                let tried = TcpStream::connect_timeout(&(to, 80).into(), Duration::from_millis(10));
+                let tried = TcpStream::connect_timeout(&(to, 80).into(), patience);
                 count.fetch_add(u64::from(tried.is_ok()), Ordering::Relaxed);
                 thread::sleep(Duration::from_micros(200));
             }
@@ -181,7 +184,10 @@ fn restarts_open_and_close_nothing() {
     cluster.manifests().write("policy.yaml", &format!("{}---\n{all}", guard("web", from)));
     cluster.wait_converged();
     let targets = [web.addresses(), bare.addresses()].concat();
-    let tries: Vec<_> = targets.into_iter().map(|address| Tries::start(&foe.netns, address)).collect();
+    let tries: Vec<_> = targets
+        .into_iter()
+        .map(|address| Tries::start(&foe.netns, address, Duration::from_millis(20)))
+        .collect();
     let streams = Streams::open(&friend.netns, (web.address, 80), 20, Duration::from_millis(5));
     for _ in 0..5 {
         cluster.nodes[0].agent_mut().kill9();
@@ -229,10 +235,10 @@ fn containers_start_closed() {
         let netns = Netns::new();
         let server = Server::start(&netns, "new", 80);
         let address = node.pod_address(10 + (start % 200) as u8);
-        let allowed = Tries::start(&netns, open.address.into());
+        let allowed = Tries::start(&netns, open.address.into(), QUICK);
         let denied = [shut.address.into(), outside_address().into(), outside_address6().into()];
-        let mut denied: Vec<_> = denied.into_iter().map(|to| Tries::start(&netns, to)).collect();
-        denied.push(Tries::start(&open.netns, address.into()));
+        let mut denied: Vec<_> = denied.into_iter().map(|to| Tries::start(&netns, to, QUICK)).collect();
+        denied.push(Tries::start(&open.netns, address.into(), QUICK));
         node.attach(&format!("new-{start}"), netns.path(), address);
         let attached = Instant::now();
         while allowed.passed() == 0 && attached.elapsed() < Duration::from_secs(3) {

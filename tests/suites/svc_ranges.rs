@@ -139,7 +139,7 @@ fn media() -> Service {
 
 #[test]
 fn who_comes_from_outside_finds_a_port_a_range_and_all_ports_apart() {
-    let rig = Rig::new(&[2000, 5500, 8050, 9000]);
+    let mut rig = Rig::new(&[2000, 5500, 8050, 9000]);
     let local = |name: &str, host: u8, port: Port| {
         Service::new(name, vip(host), &[port])
             .dual(vip6(host))
@@ -164,6 +164,12 @@ fn who_comes_from_outside_finds_a_port_a_range_and_all_ports_apart() {
             rig.leads(port, Tcp, to);
         }
     }
+    // A new agent knows the old one's rows again.
+    rig.cluster.nodes[0].agent_mut().kill9();
+    rig.cluster.nodes[0].agent_mut().restart();
+    rig.cluster.wait_converged();
+    assert_eq!(rig.cluster.nodes[0].agent().status().drift.repaired, 0);
+    rig.leads(500, Tcp, 5500);
 }
 
 #[test]
