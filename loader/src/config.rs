@@ -8,13 +8,15 @@ use causeway_schema::egress::NETWORKS;
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use crate::{plan::Capacity, providers::kubernetes::Access};
+use crate::{guard::Limits, plan::Capacity, providers::kubernetes::Access};
 
 /// Where the agent listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/causeway/agent.sock";
 /// How often everything is read back, in milliseconds.
 const RESYNC: u64 = 500;
 const RESYNC_LIMITS: std::ops::RangeInclusive<u64> = 10..=3_600_000;
+/// When a source that has shrunk may be asked again, in milliseconds.
+const SECOND_LOOK_LIMITS: std::ops::RangeInclusive<u64> = 100..=86_400_000;
 
 /// Everything the agent needs to know, resolved.
 #[derive(Clone, Debug)]
@@ -37,6 +39,8 @@ pub struct AgentConfig {
     pub capacity: Capacity,
     /// How often everything is read back when nothing changes.
     pub resync: Duration,
+    /// When a source that shrinks is not believed at once.
+    pub shrink_guard: Limits,
     /// Which messages are logged, e.g. `info,causeway::plan=debug`.
     pub log: String,
     pub log_format: LogFormat,
@@ -82,6 +86,8 @@ pub struct Settings {
     pub metrics: Option<SocketAddr>,
     pub capacity: Option<Capacity>,
     pub resync_ms: Option<u64>,
+    pub shrink_guard: Option<u8>,
+    pub second_look_ms: Option<u64>,
     pub log: Option<String>,
     pub log_format: Option<LogFormat>,
     pub xdp: Option<bool>,
@@ -128,6 +134,8 @@ impl Settings {
         anyhow::ensure!(!node.is_empty(), "node: the name is empty: give --node NAME");
         let resync = self.resync_ms.or(file.resync_ms).unwrap_or(RESYNC);
         anyhow::ensure!(RESYNC_LIMITS.contains(&resync), "resync: {resync} ms: use 10 ms to 1 hour");
+        let shrink_guard =
+            limits(self.shrink_guard.or(file.shrink_guard), self.second_look_ms.or(file.second_look_ms))?;
         let mut capacity = self.capacity.or(file.capacity).unwrap_or_default();
         sizes.iter().for_each(|size| size.set(&mut capacity));
         let native = self.native.or(file.native).unwrap_or_else(private);
@@ -164,6 +172,7 @@ impl Settings {
             metrics: self.metrics.or(file.metrics),
             capacity,
             resync: Duration::from_millis(resync),
+            shrink_guard,
             log: self.log.or(file.log).unwrap_or_else(|| "info".into()),
             log_format: self.log_format.or(file.log_format).unwrap_or_default(),
             xdp: self.xdp.or(file.xdp).unwrap_or_default(),
@@ -175,6 +184,15 @@ impl Settings {
             force_clsact: false,
         })
     }
+}
+
+fn limits(percent: Option<u8>, second_look: Option<u64>) -> anyhow::Result<Limits> {
+    let Limits { percent: usual, patience } = Limits::default();
+    let percent = percent.unwrap_or(usual);
+    anyhow::ensure!(percent <= 100, "shrink_guard: {percent} percent: use 1 to 100, or 0 to turn it off");
+    let millis = second_look.unwrap_or(patience.as_millis() as u64);
+    anyhow::ensure!(SECOND_LOOK_LIMITS.contains(&millis), "second_look: {millis} ms: use 100 ms to 1 day");
+    Ok(Limits { percent, patience: Duration::from_millis(millis) })
 }
 
 /// Networks that are nobody's on the Internet (RFC 1918, 6598, 3927, 4193).
@@ -313,6 +331,12 @@ mod tests {
         assert!(resolve(Settings::default()).contains("--manifests"));
         let settings = Settings { manifests: Some("/m".into()), resync_ms: Some(0), ..Settings::default() };
         assert!(resolve(settings).contains("resync: 0 ms"));
+        let settings =
+            Settings { manifests: Some("/m".into()), shrink_guard: Some(101), ..Settings::default() };
+        assert!(resolve(settings).contains("shrink_guard: 101 percent"));
+        let settings =
+            Settings { manifests: Some("/m".into()), second_look_ms: Some(1), ..Settings::default() };
+        assert!(resolve(settings).contains("second_look: 1 ms"));
         let settings = Settings { node: Some(String::new()), ..Settings::default() };
         assert!(resolve(settings).contains("--node"));
     }

@@ -7,7 +7,7 @@ pub mod party;
 pub mod policy;
 mod words;
 
-use std::{fmt, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -76,7 +76,7 @@ impl fmt::Display for ObjectKey {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Kind {
     Service,
     EndpointSlice,
@@ -365,12 +365,16 @@ pub struct Event {
 pub struct Batch {
     /// The source's name, e.g. `manifests`.
     pub source: Arc<str>,
+    /// An object once.
     pub events: Vec<Event>,
     /// Everything that is wrong in this source now; replaces what it said before.
     pub problems: Vec<Problem>,
     /// The newest [fence](crate::snapshot::Command::Fence) asked for before the
     /// source began this look; 0 when none was.
     pub fence: u64,
+    /// Kinds that were listed anew, from their beginning, since the source was
+    /// asked for a second look of this number: it ends with this batch.
+    pub looked: BTreeMap<Kind, u64>,
     /// The source has said everything it knows. Until each source has synced
     /// once, nothing that an earlier agent left in the maps is deleted.
     pub synced: bool,

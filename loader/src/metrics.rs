@@ -94,13 +94,17 @@ fn maps(registry: &mut Registry, status: &Status) {
 fn sources(registry: &mut Registry, status: &Status) {
     let synced = Family::<Source, Gauge>::default();
     let objects = Family::<Source, Gauge>::default();
+    let held = Family::<Source, Gauge>::default();
     for source in &status.sources {
         let label = Source { source: source.name.clone() };
         synced.get_or_create(&label).set(i64::from(source.synced));
         objects.get_or_create(&label).set(source.objects as i64);
+        let held_here: usize = source.held.iter().map(|held| held.objects).sum();
+        held.get_or_create(&label).set(held_here as i64);
     }
     registry.register("source_synced", "1 when the source has said all it knows", synced);
-    registry.register("source_objects", "Objects the source has", objects);
+    registry.register("source_objects", "Objects the source has, with those that are held", objects);
+    registry.register("source_held_objects", "Objects the source has lost at once, served on", held);
 }
 
 fn node(registry: &mut Registry, status: &Status) {
@@ -137,7 +141,7 @@ fn node(registry: &mut Registry, status: &Status) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::{Drift, MapUse, SourceStatus};
+    use crate::snapshot::{Drift, HeldView, MapUse, SourceStatus};
 
     #[test]
     fn a_scrape_names_what_an_operator_looks_for() {
@@ -151,7 +155,13 @@ mod tests {
             converged: true,
             revision: 7,
             maps: vec![map("flows", 89), map("arena", 90)],
-            sources: vec![SourceStatus { name: "manifests".into(), synced: true, objects: 5, problems: 0 }],
+            sources: vec![SourceStatus {
+                name: "manifests".into(),
+                synced: true,
+                objects: 5,
+                held: vec![HeldView { objects: 3, ..Default::default() }; 2],
+                problems: 0,
+            }],
             drift: Drift { repaired: 4, last: Vec::new() },
             alarms: vec!["map arena is full".into()],
             last_apply_micros: 1500,
@@ -169,6 +179,7 @@ mod tests {
             "causeway_map_alarm{map=\"arena\"} 1",
             "causeway_source_synced{source=\"manifests\"} 1",
             "causeway_source_objects{source=\"manifests\"} 5",
+            "causeway_source_held_objects{source=\"manifests\"} 6",
             "causeway_revision 7",
             "causeway_converged 1",
             "causeway_alarms 1",

@@ -3,6 +3,8 @@
 //! The reconcile loop publishes a [`Snapshot`] after each round; readers load
 //! it without waiting. Requests go to the loop as [`Command`]s.
 
+mod held;
+
 use std::{
     collections::BTreeMap,
     fmt,
@@ -15,6 +17,8 @@ use std::{
 use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
+
+pub use held::HeldView;
 
 use crate::{
     egress::Standing,
@@ -96,8 +100,12 @@ pub struct Status {
 pub struct SourceStatus {
     pub name: String,
     pub synced: bool,
+    /// With those that are held.
     pub objects: usize,
     pub problems: usize,
+    /// What it does not name any more, and is not believed about yet; one a kind.
+    #[serde(default)]
+    pub held: Vec<HeldView>,
 }
 
 /// A [`Problem`] with its origin as text.
@@ -315,6 +323,8 @@ pub enum Command {
     /// Make every source look again now; the answer is the revision that
     /// holds all they had to say.
     Fence(Reply<u64>),
+    /// Carry out what is held of a source; how many objects that was.
+    Release(String, Reply<usize>),
     /// The desired state as it is now.
     Desired(Reply<Arc<DesiredState>>),
     Attach(AttachRequest, Reply<Attached>),

@@ -265,6 +265,12 @@ impl Node {
         self.start_from(manifests, Some(&format!("kubernetes_server = \"{}\"\n", api.url())), &[]);
     }
 
+    /// As [`Node::start_watching`] the API server alone, with more lines of
+    /// configuration.
+    pub fn start_watching_with(&mut self, api: &ApiServer, config: &str) {
+        self.start_from(None, Some(&format!("kubernetes_server = \"{}\"\n{config}", api.url())), &[]);
+    }
+
     fn start_from(&mut self, manifests: Option<PathBuf>, config: Option<&str>, arguments: &[&str]) {
         self.agent = Some(Agent::start(Setup {
             node: self.name.clone(),

@@ -21,7 +21,7 @@ use super::{
     policy_inputs::PolicyInputs,
     refusal::{Body, Params, Refused, unknown_path, wrong_method},
     selection_view::{self, SelectionReply},
-    view::{self, DesiredView, DetachView, EndpointView, UninstallView, WaitView},
+    view::{self, DesiredView, DetachView, EndpointView, ReleaseView, UninstallView, WaitView},
     wait,
 };
 use crate::{
@@ -58,6 +58,7 @@ pub async fn serve(listener: UnixListener, handle: Handle) {
         .route("/v1/counters", get(counters))
         .route("/v1/wait", get(waited))
         .route("/v1/converged", get(converged))
+        .route("/v1/sources/release", post(release))
         .route("/v1/trace", post(trace))
         .route("/v1/explain", post(explain))
         .route("/v1/selection", get(selection))
@@ -171,6 +172,11 @@ async fn detach(State(handle): State<Handle>, Params(named): Params<Named>) -> A
 /// For `curl`: the name as the rest of the path, its `/` escaped or not.
 async fn detach_path(State(handle): State<Handle>, Path(name): Path<String>) -> Answer<DetachView> {
     detach(State(handle), Params(Named { name })).await
+}
+
+async fn release(State(handle): State<Handle>, Params(Named { name }): Params<Named>) -> Answer<ReleaseView> {
+    let released = ask(&handle, |reply| Command::Release(name.clone(), reply)).await?;
+    Ok(Json(ReleaseView { source: name, released }))
 }
 
 #[derive(Deserialize)]

@@ -124,6 +124,14 @@ pub struct DesiredView {
     pub egress: Vec<EgressView>,
 }
 
+/// What was let go of a source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseView {
+    pub source: String,
+    /// How many objects were held.
+    pub released: usize,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DetachView {
     /// False when there was nothing to detach.

@@ -52,6 +52,13 @@ pub struct Arguments {
     /// How often everything is read back when nothing changes; 500ms unless given.
     #[arg(long, env = "CAUSEWAY_RESYNC", value_name = "DURATION", value_parser = super::duration)]
     resync: Option<Duration>,
+    /// A source that loses so many percent of its objects of a kind at once (and had 10 or more) is
+    /// not believed before it has said so twice: they are served on. 90 unless given; 0 turns it off.
+    #[arg(long, env = "CAUSEWAY_SHRINK_GUARD", value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+    shrink_guard: Option<u8>,
+    /// How long after such a loss the source is asked again, to be believed then; 30s unless given.
+    #[arg(long, env = "CAUSEWAY_SECOND_LOOK", value_name = "DURATION", value_parser = super::duration)]
+    second_look: Option<Duration>,
     /// What to log: error, warn, info, debug, trace, also by module (info,causeway::plan=debug).
     #[arg(long, env = "CAUSEWAY_LOG", value_name = "FILTER")]
     log: Option<String>,
@@ -149,6 +156,8 @@ fn resolve(arguments: Arguments, socket: Option<PathBuf>) -> anyhow::Result<Agen
         metrics: arguments.metrics,
         capacity: None,
         resync_ms: arguments.resync.map(|resync| resync.as_millis() as u64),
+        shrink_guard: arguments.shrink_guard,
+        second_look_ms: arguments.second_look.map(|time| time.as_millis() as u64),
         log: arguments.log,
         log_format: arguments.log_format,
         xdp: arguments.xdp,
@@ -164,6 +173,7 @@ fn resolve(arguments: Arguments, socket: Option<PathBuf>) -> anyhow::Result<Agen
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::guard::Limits;
     use clap::{Args, FromArgMatches};
 
     fn command() -> clap::Command {
@@ -181,13 +191,15 @@ mod tests {
     #[test]
     fn flags_reach_the_configuration() {
         let line = "agent --node n1 --manifests /m --capacity flows=7,services=9 --resync 2s --log debug \
-                    --metrics 127.0.0.1:9102 --xdp --recreate-maps";
+                    --metrics 127.0.0.1:9102 --xdp --recreate-maps --shrink-guard 75 --second-look 1m";
         let matches = command().try_get_matches_from(line.split_whitespace()).unwrap();
         let arguments = Arguments::from_arg_matches(&matches).unwrap();
         let config = resolve(arguments, Some("/run/a.sock".into())).unwrap();
         assert_eq!((config.capacity.flows, config.capacity.services), (7, 9));
         assert_eq!((config.resync, config.log.as_str()), (Duration::from_secs(2), "debug"));
         assert_eq!((config.socket, config.metrics), ("/run/a.sock".into(), "127.0.0.1:9102".parse().ok()));
+        let limits = Limits { percent: 75, patience: Duration::from_secs(60) };
+        assert_eq!(config.shrink_guard, limits);
         assert!(config.xdp && config.recreate_maps && !config.force_clsact);
     }
 

@@ -9,6 +9,7 @@ mod plan;
 mod rehearse;
 mod render;
 mod show;
+mod source;
 mod trace;
 
 use std::{
@@ -93,6 +94,11 @@ enum Command {
     Policy {
         #[command(subcommand)]
         action: Policy,
+    },
+    /// Decide about what a source says.
+    Source {
+        #[command(subcommand)]
+        action: source::Action,
     },
     /// Run the loaded program over a packet, without any effect.
     Trace(trace::Arguments),
@@ -202,6 +208,7 @@ async fn run(command: Command, socket: &Path, output: Output) -> anyhow::Result<
         Command::Policy { action: Policy::Rehearse(arguments) } => {
             return rehearse::run(arguments, socket, output).await;
         }
+        Command::Source { action } => source::run(action, socket, output).await?,
         Command::Trace(arguments) => trace::run(arguments, socket, output).await?,
         Command::Uninstall => {
             let done: UninstallView = ask(socket, Method::POST, "/v1/uninstall", None::<&()>).await?;

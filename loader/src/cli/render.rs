@@ -86,7 +86,9 @@ pub fn status(status: &Status) -> String {
     for source in &status.sources {
         let synced = if source.synced { "synced" } else { "NOT synced" };
         let (name, objects, problems) = (&source.name, source.objects, source.problems);
-        let _ = writeln!(text, "source {name}: {synced}, {objects} objects, {problems} problems");
+        let held: usize = source.held.iter().map(|held| held.objects).sum();
+        let held = if held > 0 { format!(", {held} HELD") } else { String::new() };
+        let _ = writeln!(text, "source {name}: {synced}, {objects} objects, {problems} problems{held}");
     }
     let maps = status.maps.iter().map(|map| {
         let percent = map.used * 100 / map.capacity.max(1);

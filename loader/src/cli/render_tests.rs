@@ -2,7 +2,7 @@ use serde_json::json;
 
 use super::*;
 use crate::api::view::{ServiceBackend, SourceRangesView};
-use crate::snapshot::{Drift, MapUse, ProblemView, SourceStatus};
+use crate::snapshot::{Drift, HeldView, MapUse, ProblemView, SourceStatus};
 
 /// `expected` without the indentation of the source, line by line.
 #[track_caller]
@@ -23,7 +23,12 @@ fn healthy() -> Status {
         endpoints: 1,
         nodes: 3,
         policies: 4,
-        sources: vec![SourceStatus { name: "manifests".into(), synced: true, objects: 5, problems: 0 }],
+        sources: vec![SourceStatus {
+            name: "manifests".into(),
+            synced: true,
+            objects: 5,
+            ..Default::default()
+        }],
         maps: vec![MapUse { map: "frontends".into(), used: 3, capacity: 200 }],
         ..Status::default()
     }
@@ -52,11 +57,20 @@ fn a_status_with_trouble_names_all_of_it() {
         field: "spec.ports[0].port".into(),
         message: "0 is no port".into(),
     };
+    let held = HeldView {
+        kind: "Service".into(),
+        objects: 95,
+        of: 100,
+        since: "2026-11-21T12:30:05Z".into(),
+        again: Some("2026-11-21T12:30:35Z".into()),
+        earlier: false,
+    };
     let shown = Status {
         converged: false,
         reasons: vec!["cannot write to the maps: full".into(), "revision 11 is applied".into()],
         maps: Vec::new(),
-        alarms: vec!["map frontends is full".into()],
+        alarms: vec!["map frontends is full".into(), held.alarm("manifests")],
+        sources: vec![SourceStatus { held: vec![held], ..healthy().sources.remove(0) }],
         problems: vec![problem, ProblemView { message: "alone".into(), ..ProblemView::default() }],
         drift: Drift { repaired: 2, last: vec!["frontends: a row was missing".into()] },
         ..healthy()
@@ -66,12 +80,13 @@ fn a_status_with_trouble_names_all_of_it() {
         &[
             "node n1 has NOT converged: cannot write to the maps: full; revision 11 is applied",
             "2 services, 1 endpoints, 3 nodes, 4 policies; uplink eth0, programs at tcx",
-            "source manifests: synced, 5 objects, 0 problems",
+            "source manifests: synced, 5 objects, 0 problems, 95 HELD",
             "",
             "none",
             "",
             "ALARMS",
             "  map frontends is full",
+            "  source manifests has lost 95 of 100 Service at once (2026-11-21T12:30:05Z): they are served on; it is asked again at 2026-11-21T12:30:35Z; to let them go now: causeway source release manifests",
             "",
             "PROBLEMS",
             "  manifests:web.yaml#2: Service default/web: spec.ports[0].port: 0 is no port",

@@ -6,6 +6,7 @@
 
 pub mod desired;
 mod explain;
+mod heard;
 mod merge;
 pub mod selection;
 mod services;

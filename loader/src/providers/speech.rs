@@ -1,9 +1,9 @@
 //! What is news of a source? Events, and whatever else is not as it was said
 //! last.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use crate::event::{Batch, Event, Problem};
+use crate::event::{Batch, Event, Kind, Problem};
 
 /// How things stand with a source.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,17 +25,24 @@ impl Speech {
         Self { source, said: None }
     }
 
-    /// `None`: there is nothing to say.
-    pub fn batch(&mut self, events: Vec<Event>, standing: Standing, fence: u64) -> Option<Batch> {
+    /// With the newest fence and the second looks that it answers, if any. `None`:
+    /// there is nothing to say.
+    pub fn batch(
+        &mut self,
+        events: Vec<Event>,
+        standing: Standing,
+        fence: u64,
+        looked: BTreeMap<Kind, u64>,
+    ) -> Option<Batch> {
         let news = self.said.as_ref() != Some(&standing);
-        if events.is_empty() && !news && fence == 0 {
+        if events.is_empty() && looked.is_empty() && !news && fence == 0 {
             return None;
         }
         if news {
             self.said = Some(standing.clone());
         }
         let Standing { problems, synced, containers } = standing;
-        Some(Batch { source: self.source.clone(), events, problems, fence, synced, containers })
+        Some(Batch { source: self.source.clone(), events, problems, fence, looked, synced, containers })
     }
 }
 
@@ -46,12 +53,18 @@ mod tests {
     #[test]
     fn only_news_and_answers_are_said() {
         let mut speech = Speech::new("a".into());
-        let standing = |synced| Standing { problems: Vec::new(), synced, containers: false };
-        assert!(speech.batch(Vec::new(), standing(false), 0).is_some(), "the first word");
-        assert!(speech.batch(Vec::new(), standing(false), 0).is_none());
-        assert_eq!(speech.batch(Vec::new(), standing(false), 3).map(|batch| batch.fence), Some(3));
-        assert!(speech.batch(Vec::new(), standing(true), 0).is_some_and(|batch| batch.synced));
-        let containers = Standing { containers: true, ..standing(true) };
-        assert!(speech.batch(Vec::new(), containers, 0).is_some_and(|batch| batch.containers));
+        let mut say = |synced, containers, fence, looked| {
+            let standing = Standing { problems: Vec::new(), synced, containers };
+            speech.batch(Vec::new(), standing, fence, looked)
+        };
+        let none = BTreeMap::new;
+        assert!(say(false, false, 0, none()).is_some(), "the first word");
+        assert!(say(false, false, 0, none()).is_none());
+        assert_eq!(say(false, false, 3, none()).map(|batch| batch.fence), Some(3));
+        assert!(
+            say(false, false, 0, [(Kind::Service, 1)].into()).is_some_and(|batch| !batch.looked.is_empty())
+        );
+        assert!(say(true, false, 0, none()).is_some_and(|batch| batch.synced));
+        assert!(say(true, true, 0, none()).is_some_and(|batch| batch.containers));
     }
 }

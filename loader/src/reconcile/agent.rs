@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     egress::EgressState,
+    guard::Guarded,
     health_checks::HealthChecks,
     neighbours::Neighbours,
     plane::Plane,
@@ -23,6 +24,7 @@ use crate::{
     attach::{self, EndpointStore, Uplink},
     config::AgentConfig,
     event::Problem,
+    guard::{Guard, Memory},
     kernel::{
         bpf::{Dataplane, Node, Options},
         routes::RouteTable,
@@ -51,6 +53,7 @@ pub(super) struct Agent {
     pub store: EndpointStore,
     pub uplink: Uplink,
     pub sources: Sources,
+    pub guarded: Guarded,
 
     pub started: Instant,
     /// What an earlier agent left and nobody wanted has been removed: from the
@@ -101,6 +104,11 @@ impl Agent {
         });
         let policies = Policies::adopt(&dataplane, config.capacity, indexes.collect())?;
         let egress = EgressState::open(&dataplane)?;
+        let memory = Memory::open(&config.state_dir);
+        // Maps that hold nothing have nothing to lose.
+        let counts =
+            if v4.is_empty() && v6.is_empty() { Default::default() } else { memory.counts().clone() };
+        let guard = Guard::new(config.shrink_guard, &sources.names(), counts);
         let now = Instant::now();
         let mut agent = Self {
             model: Model::new(&sources.names(), &config.node),
@@ -115,6 +123,7 @@ impl Agent {
             store,
             uplink,
             sources,
+            guarded: Guarded::new(guard, memory),
             started,
             pruned: false,
             settled: false,

@@ -20,19 +20,30 @@ const FEW: usize = 1000;
 const MANY: usize = 1000;
 
 impl Agent {
-    /// Takes what the sources say into the model, and the model into the maps.
+    /// Takes what the sources say, as far as it is believed.
     pub async fn take(&mut self, batches: Vec<Batch>) {
         let start = Instant::now();
         let mut touched = Touched::default();
-        let mut asked = false;
-        let events: usize = batches.iter().map(|batch| batch.events.len()).sum();
+        let (mut asked, mut events) = (false, 0);
         for batch in batches {
             if batch.fence != 0 {
                 asked = true;
                 self.fences.said(&batch.source, batch.fence, batch.synced);
             }
-            touched.extend(self.model.apply(batch));
+            events += batch.events.len();
+            // Into the model before the next one is judged by that.
+            let believed = self.believed(batch);
+            touched.extend(self.model.apply(believed));
         }
+        self.enact(touched, asked, start).await;
+        if events >= MANY {
+            heap::give_back();
+        }
+    }
+
+    /// Takes what has changed in the model into the maps. `asked`: somebody waits to
+    /// hear that it stands.
+    pub async fn enact(&mut self, touched: Touched, asked: bool, start: Instant) {
         if !touched.is_empty() {
             self.desired = Weak::new();
         }
@@ -70,14 +81,10 @@ impl Agent {
         }
         self.audit_soon();
         if asked || self.start_micros == 0 {
-            // Somebody waits to hear that all of it stands.
             self.audit().await;
         }
         self.fences.answer(self.model.revision());
         self.publish();
-        if events >= MANY {
-            heap::give_back();
-        }
     }
 
     /// Notes how writes to both families' maps went. What failed is found

@@ -37,6 +37,9 @@ impl Agent {
             Command::Desired(reply) => {
                 let _ = reply.send(Ok(self.whole()));
             }
+            Command::Release(source, reply) => {
+                let _ = reply.send(self.release_source(&source).await);
+            }
             Command::Attach(request, reply) => {
                 let _ = reply.send(self.attach_endpoint(request).await);
             }
@@ -212,6 +215,8 @@ impl Agent {
         errors.extend(
             self.release_egress().await.err().map(|error| format!("remove egress addresses: {error}")),
         );
+        let forgotten = self.guarded.forget();
+        errors.extend(forgotten.err().map(|error| format!("remove what the sources had: {error}")));
         if let Some(dataplane) = self.dataplane.take() {
             errors.extend(dataplane.uninstall().err().map(|error| error.to_string()));
         }

@@ -10,6 +10,7 @@ mod commands;
 mod egress;
 mod endpoints;
 mod explain;
+mod guard;
 mod health_checks;
 mod heartbeat;
 mod links;
@@ -65,6 +66,7 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
 
     let ended = loop {
         let pause = agent.until_audit(Instant::now());
+        let look = agent.guarded.until_look(Instant::now());
         let judgement = agent.policies.until_judgement(Instant::now());
         tokio::select! {
             batch = said.recv() => {
@@ -87,6 +89,7 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
             error = agent.sources.died() => break Err(error),
             () = tokio::time::sleep(pause) => agent.audit().await,
             () = tokio::time::sleep(judgement) => agent.judge_flows(),
+            () = tokio::time::sleep(look) => agent.look_again(),
             // The agent holds the sender.
             Ok(()) = report.changed() => agent.settle_egress().await,
             _ = terminate.recv() => break Ok(()),
@@ -94,6 +97,9 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
         }
     };
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    if agent.dataplane.is_some() {
+        agent.guarded.remember(true);
+    }
     // Answers that are on their way get a moment.
     tokio::time::sleep(Duration::from_millis(20)).await;
     api.abort();

@@ -86,6 +86,12 @@ impl<A: Family> Plane<A> {
         })
     }
 
+    /// The maps hold neither services nor endpoints.
+    pub fn is_empty(&self) -> bool {
+        let image = self.planner.image();
+        image.services.is_empty() && image.endpoints.is_empty()
+    }
+
     /// The index of an endpoint's policies, by the row that stands; 0: none.
     pub fn policy_of(&self, endpoint: &Endpoint) -> u16 {
         let image = self.planner.image();

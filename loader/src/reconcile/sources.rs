@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     config::AgentConfig,
-    event::Batch,
+    event::{Batch, Kind},
     providers::{
         kubernetes::{self, Kubernetes, Timing},
         manifests::{self, Manifests},
@@ -60,6 +60,16 @@ impl Sources {
         }
         if let Some(kubernetes) = &self.kubernetes {
             kubernetes.fence(fence);
+        }
+    }
+
+    /// Asks a source to list these kinds anew; it says so in a batch. Until
+    /// then it has not answered, however long that takes.
+    pub fn look(&self, source: &str, kinds: Vec<Kind>, number: u64) {
+        match (source, &self.manifests, &self.kubernetes) {
+            (manifests::SOURCE, Some(manifests), _) => manifests.look(kinds, number),
+            (kubernetes::SOURCE, _, Some(kubernetes)) => kubernetes.look(&kinds, number),
+            _ => {}
         }
     }
 }

@@ -32,6 +32,7 @@ impl Agent {
                 .sources()
                 .map(|(name, synced, objects, problems)| SourceStatus {
                     name: name.to_string(),
+                    held: self.guarded.held(name),
                     synced,
                     objects,
                     problems,
@@ -59,7 +60,14 @@ impl Agent {
             reasons.push("uninstalled".to_owned());
         }
         for (source, synced, ..) in self.model.sources() {
-            if !synced {
+            let held = self.guarded.held(source);
+            reasons.extend(held.iter().map(|held| {
+                let (objects, of, kind) = (held.objects, held.of, &held.kind);
+                format!(
+                    "{objects} of {of} {kind} of source {source} are held (causeway source release {source})"
+                )
+            }));
+            if !synced && !held.iter().any(|held| held.earlier) {
                 reasons.push(format!("source {source} has not said everything yet"));
             }
         }
@@ -123,7 +131,10 @@ impl Agent {
             format!("map {map} is full ({used} of {capacity}): raise capacity.{key}")
         });
         let failed = self.failures.iter().map(|(what, error)| format!("cannot {what}: {error}"));
-        full.chain(self.waiting()).chain(failed).chain(self.warnings.iter().cloned()).collect()
+        let sources = self.model.sources();
+        let held = sources
+            .flat_map(|(name, ..)| self.guarded.held(name).into_iter().map(move |held| held.alarm(name)));
+        held.chain(full).chain(self.waiting()).chain(failed).chain(self.warnings.iter().cloned()).collect()
     }
 }
 

@@ -140,6 +140,15 @@ impl ApiServer {
         self.change(State::compact);
     }
 
+    /// Loses all objects of a kind but those of these names, and the past: who
+    /// watches is told to list again, and not what went.
+    pub fn lose(&self, kind: Kind, keep: impl Fn(&str) -> bool) {
+        self.change(|state| {
+            state.lose(kind, keep);
+            state.compact();
+        });
+    }
+
     /// Lets the server have a kind that has to be installed, or no longer.
     pub fn install(&self, kind: Kind, installed: bool) {
         self.change(|state| state.install(kind, installed));

@@ -127,6 +127,10 @@ impl State {
         self.log.push(Change { revision: self.revision, kind, type_: "DELETED", object });
     }
 
+    pub fn lose(&mut self, kind: Kind, keep: impl Fn(&str) -> bool) {
+        self.objects[kind].retain(|(_, name), _| keep(name));
+    }
+
     pub fn compact(&mut self) {
         self.revision += 1;
         self.compacted = self.revision;

@@ -16,7 +16,7 @@ mod watchful;
 use std::{sync::Arc, time::Duration};
 
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch as watch_channel},
     task::JoinSet,
     time::{Instant, sleep_until},
 };
@@ -30,7 +30,7 @@ use self::{
     watch::{Listener, Said},
 };
 use super::speech::{Speech, Standing};
-use crate::event::{Batch, Problem};
+use crate::event::{Batch, Kind, Problem};
 
 /// The name of the source.
 pub const SOURCE: &str = "kubernetes";
@@ -78,6 +78,8 @@ impl Default for Timing {
 /// Ends its tasks when dropped.
 pub struct Kubernetes {
     fences: mpsc::UnboundedSender<u64>,
+    /// The newest second look at each kind.
+    looks: Vec<watch_channel::Sender<u64>>,
     tasks: JoinSet<()>,
 }
 
@@ -98,16 +100,19 @@ impl Kubernetes {
         let (said, heard) = mpsc::channel(QUEUE);
         let (fences, asked) = mpsc::unbounded_channel();
         let mut tasks = JoinSet::new();
+        let mut looks = Vec::new();
         for kind in 0..KINDS.len() {
             let (client, fares, said) = (client.clone(), fares.clone(), said.clone());
-            tasks.spawn(Listener { kind, client, timing, fares, said }.run());
+            let (ask, asked) = watch_channel::channel(0);
+            looks.push(ask);
+            tasks.spawn(Listener { kind, client, timing, fares, said, looks: asked }.run());
         }
         let source: Arc<str> = SOURCE.into();
         let (store, speech) = (Store::new(source.clone()), Speech::new(source.clone()));
         let gather = timing.gather;
         let speaker = Speaker { source, server, store, fares, batches, gather, fence: 0, speech };
         tasks.spawn(speaker.run(heard, asked));
-        Ok(Self { fences, tasks })
+        Ok(Self { fences, looks, tasks })
     }
 
     /// Why it has stopped to listen, once it has: a bug.
@@ -126,6 +131,16 @@ impl Kubernetes {
     pub fn fence(&self, fence: u64) {
         // The task only ends before its owner when the loop has gone.
         let _ = self.fences.send(fence);
+    }
+
+    /// Lets these kinds be listed anew, from their beginning; the batch that
+    /// ends it says so. While the server does not answer there is none.
+    pub fn look(&self, kinds: &[Kind], number: u64) {
+        for (watched, look) in KINDS.iter().zip(&self.looks) {
+            if kinds.contains(&watched.kind) {
+                look.send_replace(number);
+            }
+        }
     }
 }
 
@@ -175,6 +190,7 @@ impl Speaker {
 
     async fn say(&mut self) -> Result<(), mpsc::error::SendError<Batch>> {
         let events = self.store.news();
+        let looked = self.store.looked();
         let troubles = self.fares.troubles();
         let mut problems: Vec<Problem> = self.store.problems().cloned().collect();
         let known = |kind| self.store.knows(kind);
@@ -184,7 +200,7 @@ impl Speaker {
         let standing = Standing { problems, synced: whole && troubles.is_empty(), containers };
         // Who asks while all is being listed for the first time waits for it.
         let fence = if whole || !troubles.is_empty() { std::mem::take(&mut self.fence) } else { 0 };
-        match self.speech.batch(events, standing, fence) {
+        match self.speech.batch(events, standing, fence, looked) {
             Some(batch) => self.batches.send(batch).await,
             None => Ok(()),
         }
@@ -200,7 +216,7 @@ mod tests {
         let mut tasks = JoinSet::new();
         tasks.spawn(std::future::pending());
         tasks.spawn(async { panic!("a clock ran over") });
-        let error = Kubernetes { fences: mpsc::unbounded_channel().0, tasks }.died().await;
+        let error = Kubernetes { fences: mpsc::unbounded_channel().0, looks: Vec::new(), tasks }.died().await;
         assert!(error.to_string().contains("a clock ran over"), "{error}");
     }
 }

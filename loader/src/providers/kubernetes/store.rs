@@ -15,7 +15,7 @@ use super::{
     listed::Listed,
 };
 use crate::{
-    event::{Event, Object, ObjectKey, Origin, Problem},
+    event::{Event, Kind, Object, ObjectKey, Origin, Problem},
     providers::{
         Names,
         convert::Refusal,
@@ -29,6 +29,9 @@ pub enum Word {
     Event(watcher::Event<Listed>),
     /// The server has no such kind.
     Absent,
+    /// All of it is listed from the beginning now, for the second look of this
+    /// number.
+    Again(u64),
 }
 
 /// An object, and who said it.
@@ -49,6 +52,8 @@ struct Known {
     newest: u64,
     /// What the model has not heard yet.
     news: BTreeMap<ObjectKey, Option<Said>>,
+    /// The second look that the next list ends.
+    look: Option<u64>,
 }
 
 pub struct Store {
@@ -57,13 +62,15 @@ pub struct Store {
     kinds: Vec<Known>,
     /// Since when all of that is known that every server has.
     grounded: Option<Instant>,
+    /// Second looks that have ended, by kind.
+    looked: BTreeMap<Kind, u64>,
     changed: usize,
 }
 
 impl Store {
     pub fn new(source: Arc<str>) -> Self {
         let kinds = KINDS.iter().map(|_| Known::default()).collect();
-        Self { source, names: Names::default(), kinds, grounded: None, changed: 0 }
+        Self { source, names: Names::default(), kinds, looked: BTreeMap::new(), grounded: None, changed: 0 }
     }
 
     pub fn take(&mut self, kind: Index, word: Word) {
@@ -82,8 +89,7 @@ impl Store {
             }
             Word::Event(watcher::Event::InitDone) => {
                 let listed = self.kinds[kind].listing.take().unwrap_or_default();
-                self.remove_others(kind, &listed);
-                self.kinds[kind].whole = true;
+                self.listed(kind, &listed);
             }
             Word::Event(watcher::Event::Apply(object)) => {
                 if self.is_news(kind, &object) {
@@ -97,10 +103,8 @@ impl Store {
                     self.remove(kind, &key);
                 }
             }
-            Word::Absent => {
-                self.remove_others(kind, &BTreeSet::new());
-                self.kinds[kind].whole = true;
-            }
+            Word::Absent => self.listed(kind, &BTreeSet::new()),
+            Word::Again(number) => self.kinds[kind].look = Some(number),
         }
         self.changed += 1;
         if self.changed >= NAMES {
@@ -152,6 +156,13 @@ impl Store {
         optional.into_iter().all(|kind| self.knows(kind) || forbidden(kind))
     }
 
+    /// Second looks that have ended since this was asked last: what they have
+    /// shown is part of the [news](Self::news).
+    pub fn looked(&mut self) -> BTreeMap<Kind, u64> {
+        std::mem::take(&mut self.looked)
+    }
+
+    /// Whether every kind was listed once, or is none of the server's.
     pub fn whole(&self) -> bool {
         (0..KINDS.len()).all(|kind| self.knows(kind))
     }
@@ -210,6 +221,16 @@ impl Store {
         known.problems.remove(key);
         if known.objects.remove(key).is_some() {
             known.news.insert(key.clone(), None);
+        }
+    }
+
+    /// A list is complete: what it does not have is gone.
+    fn listed(&mut self, kind: Index, listed: &BTreeSet<ObjectKey>) {
+        self.remove_others(kind, listed);
+        let known = &mut self.kinds[kind];
+        known.whole = true;
+        if let Some(number) = known.look.take() {
+            self.looked.insert(KINDS[kind].kind, number);
         }
     }
 

@@ -174,3 +174,21 @@ fn a_kind_that_goes_takes_its_objects() {
     store.take(POLICIES, Word::Absent);
     assert_eq!(words(&mut store), "-p");
 }
+
+#[test]
+fn a_second_look_ends_with_the_next_list_and_is_told_once() {
+    let mut store = listing(vec![service(1, "a", 80)]);
+    assert!(store.looked().is_empty(), "nobody asked");
+    told(&mut store, SERVICES, vec![Told::Init]);
+    store.take(SERVICES, Word::Again(3));
+    told(&mut store, SERVICES, vec![Told::Init, Told::InitApply(service(1, "a", 80))]);
+    assert!(store.looked().is_empty(), "the list is not complete");
+    told(&mut store, SERVICES, vec![Told::InitDone]);
+    assert_eq!(store.looked(), [(Kind::Service, 3)].into());
+    relist(&mut store, Vec::new());
+    assert!(store.looked().is_empty());
+    // A kind that is none of the server's any more was looked at, too.
+    store.take(5, Word::Again(4));
+    store.take(5, Word::Absent);
+    assert_eq!(store.looked(), [(Kind::NetworkPolicy, 4)].into());
+}

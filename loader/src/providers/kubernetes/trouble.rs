@@ -1,13 +1,16 @@
 //! What does an operator read when the API server cannot be? Since when, why,
 //! and what helps.
 
-use std::{sync::Arc, time::SystemTime};
+use std::sync::Arc;
 
 use super::{
     fare::{Cause, Trouble},
     kinds::{Index, KINDS, Watched},
 };
-use crate::event::{Kind, Origin, Problem};
+use crate::{
+    event::{Kind, Origin, Problem},
+    moment,
+};
 
 /// One problem where no kind of every server's is answered for, else one of
 /// each kind. `known`: whether a kind was ever read.
@@ -26,7 +29,7 @@ pub fn problems(
     if let Some((_, Trouble { since, cause: Cause::Silent(error), .. })) = first {
         let message = format!(
             "does not answer since {} ({error}): its last state is kept until it does",
-            moment(*since)
+            moment::text(*since)
         );
         problems.push(problem(source, server, "", message));
     }
@@ -61,7 +64,7 @@ fn meanwhile(watched: &Watched, trouble: &Trouble, known: bool) -> &'static str 
 }
 
 fn of_kind(watched: &Watched, Trouble { since, cause, .. }: &Trouble) -> String {
-    let since = moment(*since);
+    let since = moment::text(*since);
     match cause {
         Cause::Refused(403, _) => {
             let group = watched.group();
@@ -97,15 +100,9 @@ fn problem(source: &Arc<str>, server: &str, object: &str, message: String) -> Pr
     Problem { origin: Some(origin), object: object.into(), field: String::new(), message }
 }
 
-/// `2026-11-21T12:30:05Z`
-fn moment(time: SystemTime) -> String {
-    let stamp = jiff::Timestamp::try_from(time).unwrap_or_default();
-    stamp.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::{Duration, Instant, SystemTime};
 
     use super::*;
 

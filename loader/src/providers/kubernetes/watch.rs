@@ -15,7 +15,7 @@ use kube::{
     core::Status,
     runtime::watcher::{self, watcher},
 };
-use tokio::sync::mpsc::Sender;
+use tokio::sync::{mpsc::Sender, watch};
 
 use super::{
     Timing,
@@ -39,10 +39,12 @@ pub struct Listener {
     pub timing: Timing,
     pub fares: Arc<Fares>,
     pub said: Sender<Said>,
+    /// The number of the newest second look at this kind.
+    pub looks: watch::Receiver<u64>,
 }
 
 impl Listener {
-    pub async fn run(self) {
+    pub async fn run(mut self) {
         // Turns one after the other that ended soon.
         let mut short = 0_u32;
         loop {
@@ -57,7 +59,7 @@ impl Listener {
     }
 
     /// From a list to an error that only another list mends.
-    async fn turn<const POD: bool>(&self, short: u32) -> Result<(), Gone> {
+    async fn turn<const POD: bool>(&mut self, short: u32) -> Result<(), Gone> {
         let watched = &KINDS[self.kind];
         if watched.optional {
             match self.is_served(watched).await {
@@ -67,8 +69,11 @@ impl Listener {
                     self.fares.understood(self.kind);
                     self.say(Word::Absent).await?;
                     // It may be installed later.
-                    tokio::time::sleep(part(self.timing.discovery)).await;
-                    return Ok(());
+                    let later = tokio::time::sleep(part(self.timing.discovery));
+                    tokio::select! {
+                        () = later => return Ok(()),
+                        number = asked(&mut self.looks) => return self.say(Word::Again(number?)).await,
+                    }
                 }
                 Err(cause) => {
                     tracing::debug!(kind = watched.name, ?cause, "cannot ask for the kinds of the server");
@@ -81,7 +86,11 @@ impl Listener {
         let config = watcher::Config::default().page_size(self.timing.page);
         let mut events = pin!(watcher(Api::<OfKind<POD>>::all_with(self.client.clone(), watched), config));
         loop {
-            match events.next().await {
+            let event = tokio::select! {
+                event = events.next() => event,
+                number = asked(&mut self.looks) => return self.say(Word::Again(number?)).await,
+            };
+            match event {
                 Some(Ok(event)) => {
                     if !matches!(event, watcher::Event::Init) {
                         self.fares.understood(self.kind);
@@ -158,6 +167,12 @@ impl Listener {
         let pause = self.timing.pause.saturating_mul(1 << doublings).min(self.timing.longest);
         tokio::time::sleep(part(pause)).await;
     }
+}
+
+/// Waits until there is a second look to take.
+async fn asked(looks: &mut watch::Receiver<u64>) -> Result<u64, Gone> {
+    looks.changed().await.map_err(|_| Gone)?;
+    Ok(*looks.borrow_and_update())
 }
 
 /// Half of a time, or up to all of it.

@@ -22,10 +22,10 @@ use std::{
 
 use self::{
     directory::{Ask, Directory, Look},
-    watch::{Wake, Watch},
+    watch::{Askers, Wake, Watch},
 };
 use super::speech::{Speech, Standing};
-use crate::event::Batch;
+use crate::event::{Batch, Kind};
 
 /// The name of the source.
 pub const SOURCE: &str = "manifests";
@@ -63,6 +63,12 @@ impl Manifests {
         // The thread only ends before its owner when the loop has gone.
         let _ = self.wakes.send(Wake::Fence(fence));
     }
+
+    /// Asks for another look at everything; the batch that ends it says so of
+    /// these kinds. While the directory cannot be read there is none.
+    pub fn look(&self, kinds: Vec<Kind>, number: u64) {
+        let _ = self.wakes.send(Wake::Look(kinds, number));
+    }
 }
 
 impl Drop for Manifests {
@@ -79,7 +85,7 @@ pub fn scan(path: &Path) -> Batch {
     let later = SystemTime::now() + Duration::from_secs(3600);
     let look = directory.look(&Ask { everything: true, ..Ask::default() }, later);
     let (synced, containers) = (look.readable, look.readable);
-    Batch { source, events: look.events, problems: look.problems, fence: 0, synced, containers }
+    Batch { source, events: look.events, problems: look.problems, synced, containers, ..Batch::default() }
 }
 
 fn run(
@@ -90,7 +96,7 @@ fn run(
     batches: &tokio::sync::mpsc::Sender<Batch>,
 ) {
     let mut ask = Ask { everything: true, ..Ask::default() };
-    let mut fence = 0;
+    let mut askers = Askers::default();
     let mut next_poll = Instant::now();
     loop {
         let began = Instant::now();
@@ -106,19 +112,24 @@ fn run(
             next_poll = began + POLL.max(began.elapsed() * POLL_SHARE);
         }
         let unsettled = look.unsettled;
-        let fence_now = if unsettled { 0 } else { std::mem::take(&mut fence) };
+        let mut answered = Askers::default();
+        if !unsettled {
+            answered.fence = std::mem::take(&mut askers.fence);
+            if ask.everything && look.readable {
+                answered.looks = std::mem::take(&mut askers.looks);
+            }
+        }
         let Look { events, problems, readable, .. } = look;
         let standing = Standing { problems, synced: readable, containers: readable };
-        let batch = speech.batch(events, standing, fence_now);
+        let batch = speech.batch(events, standing, answered.fence, answered.looks);
         // Nobody hears it any more once the loop has gone.
         if batch.is_some_and(|batch| batches.blocking_send(batch).is_err()) {
             return;
         }
         let soon = Instant::now() + SOON;
         let deadline = if unsettled { next_poll.min(soon) } else { next_poll };
-        let Some((asked, number)) = watch::wait(woken, deadline) else { return };
+        let Some(asked) = watch::wait(woken, deadline, &mut askers) else { return };
         ask = asked;
-        fence = fence.max(number);
     }
 }
 

@@ -186,3 +186,47 @@ fn a_thousand_edits_of_every_kind_end_where_a_fresh_look_does() {
     assert_eq!(live.state, objects);
     assert_eq!(live.problems, fresh.problems);
 }
+
+#[test]
+fn a_second_look_ends_when_the_directory_was_read_whole() {
+    let mut live = Live::new();
+    live.batch();
+    live.manifests.look(vec![Kind::Service], 7);
+    assert!(live.fence().looked.is_empty(), "nothing could be read");
+    let aside = live.dir.path().join("aside");
+    fs::create_dir(&aside).unwrap();
+    fs::write(aside.join("a.yaml"), service("one", 80)).unwrap();
+    fs::rename(aside, live.path("")).unwrap();
+    let looked = loop {
+        let batch = live.batch();
+        if !batch.looked.is_empty() {
+            break batch.looked;
+        }
+    };
+    assert_eq!((looked, live.names()), ([(Kind::Service, 7)].into(), vec!["one"]));
+    assert!(live.fence().looked.is_empty(), "it was told once");
+}
+
+#[test]
+fn files_that_go_together_go_in_one_batch() {
+    let mut live = Live::new();
+    fs::create_dir(live.path("")).unwrap();
+    let mut batches = || {
+        for number in 0..200 {
+            fs::write(live.path(&format!("s{number}.yaml")), service(&format!("s{number}"), 80)).unwrap();
+        }
+        live.fence();
+        for number in 0..200 {
+            fs::remove_file(live.path(&format!("s{number}.yaml"))).unwrap();
+        }
+        let mut batches = 0;
+        while !live.names().is_empty() {
+            live.news();
+            batches += 1;
+        }
+        batches
+    };
+    // A look at everything may come in between.
+    let fewest = (0..5).map(|_| batches()).min();
+    assert_eq!(fewest, Some(1));
+}

@@ -13,42 +13,74 @@ use std::{
 
 use notify::{
     Event, EventKind, Watcher,
-    event::{AccessKind, AccessMode, ModifyKind},
+    event::{AccessKind, AccessMode, ModifyKind, RenameMode},
 };
 
 use super::directory::{Ask, is_manifest};
+use crate::event::Kind;
 
 /// Changes this close together are one batch.
 const GATHER: Duration = Duration::from_millis(2);
+/// From so many removals on they are likely to be one `rm` of many files, and
+/// what goes together should be seen together: each is followed by a longer
+/// wait for the next, up to a time.
+const MANY: usize = 10;
+const GATHER_MANY: Duration = Duration::from_millis(10);
+const LONGEST: Duration = Duration::from_millis(200);
 
 pub enum Wake {
     /// File names; `true`: the change is complete.
     Seen(Vec<(Arc<str>, bool)>),
+    /// Files that are gone.
+    Gone(Vec<Arc<str>>),
     Everything,
     Fence(u64),
+    /// A second look at everything is wanted: for which kinds, and its number.
+    Look(Vec<Kind>, u64),
     Stop,
 }
 
-/// Sleeps until woken or until `deadline`, and gathers what comes close after.
-/// The number is the newest fence asked for, or 0. `None`: stop.
-pub fn wait(woken: &mpsc::Receiver<Wake>, mut deadline: Instant) -> Option<(Ask, u64)> {
+/// Who waits for the end of a look.
+#[derive(Debug, Default)]
+pub struct Askers {
+    /// The newest fence, or 0.
+    pub fence: u64,
+    /// The number of the second look at each kind.
+    pub looks: BTreeMap<Kind, u64>,
+}
+
+/// Sleeps until woken or until `deadline`, and gathers what comes close after,
+/// and who asks for it. `None`: stop.
+pub fn wait(woken: &mpsc::Receiver<Wake>, mut deadline: Instant, askers: &mut Askers) -> Option<Ask> {
     let mut ask = Ask { everything: false, files: BTreeMap::new() };
-    let mut fence = 0;
-    let mut gathering = false;
+    let mut began = None;
+    let mut gone = 0;
     loop {
         match woken.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(Wake::Seen(files)) => ask.files.extend(files),
+            Ok(Wake::Gone(files)) => {
+                gone += files.len();
+                ask.files.extend(files.into_iter().map(|name| (name, true)));
+            }
             Ok(Wake::Everything) => ask.everything = true,
             Ok(Wake::Fence(number)) => {
-                fence = fence.max(number);
+                askers.fence = askers.fence.max(number);
+                ask.everything = true;
+            }
+            Ok(Wake::Look(kinds, number)) => {
+                askers.looks.extend(kinds.into_iter().map(|kind| (kind, number)));
                 ask.everything = true;
             }
             Ok(Wake::Stop) | Err(mpsc::RecvTimeoutError::Disconnected) => return None,
-            Err(mpsc::RecvTimeoutError::Timeout) => return Some((ask, fence)),
+            Err(mpsc::RecvTimeoutError::Timeout) => return Some(ask),
         }
-        if !gathering {
-            gathering = true;
-            deadline = Instant::now() + GATHER;
+        let now = Instant::now();
+        if began.is_none() {
+            deadline = now + GATHER;
+        }
+        let began = *began.get_or_insert(now);
+        if gone >= MANY {
+            deadline = (now + GATHER_MANY).min(began + LONGEST);
         }
     }
 }
@@ -95,6 +127,8 @@ fn wake(event: notify::Result<Event>, directory: &Path) -> Option<Wake> {
     if event.need_rescan() {
         return Some(Wake::Everything);
     }
+    let gone =
+        matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(RenameMode::From)));
     let complete = match event.kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write))
         | EventKind::Modify(ModifyKind::Name(_))
@@ -115,5 +149,9 @@ fn wake(event: notify::Result<Event>, directory: &Path) -> Option<Wake> {
             files.push((name.into(), complete));
         }
     }
-    (!files.is_empty()).then_some(Wake::Seen(files))
+    match files.is_empty() {
+        true => None,
+        false if gone => Some(Wake::Gone(files.into_iter().map(|(name, _)| name).collect())),
+        false => Some(Wake::Seen(files)),
+    }
 }

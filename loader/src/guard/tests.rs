@@ -1,0 +1,341 @@
+//! Examples of what is held, and random sources against a model: what is still
+//! named never goes, little is never delayed, and nothing is held for ever.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    event::{NodeObject, Object, Origin},
+    model::Model,
+};
+
+const SOURCE: &str = "manifests";
+const LIMITS: Limits = Limits { percent: 90, patience: Duration::from_secs(30) };
+
+/// A source of nodes, the guard, and the model behind it.
+struct Bed {
+    guard: Guard,
+    model: Model,
+    now: Instant,
+    /// What the source names.
+    named: BTreeSet<u32>,
+}
+
+impl Bed {
+    fn new(remembered: usize) -> Self {
+        let counts = Counts::from([(SOURCE.to_owned(), [(Kind::Node, remembered)].into())]);
+        let source: Arc<str> = SOURCE.into();
+        let guard = Guard::new(LIMITS, std::slice::from_ref(&source), counts);
+        Self { guard, model: Model::new(&[source], "n1"), now: Instant::now(), named: BTreeSet::new() }
+    }
+
+    /// With so many objects, known for a minute.
+    fn with(count: u32) -> Self {
+        let mut bed = Self::new(0);
+        bed.say(0..count);
+        bed.pass(60);
+        bed
+    }
+
+    fn pass(&mut self, seconds: u64) {
+        self.now += Duration::from_secs(seconds);
+    }
+
+    /// The source says that this is all.
+    fn say(&mut self, named: impl IntoIterator<Item = u32>) {
+        self.listed(named, BTreeMap::new());
+    }
+
+    fn listed(&mut self, named: impl IntoIterator<Item = u32>, looked: BTreeMap<Kind, u64>) {
+        let named: BTreeSet<u32> = named.into_iter().collect();
+        let news = named.symmetric_difference(&self.named).map(|&name| event(name, named.contains(&name)));
+        let batch = Batch {
+            source: SOURCE.into(),
+            events: news.collect(),
+            synced: true,
+            containers: true,
+            looked,
+            ..Batch::default()
+        };
+        self.named = named;
+        let model = &self.model;
+        let believed = self.guard.take(batch, self.now, |key| model.said(SOURCE, key));
+        self.model.apply(believed);
+    }
+
+    /// The second looks that are due are asked for.
+    fn asked(&mut self) -> BTreeMap<Kind, u64> {
+        if self.guard.due().is_none_or(|due| due > self.now) {
+            return BTreeMap::new();
+        }
+        let (number, questions) = self.guard.ask(self.now);
+        questions.into_iter().flat_map(|(_, kinds)| kinds).map(|kind| (kind, number)).collect()
+    }
+
+    fn release(&mut self) -> usize {
+        let (batch, held) = self.guard.release(SOURCE).unwrap();
+        self.model.apply(batch);
+        held
+    }
+
+    fn served(&self) -> BTreeSet<u32> {
+        (0..1000).filter(|&name| self.model.said(SOURCE, &key(name)).is_some()).collect()
+    }
+
+    fn held(&self) -> usize {
+        self.guard.held(SOURCE).map(|(_, held)| held.objects).sum()
+    }
+
+    #[track_caller]
+    fn check(&self, served: impl IntoIterator<Item = u32>, held: usize) {
+        assert_eq!(self.served(), served.into_iter().collect());
+        assert_eq!(self.held(), held);
+    }
+}
+
+fn key(name: u32) -> ObjectKey {
+    ObjectKey { kind: Kind::Node, namespace: "".into(), name: name.to_string().into() }
+}
+
+fn event(name: u32, there: bool) -> Event {
+    let object = Object::Node(NodeObject { addresses: Vec::new(), pod_cidrs: Vec::new(), zone: None });
+    let origin = Origin { source: SOURCE.into(), place: "".into() };
+    Event { key: key(name), object: there.then(|| (Arc::new(object), Arc::new(origin))) }
+}
+
+#[test]
+fn an_empty_listing_is_held_and_its_objects_come_back() {
+    let mut bed = Bed::with(100);
+    bed.say([]);
+    bed.check(0..100, 100);
+    bed.pass(10);
+    bed.say(0..100);
+    bed.check(0..100, 0);
+    assert_eq!(bed.guard.due(), None);
+}
+
+#[test]
+fn what_comes_with_a_loss_is_taken() {
+    let mut bed = Bed::with(100);
+    bed.say([3, 4, 500]);
+    bed.check((0..100).chain([500]), 98);
+}
+
+#[test]
+fn a_loss_of_less_goes_at_once() {
+    let mut bed = Bed::with(100);
+    bed.say(5..100);
+    bed.check(5..100, 0);
+    bed.pass(6);
+    bed.say(85..100);
+    bed.check(85..100, 0);
+    let mut few = Bed::with(9);
+    few.say([]);
+    few.check([], 0);
+}
+
+#[test]
+fn a_loss_in_parts_is_one_loss_and_what_went_first_comes_back() {
+    let mut bed = Bed::with(100);
+    for left in [80, 40, 11] {
+        bed.pass(1);
+        bed.say(0..left);
+        bed.check(0..left, 0);
+    }
+    bed.pass(1);
+    bed.say(0..5);
+    bed.check(0..100, 95);
+    // Slower than that, it is meant.
+    let mut slow = Bed::with(100);
+    for left in [80, 40, 11] {
+        slow.pass(6);
+        slow.say(0..left);
+    }
+    slow.pass(6);
+    slow.say(0..5);
+    slow.check(0..5, 0);
+}
+
+#[test]
+fn others_in_their_place_are_no_loss() {
+    let mut bed = Bed::with(100);
+    bed.say(100..200);
+    bed.check(100..200, 0);
+    // One after the other: held until the others are there.
+    bed.pass(60);
+    bed.say([]);
+    bed.check(100..200, 100);
+    bed.say(200..250);
+    bed.check(100..250, 100);
+    bed.say(200..300);
+    bed.check(200..300, 0);
+}
+
+#[test]
+fn a_second_look_lets_go_what_was_missed_long_enough() {
+    let mut bed = Bed::with(100);
+    bed.say(0..5);
+    bed.pass(20);
+    bed.say(0..3);
+    assert!(bed.asked().is_empty());
+    bed.pass(10);
+    let looks = bed.asked();
+    assert_eq!(looks, [(Kind::Node, 1)].into());
+    assert!(bed.asked().is_empty(), "asked once");
+    // A source that does not answer loses nothing.
+    bed.pass(3600);
+    bed.check(0..100, 97);
+    bed.listed(0..3, looks);
+    bed.check(0..5, 2);
+    let looks = bed.asked();
+    assert!(looks.is_empty(), "not at once: {looks:?}");
+    bed.pass(5);
+    let looks = bed.asked();
+    bed.listed(0..3, looks);
+    bed.check(0..3, 0);
+}
+
+#[test]
+fn a_second_look_that_finds_them_again_clears_the_hold() {
+    let mut bed = Bed::with(100);
+    bed.say([]);
+    bed.pass(30);
+    let looks = bed.asked();
+    bed.listed(0..100, looks);
+    bed.check(0..100, 0);
+}
+
+#[test]
+fn a_hand_lets_everything_go() {
+    let mut bed = Bed::with(100);
+    bed.say([7]);
+    assert_eq!(bed.release(), 99);
+    bed.check([7], 0);
+    assert_eq!(bed.release(), 0);
+    assert!(bed.guard.release("nobody").is_none());
+}
+
+#[test]
+fn an_agent_that_starts_knows_how_much_there_was() {
+    let mut bed = Bed::new(100);
+    bed.say([]);
+    assert!(!bed.model.synced(), "what an earlier agent left may not go");
+    assert!(!bed.model.containers_known(), "nor its policies");
+    let counts = bed.guard.counts();
+    assert_eq!((bed.held(), counts[SOURCE][&Kind::Node]), (100, 100));
+    bed.say(0..40);
+    assert!(!bed.model.synced() && bed.held() == 60);
+    bed.pass(30);
+    let looks = bed.asked();
+    bed.listed(0..40, looks);
+    assert!(bed.model.synced());
+    bed.check(0..40, 0);
+
+    for by_hand in [false, true] {
+        let mut bed = Bed::new(100);
+        bed.say([]);
+        if by_hand {
+            assert_eq!(bed.release(), 100);
+        } else {
+            bed.say(0..100);
+        }
+        assert!(bed.model.synced() && bed.held() == 0);
+    }
+    let mut less = Bed::new(100);
+    less.say(0..11);
+    assert!(less.model.synced() && less.held() == 0);
+}
+
+#[test]
+fn nothing_is_held_when_it_is_off() {
+    let mut bed = Bed::new(100);
+    bed.guard.limits.percent = 0;
+    bed.say(0..50);
+    bed.say([]);
+    bed.check([], 0);
+    assert!(bed.model.synced());
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    /// So many seconds pass.
+    Pass(u64),
+    /// Names of a range go, or come.
+    Lose(u32, u32),
+    Gain(u32, u32),
+    /// The source answers what it was asked, or does not.
+    Answer(bool),
+    Release,
+}
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let range = || (0u32..60, 0u32..60);
+    let act = prop_oneof![
+        (0u64..40).prop_map(Act::Pass),
+        range().prop_map(|(from, to)| Act::Lose(from, to)),
+        range().prop_map(|(from, to)| Act::Gain(from, to)),
+        Just(Act::Lose(0, 60)),
+        Just(Act::Gain(0, 60)),
+        any::<bool>().prop_map(Act::Answer),
+        Just(Act::Release),
+    ];
+    prop::collection::vec(act, 1..40)
+}
+
+proptest! {
+    #[test]
+    fn a_source_of_whatever_moods_is_believed_in_the_end(acts in acts(), remembered in 0usize..80) {
+        let mut bed = Bed::new(remembered);
+        // How many were named, and when: the guard may look back so far.
+        let mut past: Vec<(Instant, usize)> = Vec::new();
+        let mut asked = BTreeMap::new();
+        for act in acts {
+            let (before, held_before) = (bed.served(), bed.held());
+            let was_named = bed.named.clone();
+            match act {
+                Act::Pass(seconds) => bed.pass(seconds),
+                Act::Lose(from, to) => {
+                    let left: Vec<u32> = bed.named.iter().copied().filter(|name| !(from..to).contains(name)).collect();
+                    bed.say(left);
+                }
+                Act::Gain(from, to) => {
+                    let all: Vec<u32> = bed.named.iter().copied().chain(from..to).collect();
+                    bed.say(all);
+                }
+                Act::Answer(true) => {
+                    let named: Vec<u32> = bed.named.iter().copied().collect();
+                    bed.listed(named, std::mem::take(&mut asked));
+                }
+                Act::Answer(false) => {}
+                Act::Release => drop(bed.release()),
+            }
+            past.push((bed.now, was_named.len()));
+            let served = bed.served();
+            prop_assert!(bed.named.is_subset(&served), "what is named is served");
+            // A small loss, by what was there within the window, is never held.
+            let since = bed.now - ward::WINDOW;
+            let most = past.iter().filter(|(at, _)| *at > since).map(|(_, named)| *named).max().unwrap_or(0);
+            if held_before == 0 && !LIMITS.is_shrink(most, bed.named.len()) {
+                prop_assert!(served == bed.named, "{before:?} {served:?} {:?}", bed.named);
+            }
+            if bed.model.synced() && !bed.guard.held(SOURCE).any(|(_, held)| held.unnamed) {
+                prop_assert_eq!(bed.held(), served.difference(&bed.named).count());
+                let counts = bed.guard.counts();
+                prop_assert_eq!(counts[SOURCE].get(&Kind::Node).copied().unwrap_or(0), served.len());
+            }
+            asked.extend(bed.asked());
+        }
+        // Alive, and saying the same: two looks suffice for whatever is held.
+        for _ in 0..3 {
+            let named: Vec<u32> = bed.named.iter().copied().collect();
+            bed.listed(named, std::mem::take(&mut asked));
+            bed.pass(35);
+            asked = bed.asked();
+        }
+        prop_assert_eq!(bed.guard.due(), None);
+        prop_assert_eq!((bed.held(), bed.served()), (0, bed.named.clone()));
+        prop_assert!(bed.model.synced());
+    }
+}
