@@ -18,7 +18,7 @@ use causeway_testkit::{
     pinned::Pinned,
     sentinel::assert_no_netfilter,
     server::Server,
-    streams::Streams,
+    streams::{STALL, Streams},
     told::{self, PROXY, connect, greeted, hear_back, say},
     topology::{
         Cluster, Container, PATIENCE, node_address, node_address6, outside_address, outside_address6, vip,
@@ -146,10 +146,12 @@ fn serves_the_outside(cluster: Cluster) {
     rig.cluster.wait_converged();
     // Nor do they end with the service's last backend here, whoever looks after it.
     rig.served_by(&[1]);
+    // By then its row is gone, too.
+    thread::sleep(Duration::from_secs(2));
     rig.cluster.nodes[0].agent_mut().kill9();
     rig.cluster.nodes[0].agent_mut().restart();
     rig.cluster.wait_converged();
-    thread::sleep(Duration::from_millis(300));
+    thread::sleep(STALL * 3 / 2);
     streams.into_iter().for_each(|streams| streams.close().assert_clean(10));
 }
 
