@@ -12,6 +12,8 @@ use crate::{guard::Limits, plan::Capacity, providers::kubernetes::Access};
 
 /// Where the agent listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/causeway/agent.sock";
+/// Where a DaemonSet of the system has its Leases.
+const LEASE_NAMESPACE: &str = "kube-system";
 /// How often everything is read back, in milliseconds.
 const RESYNC: u64 = 500;
 const RESYNC_LIMITS: std::ops::RangeInclusive<u64> = 10..=3_600_000;
@@ -26,6 +28,9 @@ pub struct AgentConfig {
     pub manifests: Option<PathBuf>,
     /// The API server, where it is a source.
     pub kubernetes: Option<Access>,
+    /// Of the Leases by which agents tell one another how far they are; `None`: they
+    /// do not.
+    pub lease_namespace: Option<String>,
     /// `None`: the interface of the default route.
     pub uplink: Option<String>,
     /// `None`: the namespace the agent was started in.
@@ -78,6 +83,7 @@ pub struct Settings {
     pub kubernetes: Option<bool>,
     pub kubeconfig: Option<PathBuf>,
     pub kubernetes_server: Option<String>,
+    pub lease_namespace: Option<String>,
     pub uplink: Option<String>,
     pub netns: Option<PathBuf>,
     pub state_dir: Option<PathBuf>,
@@ -156,6 +162,8 @@ impl Settings {
         // Who says where the API server is wants it to be asked.
         let kubernetes = self.kubernetes.or(file.kubernetes).unwrap_or(access != Access::default());
         let kubernetes = kubernetes.then_some(access);
+        let namespace = self.lease_namespace.or(file.lease_namespace);
+        let namespace = namespace.unwrap_or_else(|| LEASE_NAMESPACE.into());
         anyhow::ensure!(
             manifests.is_some() || kubernetes.is_some(),
             "manifests: no source of services: give --manifests DIR, --kubernetes, or both"
@@ -164,6 +172,7 @@ impl Settings {
             node,
             manifests,
             kubernetes,
+            lease_namespace: (!namespace.is_empty()).then_some(namespace),
             uplink: self.uplink.or(file.uplink),
             netns: self.netns.or(file.netns),
             state_dir: self.state_dir.or(file.state_dir).unwrap_or_else(|| "/var/lib/causeway".into()),

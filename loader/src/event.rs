@@ -3,6 +3,7 @@
 
 pub mod egress;
 pub mod label;
+pub mod marks;
 pub mod party;
 pub mod policy;
 mod words;
@@ -13,6 +14,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use egress::EgressObject;
+use marks::Marks;
 use policy::{Labels, NamedPort, NamespaceObject, PolicyObject};
 
 pub use party::pod_name;
@@ -382,4 +384,6 @@ pub struct Batch {
     /// address, or all of it that it may ever read. Until each source has, no policy
     /// and no egress address changes, and new endpoints are sealed.
     pub containers: bool,
+    /// How far the source has been read with this batch, where that can be told.
+    pub marks: Option<Arc<Marks>>,
 }

@@ -4,6 +4,7 @@
 pub mod api;
 pub mod attach;
 pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod doctor;
 pub mod egress;

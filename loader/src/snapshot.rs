@@ -3,6 +3,7 @@
 //! The reconcile loop publishes a [`Snapshot`] after each round; readers load
 //! it without waiting. Requests go to the loop as [`Command`]s.
 
+mod cluster;
 mod held;
 
 use std::{
@@ -18,6 +19,7 @@ use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub use cluster::{ClusterView, Laggard};
 pub use held::HeldView;
 
 use crate::{
@@ -323,6 +325,9 @@ pub enum Command {
     /// Make every source look again now; the answer is the revision that
     /// holds all they had to say.
     Fence(Reply<u64>),
+    /// Ask the cluster's API server what there is, and all nodes whether they have
+    /// read it back, until they have or for so long.
+    Cluster(Duration, Reply<ClusterView>),
     /// Carry out what is held of a source; how many objects that was.
     Release(String, Reply<usize>),
     /// The desired state as it is now.

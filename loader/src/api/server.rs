@@ -28,8 +28,8 @@ use crate::{
     metrics,
     model::desired::DesiredState,
     snapshot::{
-        AttachRequest, COMMAND_TIMEOUT, Command, Counter, ExplainReply, ExplainRequest, FlowView, Handle,
-        RecordedFlows, Reply, SelectionRequest, TraceReply, TraceRequest,
+        AttachRequest, COMMAND_TIMEOUT, ClusterView, Command, Counter, ExplainReply, ExplainRequest,
+        FlowView, Handle, RecordedFlows, Reply, SelectionRequest, TraceReply, TraceRequest,
     },
 };
 
@@ -58,6 +58,7 @@ pub async fn serve(listener: UnixListener, handle: Handle) {
         .route("/v1/counters", get(counters))
         .route("/v1/wait", get(waited))
         .route("/v1/converged", get(converged))
+        .route("/v1/cluster", get(cluster))
         .route("/v1/sources/release", post(release))
         .route("/v1/trace", post(trace))
         .route("/v1/explain", post(explain))
@@ -221,6 +222,11 @@ struct Wait {
     timeout_ms: Option<u64>,
 }
 
+#[derive(Deserialize)]
+struct Patience {
+    timeout_ms: Option<u64>,
+}
+
 async fn waited(State(mut handle): State<Handle>, Params(query): Params<Wait>) -> Answer<WaitView> {
     let deadline = Instant::now() + Duration::from_millis(query.timeout_ms.unwrap_or(WAIT));
     wait::until(&mut handle, query.revision, deadline).await.map(Json)
@@ -229,6 +235,14 @@ async fn waited(State(mut handle): State<Handle>, Params(query): Params<Wait>) -
 /// Yes or no, at once: what the sources hold now either stands or does not.
 async fn converged(State(mut handle): State<Handle>) -> Answer<WaitView> {
     wait::now(&mut handle, Instant::now() + QUICK).await.map(Json)
+}
+
+/// The same of all nodes: at once, or when they do.
+async fn cluster(State(handle): State<Handle>, Params(query): Params<Patience>) -> Answer<ClusterView> {
+    let patience = Duration::from_millis(query.timeout_ms.unwrap_or(0));
+    let asked = ask_patiently(&handle, |reply| Command::Cluster(patience, reply));
+    let answer = timeout(patience + COMMAND_TIMEOUT, asked).await;
+    answer.map_err(|_| Refused::busy())?.map(Json)
 }
 
 async fn ready(State(handle): State<Handle>) -> Response {

@@ -31,6 +31,10 @@ pub struct Arguments {
     /// https://192.168.0.10:6443.
     #[arg(long, env = "CAUSEWAY_KUBERNETES_SERVER", value_name = "URL")]
     kubernetes_server: Option<String>,
+    /// Namespace of the Leases by which agents tell one another how far they are; kube-system unless
+    /// given, and none if empty.
+    #[arg(long, env = "CAUSEWAY_LEASE_NAMESPACE", value_name = "NAME")]
+    lease_namespace: Option<String>,
     /// Interface that leads to the other nodes; that of the default route unless given.
     #[arg(long, env = "CAUSEWAY_UPLINK", value_name = "INTERFACE")]
     uplink: Option<String>,
@@ -148,6 +152,7 @@ fn resolve(arguments: Arguments, socket: Option<PathBuf>) -> anyhow::Result<Agen
         kubernetes: arguments.kubernetes,
         kubeconfig: arguments.kubeconfig,
         kubernetes_server: arguments.kubernetes_server,
+        lease_namespace: arguments.lease_namespace,
         uplink: arguments.uplink,
         netns: arguments.netns,
         state_dir: arguments.state_dir,

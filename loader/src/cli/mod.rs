@@ -11,6 +11,7 @@ mod render;
 mod show;
 mod source;
 mod trace;
+mod wait;
 
 use std::{
     io,
@@ -26,8 +27,8 @@ use serde::Serialize;
 
 use crate::{
     api::{
-        client::{ask, escape, get, get_within},
-        view::{DetachView, EndpointView, UninstallView, WaitView},
+        client::{ask, escape, get},
+        view::{DetachView, EndpointView, UninstallView},
     },
     config::DEFAULT_SOCKET,
     event::{label, policy::NETWORK},
@@ -79,9 +80,16 @@ enum Command {
         /// How long to wait, e.g. 500ms, 30s, 2m.
         #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = duration)]
         timeout: Duration,
+        /// Return when all that the API server has stands on every Node.
+        #[arg(long, conflicts_with = "revision")]
+        cluster: bool,
     },
     /// Exit 0 if all that the sources hold now stands in the kernel, read back; 1 if not.
-    Converged,
+    Converged {
+        /// Whether all that the API server has stands on every Node.
+        #[arg(long)]
+        cluster: bool,
+    },
     /// Attach network namespaces to this node, and detach them.
     Endpoint {
         #[command(subcommand)]
@@ -197,12 +205,16 @@ async fn run(command: Command, socket: &Path, output: Output) -> anyhow::Result<
         Command::Doctor(arguments) => return doctor::run(arguments, socket, output).await,
         Command::Show { what } => show::run(what, socket, output).await?,
         Command::Plan { manifests } => return plan::run(&manifests, socket, output).await,
-        Command::Wait { revision, timeout } => {
-            let revision = revision.map(|revision| format!("&revision={revision}")).unwrap_or_default();
-            let path = format!("/v1/wait?timeout_ms={}{revision}", timeout.as_millis());
-            return answer(get_within(timeout, socket, &path).await?, output);
+        Command::Wait { timeout, cluster: true, .. } => {
+            return wait::everywhere(timeout, socket, output).await;
         }
-        Command::Converged => return answer(get(socket, "/v1/converged").await?, output),
+        Command::Wait { revision, timeout, .. } => {
+            return wait::here(revision, timeout, socket, output).await;
+        }
+        Command::Converged { cluster: true } => {
+            return wait::everywhere(Duration::ZERO, socket, output).await;
+        }
+        Command::Converged { cluster: false } => return wait::now(socket, output).await,
         Command::Endpoint { action } => endpoint(action, socket, output).await?,
         Command::Explain(arguments) => return explain::run(arguments, socket, output).await,
         Command::Policy { action: Policy::Rehearse(arguments) } => {
@@ -238,11 +250,6 @@ async fn endpoint(action: Endpoint, socket: &Path, output: Output) -> anyhow::Re
         }
         Endpoint::List => show::run(show::What::Endpoints, socket, output).await,
     }
-}
-
-fn answer(view: WaitView, output: Output) -> anyhow::Result<bool> {
-    output.print(&view, render::wait)?;
-    Ok(view.converged)
 }
 
 fn version(output: Output) -> anyhow::Result<()> {

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{
     api::view::{BackendView, EgressView, EndpointView, NodeView, PolicyView, ServiceView, WaitView},
-    snapshot::{Counter, FlowView, Status, TraceReply},
+    snapshot::{ClusterView, Counter, FlowView, Laggard, Status, TraceReply},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -119,6 +119,18 @@ pub fn wait(view: &WaitView) -> String {
         return format!("converged at revision {}", view.applied_revision);
     }
     format!("NOT converged: {}", view.reasons.join("; "))
+}
+
+pub fn cluster(view: &ClusterView) -> String {
+    let ClusterView { nodes, laggards, .. } = view;
+    if view.converged {
+        return format!("converged: all {nodes} nodes have read back what the API server had");
+    }
+    let mut text = format!("NOT converged: {} of {nodes} nodes", laggards.len());
+    for Laggard { node, reason } in laggards {
+        let _ = write!(text, "\n  {node}: {reason}");
+    }
+    text
 }
 
 pub fn services(views: &[ServiceView]) -> String {

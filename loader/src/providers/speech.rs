@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use crate::event::{Batch, Event, Kind, Problem};
+use crate::event::{Batch, Event, Kind, Problem, marks::Marks};
 
 /// How things stand with a source.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,6 +13,7 @@ pub struct Standing {
     /// See [`Batch`].
     pub synced: bool,
     pub containers: bool,
+    pub marks: Option<Arc<Marks>>,
 }
 
 pub struct Speech {
@@ -41,8 +42,9 @@ impl Speech {
         if news {
             self.said = Some(standing.clone());
         }
-        let Standing { problems, synced, containers } = standing;
-        Some(Batch { source: self.source.clone(), events, problems, fence, looked, synced, containers })
+        let Standing { problems, synced, containers, marks } = standing;
+        let source = self.source.clone();
+        Some(Batch { source, events, problems, fence, looked, synced, containers, marks })
     }
 }
 
@@ -54,7 +56,7 @@ mod tests {
     fn only_news_and_answers_are_said() {
         let mut speech = Speech::new("a".into());
         let mut say = |synced, containers, fence, looked| {
-            let standing = Standing { problems: Vec::new(), synced, containers };
+            let standing = Standing { problems: Vec::new(), synced, containers, marks: None };
             speech.batch(Vec::new(), standing, fence, looked)
         };
         let none = BTreeMap::new;

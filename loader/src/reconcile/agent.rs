@@ -12,6 +12,7 @@ use causeway_schema::{V4, V6};
 use tokio::sync::{mpsc, watch};
 
 use super::{
+    cluster::Published,
     egress::EgressState,
     guard::Guarded,
     health_checks::HealthChecks,
@@ -54,6 +55,7 @@ pub(super) struct Agent {
     pub uplink: Uplink,
     pub sources: Sources,
     pub guarded: Guarded,
+    pub published: Published,
 
     pub started: Instant,
     /// What an earlier agent left and nobody wanted has been removed: from the
@@ -110,6 +112,7 @@ impl Agent {
             if v4.is_empty() && v6.is_empty() { Default::default() } else { memory.counts().clone() };
         let guard = Guard::new(config.shrink_guard, &sources.names(), counts);
         let now = Instant::now();
+        let published = Published::new(&sources, &config);
         let mut agent = Self {
             model: Model::new(&sources.names(), &config.node),
             v4,
@@ -124,6 +127,7 @@ impl Agent {
             uplink,
             sources,
             guarded: Guarded::new(guard, memory),
+            published,
             started,
             pruned: false,
             settled: false,

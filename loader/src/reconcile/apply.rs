@@ -24,7 +24,7 @@ impl Agent {
     pub async fn take(&mut self, batches: Vec<Batch>) {
         let start = Instant::now();
         let mut touched = Touched::default();
-        let (mut asked, mut events) = (false, 0);
+        let (mut asked, mut news, mut events) = (false, false, 0);
         for batch in batches {
             if batch.fence != 0 {
                 asked = true;
@@ -33,7 +33,16 @@ impl Agent {
             events += batch.events.len();
             // Into the model before the next one is judged by that.
             let believed = self.believed(batch);
+            news |= self.model.is_news(&believed);
+            let marks = believed.marks.clone();
             touched.extend(self.model.apply(believed));
+            if let Some(marks) = marks {
+                self.published.hear(self.model.revision(), marks);
+            }
+        }
+        if !news && !asked {
+            // Something was written that nobody here looks at.
+            return self.tell_cluster();
         }
         self.enact(touched, asked, start).await;
         if events >= MANY {

@@ -23,6 +23,7 @@ impl Agent {
             self.settle();
         }
         self.expire_flows();
+        self.tell_cluster();
         self.guarded.remember(false);
         self.last_audit = start.elapsed();
         self.audit_due = Instant::now() + self.config.resync;

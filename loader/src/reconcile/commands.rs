@@ -11,6 +11,7 @@ use std::{
 use causeway_schema::{Event, Flow, FlowKey, FrontendKey, Port, TraceRecord, Verdict, flow::flags};
 
 use ipnet::IpNet;
+use tokio::time::Instant;
 
 use super::{agent::Agent, plane::Plane};
 use crate::{
@@ -37,6 +38,7 @@ impl Agent {
             Command::Desired(reply) => {
                 let _ = reply.send(Ok(self.whole()));
             }
+            Command::Cluster(patience, reply) => self.ask_cluster(Instant::now() + patience, reply),
             Command::Release(source, reply) => {
                 let _ = reply.send(self.release_source(&source).await);
             }

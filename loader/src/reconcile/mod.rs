@@ -6,6 +6,7 @@
 mod agent;
 mod apply;
 mod audit;
+mod cluster;
 mod commands;
 mod egress;
 mod endpoints;

@@ -12,7 +12,7 @@ use crate::{
     config::AgentConfig,
     event::{Batch, Kind},
     providers::{
-        kubernetes::{self, Kubernetes, Timing},
+        kubernetes::{self, Cluster, Kubernetes, Timing},
         manifests::{self, Manifests},
     },
     snapshot::Reply,
@@ -61,6 +61,11 @@ impl Sources {
         if let Some(kubernetes) = &self.kubernetes {
             kubernetes.fence(fence);
         }
+    }
+
+    /// The way to other agents, where there is an API server.
+    pub fn cluster(&self, namespace: &str) -> Option<Cluster> {
+        self.kubernetes.as_ref().map(|kubernetes| kubernetes.cluster(namespace.into()))
     }
 
     /// Asks a source to list these kinds anew; it says so in a batch. Until

@@ -53,6 +53,11 @@ impl Agent {
         }
     }
 
+    /// Whether all that the model says has been read back.
+    pub fn stands(&self) -> bool {
+        self.reasons(self.model.revision()).is_empty()
+    }
+
     /// Why the node has not converged; empty when it has.
     fn reasons(&self, revision: u64) -> Vec<String> {
         let mut reasons = Vec::new();
@@ -134,7 +139,8 @@ impl Agent {
         let sources = self.model.sources();
         let held = sources
             .flat_map(|(name, ..)| self.guarded.held(name).into_iter().map(move |held| held.alarm(name)));
-        held.chain(full).chain(self.waiting()).chain(failed).chain(self.warnings.iter().cloned()).collect()
+        let all = held.chain(full).chain(self.waiting()).chain(failed).chain(self.published.trouble());
+        all.chain(self.warnings.iter().cloned()).collect()
     }
 }
 

@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    body::Body,
+    body::{Body, Bytes},
     extract::{Query, State as Extract},
-    http::{HeaderMap, StatusCode, Uri, header},
+    http::{HeaderMap, Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use futures_util::{StreamExt, stream};
@@ -17,6 +17,7 @@ use tokio::{sync::watch, time};
 use super::{
     Shared,
     faults::{Fault, Point},
+    leases,
     state::{Change, DISCOVERY, KINDS, Kind, Page, State},
 };
 
@@ -34,9 +35,11 @@ pub fn app(shared: Arc<Shared>) -> Router {
 
 async fn answer(
     Extract(shared): Extract<Arc<Shared>>,
+    method: Method,
     uri: Uri,
     headers: HeaderMap,
     Query(given): Parameters,
+    body: Bytes,
 ) -> Response {
     let wanted = shared.token.lock().unwrap().clone().map(|token| format!("Bearer {token}"));
     let said = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
@@ -51,9 +54,15 @@ async fn answer(
         return discovery(&shared, None).await;
     }
     let path = path.strip_prefix("/apis/").or_else(|| path.strip_prefix("/api/")).unwrap_or_default();
+    if let Some(path) = path.strip_prefix("coordination.k8s.io/v1/namespaces/") {
+        return leases::answer(&shared, &method, path, &given, &body);
+    }
+    // Names and versions alone, where that is asked for.
+    let accepted = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let bare = accepted.contains("as=PartialObjectMetadataList");
     let of_path = |kind: &Kind| path == format!("{}/{}", KINDS[*kind].0, KINDS[*kind].2);
     match (0..KINDS.len()).find(of_path) {
-        Some(kind) => objects(&shared, kind, &given).await,
+        Some(kind) => objects(&shared, kind, &given, bare).await,
         None => discovery(&shared, Some(path)).await,
     }
 }
@@ -99,7 +108,7 @@ fn resources(state: &State, api: &str) -> Response {
     )
 }
 
-async fn objects(shared: &Arc<Shared>, kind: Kind, given: &BTreeMap<String, String>) -> Response {
+async fn objects(shared: &Arc<Shared>, kind: Kind, given: &BTreeMap<String, String>, bare: bool) -> Response {
     let is_watch = given.get("watch").is_some_and(|watch| watch == "true");
     let token = given.get("continue").and_then(|token| token.parse().ok());
     let point = match (is_watch, token) {
@@ -119,7 +128,7 @@ async fn objects(shared: &Arc<Shared>, kind: Kind, given: &BTreeMap<String, Stri
     }
     if !is_watch {
         let limit = given.get("limit").and_then(|limit| limit.parse().ok());
-        return list(shared, kind, limit, token);
+        return list(shared, kind, limit, token, bare);
     }
     let from = given.get("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
     watch_from(shared.clone(), kind, from)
@@ -159,8 +168,8 @@ async fn fault(shared: &Shared, kind: Kind, point: Point) -> Option<Response> {
     })
 }
 
-fn list(shared: &Shared, kind: Kind, limit: Option<usize>, token: Option<u64>) -> Response {
-    let Some(Page { objects, revision, rest }) = shared.state().page(kind, limit, token) else {
+fn list(shared: &Shared, kind: Kind, limit: Option<usize>, token: Option<u64>, bare: bool) -> Response {
+    let Some(Page { mut objects, revision, rest }) = shared.state().page(kind, limit, token) else {
         return expired();
     };
     let mut metadata = json!({"resourceVersion": revision.to_string()});
@@ -168,10 +177,16 @@ fn list(shared: &Shared, kind: Kind, limit: Option<usize>, token: Option<u64>) -
         metadata["continue"] = json!(token.to_string());
         metadata["remainingItemCount"] = json!(left);
     }
-    let (api, name, ..) = KINDS[kind];
-    json_of(
-        &json!({"kind": format!("{name}List"), "apiVersion": api, "metadata": metadata, "items": objects}),
-    )
+    let (mut api, name, ..) = KINDS[kind];
+    let mut name = format!("{name}List");
+    if bare {
+        (api, name) = ("meta.k8s.io/v1", "PartialObjectMetadataList".into());
+        for object in &mut objects {
+            let metadata = object["metadata"].take();
+            *object = json!({"kind": "PartialObjectMetadata", "apiVersion": api, "metadata": metadata});
+        }
+    }
+    json_of(&json!({"kind": name, "apiVersion": api, "metadata": metadata, "items": objects}))
 }
 
 /// A watch under way.
@@ -285,7 +300,7 @@ fn error_event(code: u16, reason: &str, message: &str) -> String {
     format!("{{\"type\":\"ERROR\",\"object\":{}}}\n", failure(code, reason, message))
 }
 
-fn not_found() -> Response {
+pub fn not_found() -> Response {
     (StatusCode::NOT_FOUND, "404 page not found\n").into_response()
 }
 
@@ -300,12 +315,12 @@ fn failure(code: u16, reason: &str, message: &str) -> Value {
     })
 }
 
-fn status(code: u16, reason: &str, message: &str) -> Response {
+pub fn status(code: u16, reason: &str, message: &str) -> Response {
     let mut response = json_of(&failure(code, reason, message));
     *response.status_mut() = StatusCode::from_u16(code).unwrap();
     response
 }
 
-fn json_of(value: &Value) -> Response {
+pub fn json_of(value: &Value) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], value.to_string()).into_response()
 }

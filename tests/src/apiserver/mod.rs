@@ -8,6 +8,7 @@
 
 mod faults;
 mod http;
+mod leases;
 pub mod secure;
 mod state;
 pub mod stock;
@@ -179,6 +180,16 @@ impl ApiServer {
             let each = chance.map(|(seed, one_in)| (Random::new(seed.wrapping_add(kind as u64)), one_in));
             state.faults(kind).misbehave(each);
         }
+    }
+
+    /// How often a Lease was written.
+    pub fn lease_writes(&self) -> u64 {
+        self.shared.state().leases.writes
+    }
+
+    /// Lets clients have Leases, or no longer.
+    pub fn allow_leases(&self, allowed: bool) {
+        self.shared.state().leases.forbidden = !allowed;
     }
 
     /// The objects as they are now, without what the server has added.

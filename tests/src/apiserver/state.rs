@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::faults::Faults;
+use super::{faults::Faults, leases::Leases};
 
 /// A kind by its place in [`KINDS`].
 pub type Kind = usize;
@@ -75,6 +75,7 @@ pub struct State {
     forbidden: BTreeSet<Kind>,
     faults: [Faults; KINDS.len() + 1],
     requests: [(u64, u64); KINDS.len()],
+    pub leases: Leases,
 }
 
 impl Default for State {
@@ -91,6 +92,7 @@ impl Default for State {
             forbidden: BTreeSet::new(),
             faults: Default::default(),
             requests: Default::default(),
+            leases: Leases::default(),
         }
     }
 }
@@ -161,6 +163,12 @@ impl State {
 
     pub fn is_forbidden(&self, kind: Kind) -> bool {
         self.forbidden.contains(&kind)
+    }
+
+    /// Something else is written; versions are counted over all that there is.
+    pub fn write(&mut self) -> u64 {
+        self.revision += 1;
+        self.revision
     }
 
     pub fn revision(&self) -> u64 {

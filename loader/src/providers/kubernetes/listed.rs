@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::kinds::Watched;
+use crate::event::marks::version_hash;
 
 /// As it comes: of pods, all but what they are asked for is dropped at once.
 #[derive(Clone, Debug)]
@@ -37,6 +38,12 @@ impl Listed {
     /// server counts otherwise.
     pub fn version(&self) -> Option<u64> {
         self.meta.resource_version.as_deref()?.parse().ok()
+    }
+
+    /// What it adds to the digest of its kind.
+    pub fn hash(&self) -> u64 {
+        let version = self.meta.resource_version.as_deref().unwrap_or_default();
+        version_hash(self.namespace(), self.name(), version)
     }
 }
 

@@ -5,6 +5,7 @@
 //! it to the loop. Losing the server costs nothing but news.
 
 mod client;
+mod cluster;
 mod fare;
 mod kinds;
 mod listed;
@@ -22,6 +23,7 @@ use tokio::{
 };
 
 pub use client::Access;
+pub use cluster::{Cluster, Word};
 
 use self::{
     fare::Fares,
@@ -81,6 +83,8 @@ pub struct Kubernetes {
     /// The newest second look at each kind.
     looks: Vec<watch_channel::Sender<u64>>,
     tasks: JoinSet<()>,
+    client: kube::Client,
+    timing: Timing,
 }
 
 impl Kubernetes {
@@ -112,7 +116,12 @@ impl Kubernetes {
         let gather = timing.gather;
         let speaker = Speaker { source, server, store, fares, batches, gather, fence: 0, speech };
         tasks.spawn(speaker.run(heard, asked));
-        Ok(Self { fences, looks, tasks })
+        Ok(Self { fences, looks, tasks, client, timing })
+    }
+
+    /// The way to the other agents, by Leases of a namespace.
+    pub fn cluster(&self, namespace: Arc<str>) -> Cluster {
+        Cluster::new(self.client.clone(), namespace, self.timing)
     }
 
     /// Why it has stopped to listen, once it has: a bug.
@@ -197,7 +206,8 @@ impl Speaker {
         problems.extend(trouble::problems(&self.source, &self.server, &troubles, known));
         let whole = self.store.whole();
         let containers = self.store.knows_containers(&troubles, Instant::now().into_std());
-        let standing = Standing { problems, synced: whole && troubles.is_empty(), containers };
+        let marks = self.store.marks().map(Arc::new);
+        let standing = Standing { problems, synced: whole && troubles.is_empty(), containers, marks };
         // Who asks while all is being listed for the first time waits for it.
         let fence = if whole || !troubles.is_empty() { std::mem::take(&mut self.fence) } else { 0 };
         match self.speech.batch(events, standing, fence, looked) {
@@ -216,7 +226,10 @@ mod tests {
         let mut tasks = JoinSet::new();
         tasks.spawn(std::future::pending());
         tasks.spawn(async { panic!("a clock ran over") });
-        let error = Kubernetes { fences: mpsc::unbounded_channel().0, looks: Vec::new(), tasks }.died().await;
+        let (fences, looks, timing) = (mpsc::unbounded_channel().0, Vec::new(), Timing::default());
+        let config = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+        let client = kube::Client::try_from(config).unwrap();
+        let error = Kubernetes { fences, looks, tasks, client, timing }.died().await;
         assert!(error.to_string().contains("a clock ran over"), "{error}");
     }
 }

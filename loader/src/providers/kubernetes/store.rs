@@ -15,7 +15,10 @@ use super::{
     listed::Listed,
 };
 use crate::{
-    event::{Event, Kind, Object, ObjectKey, Origin, Problem},
+    event::{
+        Event, Kind, Object, ObjectKey, Origin, Problem,
+        marks::{Mark, Marks},
+    },
     providers::{
         Names,
         convert::Refusal,
@@ -48,8 +51,10 @@ struct Known {
     listing: Option<BTreeSet<ObjectKey>>,
     /// It was listed once, or there is no such kind.
     whole: bool,
-    /// The newest version that this list and its watch have shown.
-    newest: u64,
+    /// What each object adds to the digest.
+    versions: BTreeMap<ObjectKey, u64>,
+    /// The newest version that this list and its watch have shown, and the digest.
+    mark: Mark,
     /// What the model has not heard yet.
     news: BTreeMap<ObjectKey, Option<Said>>,
     /// The second look that the next list ends.
@@ -78,12 +83,12 @@ impl Store {
             Word::Event(watcher::Event::Init) => {
                 self.kinds[kind].listing = Some(BTreeSet::new());
                 // Another list may be of another history.
-                self.kinds[kind].newest = 0;
+                self.kinds[kind].mark.newest = 0;
             }
             Word::Event(watcher::Event::InitApply(object)) => {
                 let key = self.key(kind, &object);
                 let known = &mut self.kinds[kind];
-                known.newest = known.newest.max(object.version().unwrap_or(0));
+                known.mark.newest = known.mark.newest.max(object.version().unwrap_or(0));
                 known.listing.get_or_insert_default().insert(key.clone());
                 self.apply(kind, key, object);
             }
@@ -103,7 +108,10 @@ impl Store {
                     self.remove(kind, &key);
                 }
             }
-            Word::Absent => self.listed(kind, &BTreeSet::new()),
+            Word::Absent => {
+                self.kinds[kind].mark.newest = 0;
+                self.listed(kind, &BTreeSet::new());
+            }
             Word::Again(number) => self.kinds[kind].look = Some(number),
         }
         self.changed += 1;
@@ -167,6 +175,14 @@ impl Store {
         (0..KINDS.len()).all(|kind| self.knows(kind))
     }
 
+    /// How far all kinds have been read; `None` while one is being listed: what is
+    /// known of it then is of no moment.
+    pub fn marks(&self) -> Option<Marks> {
+        let is_whole = |known: &Known| known.whole && known.listing.is_none();
+        let marks = || KINDS.iter().zip(&self.kinds).map(|(watched, known)| (watched.kind, known.mark));
+        self.kinds.iter().all(is_whole).then(|| marks().collect())
+    }
+
     /// What is wrong with objects.
     pub fn problems(&self) -> impl Iterator<Item = &Problem> {
         self.kinds.iter().flat_map(|known| known.problems.values().flatten())
@@ -176,7 +192,7 @@ impl Store {
     /// heard is said again, and would undo what came after it.
     fn is_news(&mut self, kind: Index, object: &Listed) -> bool {
         let Some(version) = object.version() else { return true };
-        let newest = &mut self.kinds[kind].newest;
+        let newest = &mut self.kinds[kind].mark.newest;
         let news = version >= *newest;
         *newest = version.max(*newest);
         news
@@ -189,6 +205,8 @@ impl Store {
 
     fn apply(&mut self, kind: Index, key: ObjectKey, object: Listed) {
         let watched = &KINDS[kind];
+        let (hash, known) = (object.hash(), &mut self.kinds[kind]);
+        known.mark.change(known.versions.insert(key.clone(), hash), Some(hash));
         let converted = object::convert(watched.api, watched.name, Raw::Value(object.value), &mut self.names);
         let (objects, refusals) = match converted {
             Some(Ok(converted)) => (converted.objects, converted.refusals),
@@ -219,6 +237,7 @@ impl Store {
     fn remove(&mut self, kind: Index, key: &ObjectKey) {
         let known = &mut self.kinds[kind];
         known.problems.remove(key);
+        known.mark.change(known.versions.remove(key), None);
         if known.objects.remove(key).is_some() {
             known.news.insert(key.clone(), None);
         }
@@ -236,7 +255,8 @@ impl Store {
 
     fn remove_others(&mut self, kind: Index, listed: &BTreeSet<ObjectKey>) {
         let known = &self.kinds[kind];
-        let keys = known.objects.keys().chain(known.problems.keys());
+        // One that is not understood has neither.
+        let keys = known.objects.keys().chain(known.problems.keys()).chain(known.versions.keys());
         let gone: Vec<ObjectKey> = keys.filter(|key| !listed.contains(key)).cloned().collect();
         for key in gone {
             self.remove(kind, &key);
@@ -255,3 +275,7 @@ fn place(key: &ObjectKey) -> String {
 #[cfg(test)]
 #[path = "store_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "marks_tests.rs"]
+mod marks_tests;

@@ -120,7 +120,7 @@ fn run(
             }
         }
         let Look { events, problems, readable, .. } = look;
-        let standing = Standing { problems, synced: readable, containers: readable };
+        let standing = Standing { problems, synced: readable, containers: readable, marks: None };
         let batch = speech.batch(events, standing, answered.fence, answered.looks);
         // Nobody hears it any more once the loop has gone.
         if batch.is_some_and(|batch| batches.blocking_send(batch).is_err()) {
