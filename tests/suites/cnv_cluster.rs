@@ -112,7 +112,7 @@ fn who_has_not_is_named_and_heard_of_soon_after() {
     thread::sleep(Duration::from_secs(1));
     rig.cut_off(2, true);
     publish(&rig.api, &rig.servers[1].0.addresses());
-    let view = wait(rig.agent(0), "1s");
+    let view = wait(rig.agent(0), "1500ms");
     assert_eq!(lagging(&view), ["n2"]);
     assert!(view.laggards[0].reason.contains("has read back up to"), "{view:?}");
     rig.cut_off(2, false);
