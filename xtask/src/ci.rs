@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use xshell::{Shell, cmd};
 
-use crate::{ebpf, paths, setup, suites};
+use crate::{ebpf, paths, setup, suites, whole};
 
 /// # Errors
 /// Names the step that failed.
@@ -37,6 +37,7 @@ pub fn run(shell: &Shell) -> Result<()> {
     let mut passed = 0;
     step("tests", &mut || {
         cmd!(shell, "{cargo} build --release -p causeway --bins --quiet").run()?;
+        whole::build(shell)?;
         passed = tests(&cargo)?;
         Ok(())
     })?;

@@ -2,11 +2,14 @@
 
 mod ci;
 mod ebpf;
+mod elf;
+mod image;
 mod paths;
 mod setup;
 mod suites;
+mod whole;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use xshell::Shell;
@@ -48,6 +51,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Build the container image, without a daemon: an OCI layout in a tar.
+    Image(Image),
     /// Check the rules of the house: import arrows, file sizes, unfinished code.
     Tidy,
     /// Run the benchmarks (root).
@@ -58,6 +63,19 @@ enum Command {
     },
     /// Everything that must pass: format, lints, tests, verification.
     Ci,
+}
+
+#[derive(clap::Args)]
+struct Image {
+    /// Where to; target/causeway-image.tar unless given.
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Pack this static binary instead of building one.
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
+    /// Where the source is, for the label org.opencontainers.image.source.
+    #[arg(long, value_name = "URL")]
+    source: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -80,6 +98,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Test { arguments } => suites::test(&shell, &arguments),
         Command::Verify { update } => suites::verify(&shell, update),
         Command::Netpol { arguments } => suites::netpol(&shell, &arguments),
+        Command::Image(Image { output, binary, source }) => suites::image(&shell, output, binary, source),
         Command::Tidy => suites::tidy(&shell),
         Command::Bench { arguments } => suites::bench(&shell, &arguments),
         Command::Ci => ci::run(&shell),

@@ -1,9 +1,11 @@
-//! Demo, tests, verification and benchmarks: set up, build, run.
+//! Demo, tests, verification, benchmarks and packages: set up, build, run.
+
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use xshell::{Shell, cmd};
 
-use crate::{ebpf, paths, setup};
+use crate::{ebpf, image, paths, setup, whole};
 
 pub fn demo(shell: &Shell, arguments: &[String]) -> Result<()> {
     need_root("the demo makes network namespaces and loads BPF programs")?;
@@ -17,6 +19,7 @@ pub fn test(shell: &Shell, arguments: &[String]) -> Result<()> {
     need_root("the tests make network namespaces and load BPF programs")?;
     prepare(shell)?;
     build(shell, &["-p", "causeway", "--bins"])?;
+    whole::build(shell)?;
     let cargo = paths::cargo();
     run(shell, cmd!(shell, "{cargo} test --release --workspace --quiet {arguments...}"))
 }
@@ -36,6 +39,31 @@ pub fn netpol(shell: &Shell, arguments: &[String]) -> Result<()> {
     build(shell, &["-p", "causeway", "-p", "causeway-testkit", "--bins"])?;
     let netpol = paths::built("causeway-netpol");
     run(shell, cmd!(shell, "{netpol} {arguments...}"))
+}
+
+pub fn image(
+    shell: &Shell,
+    output: Option<PathBuf>,
+    binary: Option<PathBuf>,
+    source: Option<String>,
+) -> Result<()> {
+    let binary = match binary {
+        Some(binary) => binary,
+        None => static_binary(shell)?,
+    };
+    let output = output.unwrap_or_else(|| paths::target().join("causeway-image.tar"));
+    // A tree that is no checkout has no commit.
+    let revision = cmd!(shell, "git rev-parse HEAD").quiet().ignore_stderr().read().ok();
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    let licenses = env!("CARGO_PKG_LICENSE").to_owned();
+    image::write(&binary, &output, &image::Facts { version, licenses, source, revision })
+}
+
+/// Builds what an image and a package carry.
+fn static_binary(shell: &Shell) -> Result<PathBuf> {
+    prepare(shell)?;
+    eprintln!("building the agent");
+    whole::build(shell)
 }
 
 pub fn tidy(shell: &Shell) -> Result<()> {
