@@ -22,7 +22,10 @@ use nix::{
 };
 use serde_json::Value;
 
-use crate::scratch::{Dir, PinDir};
+use crate::{
+    pod::{self, Pod},
+    scratch::{Dir, PinDir},
+};
 
 /// What an agent is started with.
 pub struct Setup {
@@ -35,6 +38,8 @@ pub struct Setup {
     pub config: Option<String>,
     /// What else it is told each time.
     pub arguments: Vec<String>,
+    /// Started as a pod's container; of the above the node's name counts alone.
+    pub pod: Option<Pod>,
 }
 
 /// A running, killed or stopped agent; its state and pins outlive the process
@@ -75,6 +80,16 @@ impl Agent {
     pub fn restart_with(&mut self, arguments: &[&str]) {
         assert!(self.child.is_none(), "the agent runs already");
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
+        let mut command = match self.setup.pod.clone() {
+            Some(pod) => self.in_pod(pod),
+            None => self.by_hand(),
+        };
+        command.args(arguments);
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        self.child = Some(spawn(command));
+    }
+
+    fn by_hand(&self) -> Command {
         let mut command = Command::new(binary());
         command.arg("agent").arg("--node").arg(&self.setup.node);
         if let Some(manifests) = &self.setup.manifests {
@@ -91,9 +106,21 @@ impl Agent {
             fs::write(&path, config).unwrap();
             command.arg("--config").arg(path);
         }
-        command.args(&self.setup.arguments).args(arguments);
-        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        self.child = Some(spawn(command));
+        command.args(&self.setup.arguments);
+        command
+    }
+
+    /// With places of its own for what the manifest has on the host.
+    fn in_pod(&self, mut pod: Pod) -> Command {
+        fs::create_dir_all(self.pins.path()).unwrap();
+        pod.hosts = vec![
+            ("/run/causeway", self.dir.join("run")),
+            ("/var/lib/causeway", self.state_dir()),
+            ("/sys/fs/bpf", self.pins.path().to_owned()),
+        ];
+        pod.netns.clone_from(&self.setup.netns);
+        pod.fields.push(("spec.nodeName", self.setup.node.clone()));
+        pod.command(self.dir.path(), &pod::program())
     }
 
     /// With another configuration file from the next start on.
@@ -233,7 +260,7 @@ impl Agent {
     }
 
     pub fn socket(&self) -> PathBuf {
-        self.dir.join("causeway.sock")
+        self.dir.join(if self.setup.pod.is_some() { "run/agent.sock" } else { "causeway.sock" })
     }
 
     pub fn pins(&self) -> &std::path::Path {

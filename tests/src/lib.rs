@@ -34,6 +34,7 @@ pub mod packet;
 pub mod parse;
 pub mod ping;
 pub mod pinned;
+pub mod pod;
 pub mod prog;
 pub mod random;
 pub mod raw;

@@ -279,7 +279,13 @@ impl Node {
             uplink: Some(UPLINK.into()),
             config: config.map(Into::into),
             arguments: arguments.iter().map(ToString::to_string).collect(),
+            pod: None,
         }));
+    }
+
+    /// Has an agent that was started in another way.
+    pub fn hold(&mut self, agent: Agent) {
+        self.agent = Some(agent);
     }
 
     pub fn agent(&self) -> &Agent {

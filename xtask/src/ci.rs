@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use xshell::{Shell, cmd};
 
-use crate::{ebpf, paths, setup, suites, whole};
+use crate::{ebpf, paths, schemas, setup, suites, whole};
 
 /// # Errors
 /// Names the step that failed.
@@ -23,7 +23,7 @@ pub fn run(shell: &Shell) -> Result<()> {
         times.push((name, start.elapsed().as_secs()));
         Ok(())
     };
-    step("set-up", &mut || setup::run(shell))?;
+    step("set-up", &mut || setup::run(shell).and_then(|()| schemas::install(shell)))?;
     step("BPF programs", &mut || ebpf::build(shell))?;
     step("format", &mut || {
         cmd!(shell, "{cargo} fmt --all --check").run()?;

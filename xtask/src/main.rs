@@ -5,6 +5,7 @@ mod ebpf;
 mod elf;
 mod image;
 mod paths;
+mod schemas;
 mod setup;
 mod suites;
 mod whole;
@@ -92,7 +93,7 @@ fn run(command: Command) -> anyhow::Result<()> {
     let shell = Shell::new()?;
     shell.change_dir(paths::root());
     match command {
-        Command::Setup => setup::run(&shell),
+        Command::Setup => setup::run(&shell).and_then(|()| schemas::install(&shell)),
         Command::BuildEbpf => ebpf::build(&shell),
         Command::Demo { arguments } => suites::demo(&shell, &arguments),
         Command::Test { arguments } => suites::test(&shell, &arguments),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use xshell::{Shell, cmd};
 
-use crate::{ebpf, image, paths, setup, whole};
+use crate::{ebpf, image, paths, schemas, setup, whole};
 
 pub fn demo(shell: &Shell, arguments: &[String]) -> Result<()> {
     need_root("the demo makes network namespaces and loads BPF programs")?;
@@ -20,6 +20,7 @@ pub fn test(shell: &Shell, arguments: &[String]) -> Result<()> {
     prepare(shell)?;
     build(shell, &["-p", "causeway", "--bins"])?;
     whole::build(shell)?;
+    schemas::install(shell)?;
     let cargo = paths::cargo();
     run(shell, cmd!(shell, "{cargo} test --release --workspace --quiet {arguments...}"))
 }

@@ -8,13 +8,14 @@
 
 mod netns;
 mod store;
+mod sysctl;
 mod uplink;
 
 pub use netns::Netns;
 pub use store::{EndpointStore, Stored};
 pub use uplink::{Uplink, uplink};
 
-use std::{fs, io, net::IpAddr, path::Path};
+use std::{io, net::IpAddr};
 
 use causeway_schema::{GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, hash};
 use ipnet::IpNet;
@@ -283,11 +284,9 @@ async fn make(
 /// for interfaces that forward; where the endpoint has no IPv6 address, the
 /// host must not speak it there either.
 fn own_sysctls(interface: &str, ipv6: bool) -> io::Result<()> {
-    let set = |family: &str, key: &str, value: &str| {
-        fs::write(Path::new("/proc/sys/net").join(family).join("conf").join(interface).join(key), value)
-    };
+    let set = |family: &str, key: &str, value: &str| sysctl::set(family, interface, key, value);
     set("ipv4", "forwarding", "1")?;
-    if !Path::new("/proc/sys/net/ipv6").exists() {
+    if !sysctl::has_ipv6() {
         return Ok(());
     }
     // Before the interface speaks: what a container says of routes is not for us.
@@ -300,13 +299,12 @@ fn own_sysctls(interface: &str, ipv6: bool) -> io::Result<()> {
 /// The same for the side inside: it takes its address from us alone, and tells
 /// the host when it gets another hardware address.
 fn inside_sysctls(interface: &str, ipv6: bool) -> io::Result<()> {
-    let base = |family: &str| Path::new("/proc/sys/net").join(family).join("conf").join(interface);
-    fs::write(base("ipv4").join("arp_notify"), "1")?;
+    sysctl::set("ipv4", interface, "arp_notify", "1")?;
     if ipv6 {
         let switches =
             [("accept_ra", "0"), ("accept_dad", "0"), ("disable_ipv6", "0"), ("ndisc_notify", "1")];
         for (key, value) in switches {
-            fs::write(base("ipv6").join(key), value)?;
+            sysctl::set("ipv6", interface, key, value)?;
         }
     }
     Ok(())

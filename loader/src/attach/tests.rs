@@ -1,6 +1,8 @@
 //! Names and checks; the wiring itself is tested on real namespaces, in the
 //! suites.
 
+use std::fs;
+
 use super::*;
 
 fn request() -> AttachRequest {

@@ -9,6 +9,7 @@
 mod faults;
 mod http;
 mod leases;
+pub mod rbac;
 pub mod secure;
 mod state;
 pub mod stock;

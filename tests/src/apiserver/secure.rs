@@ -33,8 +33,13 @@ pub struct Identity {
 impl Identity {
     /// Good for 127.0.0.1.
     pub fn new() -> Self {
+        Self::of("127.0.0.1")
+    }
+
+    /// Good for an address.
+    pub fn of(address: &str) -> Self {
         let CertifiedKey { cert, signing_key } =
-            rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+            rcgen::generate_simple_self_signed([address.to_owned()]).unwrap();
         let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
         let config = ServerConfig::builder().with_no_client_auth();
         let config = config.with_single_cert(vec![cert.der().clone()], key).unwrap();
@@ -46,6 +51,11 @@ impl Default for Identity {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// The authority as a pod finds it in a file (PEM).
+pub fn pem(identity: &Identity) -> String {
+    String::from_utf8(STANDARD.decode(&identity.authority).unwrap()).unwrap()
 }
 
 /// Writes a kubeconfig whose token is in a file beside it; both paths.

@@ -1,0 +1,186 @@
+//! OPS-02: does an agent work as deploy/daemonset.yaml starts it, with what
+//! deploy/rbac.yaml lets it read, and are its rights no more than it needs?
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{IpAddr, SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use causeway_testkit::{
+    agent::{Agent, Said, Setup},
+    apiserver::{
+        ApiServer, DISCOVERY, KINDS,
+        rbac::Rules,
+        secure::{Identity, pem},
+    },
+    client::requests,
+    manifest::{Port, Service},
+    netns::Netns,
+    pod::Pod,
+    server::Server,
+    topology::{Cluster, PATIENCE, UPLINK, outside_address, vip, vip6},
+    wire::Protocol,
+};
+
+const TOKEN: &str = "of-the-service-account";
+
+fn deploy(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(file)
+}
+
+fn rbac() -> String {
+    fs::read_to_string(deploy("rbac.yaml")).unwrap()
+}
+
+/// A node and a server that knows it, and the pod that is to run there.
+fn scene() -> (Cluster, ApiServer, Pod) {
+    let (cluster, mut api) = Cluster::beside_api(1);
+    let identity = Arc::new(Identity::of(&outside_address().to_string()));
+    api.down();
+    api.secure(identity.clone());
+    api.up();
+    api.require(TOKEN);
+    api.authorise(&Rules::of(&rbac(), "kube-system", "causeway"));
+    // The uplink is that of the default route.
+    cluster.nodes[0].netns.ip(&format!("route add default via {} dev {UPLINK}", outside_address()));
+    let mut pod = Pod::read(&deploy("daemonset.yaml"), "DaemonSet");
+    pod.account = (pem(&identity), TOKEN.into());
+    pod.fields = vec![("status.hostIP", cluster.nodes[0].address.to_string())];
+    pod.set_env("CAUSEWAY_KUBERNETES_SERVER", &api.url());
+    (cluster, api, pod)
+}
+
+fn start(cluster: &mut Cluster, pod: Pod) {
+    let node = &mut cluster.nodes[0];
+    let agent = Agent::start(Setup {
+        node: node.name.clone(),
+        manifests: None,
+        netns: node.netns.path().to_owned(),
+        uplink: None,
+        config: None,
+        arguments: vec![],
+        pod: Some(pod),
+    });
+    node.hold(agent);
+}
+
+/// The first line and the body of an answer to somebody outside the node.
+fn get(cluster: &Cluster, port: u16, path: &str) -> (String, String) {
+    let at = SocketAddr::new(cluster.nodes[0].address.into(), port);
+    let text = cluster.outside.run(|| {
+        let mut stream = TcpStream::connect_timeout(&at, PATIENCE).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    });
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    (head.lines().next().unwrap().to_owned(), body.to_owned())
+}
+
+/// What the command says that attaches a container of the node.
+fn attach(agent: &Agent) -> Said {
+    let inside = Netns::new();
+    let path = inside.path().display().to_string();
+    agent.cli(&["endpoint", "attach", "default/late", "--netns", &path, "--address", "10.244.0.200"])
+}
+
+#[test]
+fn a_pod_of_the_daemon_set_serves() {
+    let (mut cluster, api, pod) = scene();
+    start(&mut cluster, pod.clone());
+    cluster.wait_converged();
+    let node = &cluster.nodes[0];
+    let (client, server) = (node.container("client", 100), node.container("web-1", 10));
+    let _server = Server::start(&server.netns, "web-1", 8080);
+    let web = Service::new("web", vip(1), &[Port::tcp(80, 8080)]).dual(vip6(1));
+    api.apply(&web.slice(&server.addresses()).yaml());
+    api.apply(&web.yaml());
+    cluster.wait_converged();
+    let addresses: [IpAddr; 2] = [vip(1).into(), vip6(1).into()];
+    let serves = |netns: &Netns| {
+        for to in addresses.map(|address| SocketAddr::new(address, 80)) {
+            requests(netns, to, 50, Protocol::Tcp).assert_clean(50, to);
+        }
+    };
+    serves(&client.netns);
+    // A process of the node itself, by way of its socket.
+    serves(&node.netns);
+    let status = node.agent().status();
+    assert_eq!((status.hook.as_str(), status.alarms.as_slice()), ("tcx+sockets", [].as_slice()));
+    assert_eq!(status.uplink.as_deref(), Some(UPLINK));
+
+    // The kubelet and Prometheus come by the node's address.
+    let of_container = |path: &str| pod.spec(&format!("/containers/0/{path}"));
+    for probe in ["livenessProbe", "readinessProbe"] {
+        let path = of_container(&format!("{probe}/httpGet/path"));
+        let port = of_container("ports/0/containerPort").as_u64().unwrap() as u16;
+        let (head, body) = get(&cluster, port, path.as_str().unwrap());
+        assert!(head.contains(" 200 "), "{probe}: {head}\n{body}");
+    }
+    let note = |key: &str| pod.annotation(&format!("prometheus.io/{key}"));
+    let (_, metrics) = get(&cluster, note("port").parse().unwrap(), &note("path"));
+    assert!(metrics.contains("causeway_converged 1"), "{metrics}");
+
+    // A pod is replaced: what it pinned stays, and is taken over.
+    cluster.nodes[0].agent_mut().stop();
+    serves(&client.netns);
+    serves(&cluster.nodes[0].netns);
+    cluster.nodes[0].agent_mut().restart();
+    cluster.wait_converged();
+    serves(&client.netns);
+    assert_eq!(cluster.nodes[0].agent().status().endpoints, 2);
+}
+
+#[test]
+fn each_right_and_place_is_needed() {
+    type Fault = fn(&Agent) -> bool;
+    let cases: [(&str, Fault); 4] = [
+        ("NET_ADMIN", |agent| attach(agent).stderr.contains("create the veth pair: Operation not permitted")),
+        ("SYS_ADMIN", |agent| agent.log_tail().contains("cannot load the embedded BPF object")),
+        ("NET_RAW", |agent| {
+            let alarms = agent.try_status().map(|status| status.alarms).unwrap_or_default();
+            alarms.iter().any(|alarm| alarm.contains("cannot watch the neighbours"))
+        }),
+        ("sysctl", |agent| attach(agent).stderr.contains("mount the host's at /host/proc/sys/net")),
+    ];
+    let (_, _, pod) = scene();
+    assert_eq!(pod.capabilities().len(), 3, "{:?}", pod.capabilities());
+    for (name, is_missed) in cases {
+        let (mut cluster, _api, mut pod) = scene();
+        match name {
+            "sysctl" => pod.drop_volume(name),
+            _ => pod.drop_capability(name),
+        }
+        start(&mut cluster, pod);
+        let agent = cluster.nodes[0].agent();
+        let end = Instant::now() + PATIENCE;
+        while !is_missed(agent) {
+            assert!(Instant::now() < end, "nobody misses {name}: {:?}\n{}", attach(agent), agent.log_tail());
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+#[test]
+fn the_role_allows_what_is_read() {
+    let rules = Rules::of(&rbac(), "kube-system", "causeway");
+    let refused: Vec<_> = (0..KINDS.len()).filter(|kind| !rules.may_read(*kind)).collect();
+    assert!(refused.is_empty() && rules.may_read(DISCOVERY) && rules.may_keep_leases(), "{refused:?}");
+    assert_eq!(Pod::read(&deploy("daemonset.yaml"), "DaemonSet").spec("/serviceAccountName"), "causeway");
+
+    // And would be missed.
+    let (mut cluster, api, pod) = scene();
+    let less = rbac().replace("[endpointslices]", "[leases]");
+    api.authorise(&Rules::of(&less, "kube-system", "causeway"));
+    start(&mut cluster, pod);
+    cluster.nodes[0].agent().wait_status("the refusal is told", PATIENCE, |status| {
+        let told = |problem: &str| problem.contains("EndpointSlice") && problem.contains("deploy/rbac.yaml");
+        status.problems.iter().any(|problem| told(&problem.to_string()))
+    });
+}
