@@ -1,6 +1,7 @@
 //! The only build system a developer needs: `cargo xtask COMMAND`.
 
 mod ci;
+mod deb;
 mod ebpf;
 mod elf;
 mod image;
@@ -54,6 +55,8 @@ enum Command {
     },
     /// Build the container image, without a daemon: an OCI layout in a tar.
     Image(Image),
+    /// Build the Debian package.
+    Deb(Deb),
     /// Check the rules of the house: import arrows, file sizes, unfinished code.
     Tidy,
     /// Run the benchmarks (root).
@@ -64,6 +67,16 @@ enum Command {
     },
     /// Everything that must pass: format, lints, tests, verification.
     Ci,
+}
+
+#[derive(clap::Args)]
+struct Deb {
+    /// Where to; target/causeway_VERSION_ARCHITECTURE.deb unless given.
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Pack this static binary instead of building one.
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
 }
 
 #[derive(clap::Args)]
@@ -100,6 +113,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Verify { update } => suites::verify(&shell, update),
         Command::Netpol { arguments } => suites::netpol(&shell, &arguments),
         Command::Image(Image { output, binary, source }) => suites::image(&shell, output, binary, source),
+        Command::Deb(Deb { output, binary }) => suites::deb(&shell, output, binary),
         Command::Tidy => suites::tidy(&shell),
         Command::Bench { arguments } => suites::bench(&shell, &arguments),
         Command::Ci => ci::run(&shell),

@@ -9,7 +9,7 @@ use xshell::{Shell, cmd};
 use crate::{ebpf, paths};
 
 /// Packages of Debian 12, and what each is for.
-const PACKAGES: [(&str, &str); 12] = [
+const PACKAGES: [(&str, &str); 13] = [
     ("rustc-web", "a rustc that knows the BPF target"),
     ("libstd-rust-web-dev-bpf", "its `core` for the BPF target"),
     ("llvm-22-dev", "to build bpf-linker against an LLVM as new as that rustc"),
@@ -21,6 +21,7 @@ const PACKAGES: [(&str, &str); 12] = [
     ("nftables", "to check that we leave its tables empty"),
     ("conntrack", "to check that we leave its table empty"),
     ("bpftool", "to look at programs and maps"),
+    ("systemd", "to check the unit of the agent"),
     ("python3-venv", "to hold manifests against the schemas of Kubernetes"),
 ];
 

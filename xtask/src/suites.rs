@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use xshell::{Shell, cmd};
 
-use crate::{ebpf, image, paths, schemas, setup, whole};
+use crate::{deb, ebpf, image, paths, schemas, setup, whole};
 
 pub fn demo(shell: &Shell, arguments: &[String]) -> Result<()> {
     need_root("the demo makes network namespaces and loads BPF programs")?;
@@ -58,6 +58,21 @@ pub fn image(
     let version = env!("CARGO_PKG_VERSION").to_owned();
     let licenses = env!("CARGO_PKG_LICENSE").to_owned();
     image::write(&binary, &output, &image::Facts { version, licenses, source, revision })
+}
+
+pub fn deb(shell: &Shell, output: Option<PathBuf>, binary: Option<PathBuf>) -> Result<()> {
+    let binary = match binary {
+        Some(binary) => binary,
+        None => static_binary(shell)?,
+    };
+    let version = env!("CARGO_PKG_VERSION");
+    let output = match output {
+        Some(output) => output,
+        None => paths::target().join(deb::name(version, &binary)?),
+    };
+    deb::build(shell, version, &binary, &output)?;
+    println!("{}", output.display());
+    Ok(())
 }
 
 /// Builds what an image and a package carry.
