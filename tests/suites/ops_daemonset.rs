@@ -23,7 +23,7 @@ use causeway_testkit::{
     netns::Netns,
     pod::Pod,
     server::Server,
-    topology::{Cluster, PATIENCE, UPLINK, outside_address, vip, vip6},
+    topology::{API_PORT, Cluster, PATIENCE, UPLINK, outside_address, vip, vip6},
     wire::Protocol,
 };
 
@@ -39,11 +39,12 @@ fn rbac() -> String {
 
 /// A node and a server that knows it, and the pod that is to run there.
 fn scene() -> (Cluster, ApiServer, Pod) {
-    let (cluster, mut api) = Cluster::beside_api(1);
+    let (cluster, plain) = Cluster::beside_api(1);
+    drop(plain);
     let identity = Arc::new(Identity::of(&outside_address().to_string()));
-    api.down();
-    api.secure(identity.clone());
-    api.up();
+    let at = (outside_address(), API_PORT + 1);
+    let api = ApiServer::secured(&cluster.outside, at, identity.clone());
+    api.apply(&cluster.nodes[0].yaml());
     api.require(TOKEN);
     api.authorise(&Rules::of(&rbac(), "kube-system", "causeway"));
     // The uplink is that of the default route.
@@ -101,6 +102,7 @@ fn a_pod_of_the_daemon_set_serves() {
     let web = Service::new("web", vip(1), &[Port::tcp(80, 8080)]).dual(vip6(1));
     api.apply(&web.slice(&server.addresses()).yaml());
     api.apply(&web.yaml());
+    node.agent().wait_status("the service is heard of", PATIENCE, |status| status.services == 1);
     cluster.wait_converged();
     let addresses: [IpAddr; 2] = [vip(1).into(), vip6(1).into()];
     let serves = |netns: &Netns| {

@@ -63,19 +63,28 @@ struct Order {
 impl ApiServer {
     /// A server in this process's own namespace, at a free port.
     pub fn local() -> Self {
-        Self::new(([127, 0, 0, 1], 0).into(), std::thread::spawn)
+        Self::new(([127, 0, 0, 1], 0).into(), None, std::thread::spawn)
     }
 
     /// A server in `netns`.
     pub fn start(netns: &Netns, address: impl Into<SocketAddr>) -> Self {
-        Self::new(address.into(), |work| netns.spawn_thread(work))
+        Self::new(address.into(), None, |work| netns.spawn_thread(work))
     }
 
-    fn new(address: SocketAddr, spawn: impl FnOnce(Box<dyn FnOnce() + Send>) -> JoinHandle<()>) -> Self {
+    /// As [`ApiServer::start`], over TLS from the beginning.
+    pub fn secured(netns: &Netns, address: impl Into<SocketAddr>, identity: Arc<Identity>) -> Self {
+        Self::new(address.into(), Some(identity), |work| netns.spawn_thread(work))
+    }
+
+    fn new(
+        address: SocketAddr,
+        identity: Option<Arc<Identity>>,
+        spawn: impl FnOnce(Box<dyn FnOnce() + Send>) -> JoinHandle<()>,
+    ) -> Self {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             changed: watch::channel(0).0,
-            identity: Mutex::default(),
+            identity: Mutex::new(identity),
             token: Mutex::default(),
         });
         let (orders, ordered) = mpsc::channel();

@@ -3,6 +3,7 @@
 //! that cost. Everything it makes is gone when it ends, however it ends.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr, SocketAddrV4},
     process::ExitCode,
     thread,
@@ -10,20 +11,22 @@ use std::{
 };
 
 use causeway_testkit::{
-    agent,
+    agent::{self, Agent},
+    apiserver::ApiServer,
     client::{Report, first_answer, requests},
     load::{ConnectLoad, LoadReport},
     manifest::{Port, Service},
     netns::Netns,
-    scratch,
+    offload, scratch,
     sentinel::netfilter,
     server::Server,
     streams::{Streams, StreamsReport},
-    topology::{Cluster, Container, node_address, node_address6, vip, vip6, widen},
+    topology::{Cluster, Container, PATIENCE, UPLINK, node_address, node_address6, vip, vip6, widen},
     wire::Protocol,
 };
 use clap::Parser;
 use nix::sys::signal::{SigSet, Signal};
+use serde_json::Value;
 
 /// Two nodes, six containers, one virtual address, and what it takes to break them.
 #[derive(Parser)]
@@ -32,6 +35,9 @@ struct Arguments {
     /// Fewer requests, shorter loads
     #[arg(long)]
     quick: bool,
+    /// Agents watch an API server (an emulated one) instead of a directory
+    #[arg(long)]
+    kubernetes: bool,
 }
 
 /// The service's TCP frontend; the UDP one is on port 53.
@@ -49,7 +55,7 @@ fn main() -> ExitCode {
     }
     clear_up_when_interrupted();
     let begun = Instant::now();
-    let failures = Demo::new(arguments.quick).play();
+    let failures = Demo::new(&arguments).play();
     section("Summary");
     if failures.is_empty() {
         println!(
@@ -70,15 +76,18 @@ struct Demo {
     servers: Vec<Option<Server>>,
     backends: Vec<Container>,
     clients: Vec<Container>,
+    /// Who speaks of services, unless the manifests do.
+    api: Option<ApiServer>,
     cluster: Cluster,
     failures: Vec<String>,
 }
 
 impl Demo {
-    fn new(quick: bool) -> Self {
+    fn new(arguments: &Arguments) -> Self {
         section("A cluster in this machine");
         let begun = Instant::now();
-        let cluster = Cluster::xdp(2);
+        let (cluster, api) = if arguments.kubernetes { watching() } else { (Cluster::xdp(2), None) };
+        api.iter().for_each(|api| println!("API server {}, which the agents watch", api.url()));
         for node in &cluster.nodes {
             println!(
                 "node {}     {}  pods {} and {}",
@@ -107,7 +116,8 @@ impl Demo {
             println!("container {:<12} {:<14} {address6}", container.name, container.address);
         }
         println!("up in {}", millis(begun.elapsed()));
-        Self { quick, servers, backends, clients, cluster, failures: Vec::new() }
+        let (quick, failures) = (arguments.quick, Vec::new());
+        Self { quick, servers, backends, clients, api, cluster, failures }
     }
 
     fn play(mut self) -> Vec<String> {
@@ -121,12 +131,12 @@ impl Demo {
 
     /// Three of the four servers at first; the fourth joins later.
     fn publish(&mut self) {
-        section("A service, from two manifests");
+        section(if self.api.is_some() { "A service, from the API" } else { "A service, from two manifests" });
         let service = service();
         let begun = Instant::now();
         self.write_backends(&[0, 1, 2]);
-        self.cluster.manifests().write("web.service.yaml", &service.yaml());
-        self.cluster.wait_converged();
+        self.say("web.service.yaml", &service.yaml());
+        self.wait_applied(&service, &[0, 1, 2]);
         println!("{} and {}, ports {WEB}/TCP and {DNS}/UDP, three backends", service.address, vip6(1));
         println!("node port {NODE_PORT} of every node");
         println!("`causeway wait` says so on both nodes after {}", millis(begun.elapsed()));
@@ -170,9 +180,9 @@ impl Demo {
         thread::sleep(self.pause());
         let begun = Instant::now();
         self.write_backends(&[1, 2]);
-        self.cluster.wait_converged();
+        self.wait_applied(&service(), &[1, 2]);
         println!(
-            "{} out of the manifest; every node applied it after {}",
+            "{} is no backend any more; every node applied it after {}",
             self.backends[0].name,
             millis(begun.elapsed())
         );
@@ -189,7 +199,7 @@ impl Demo {
             answer.server == joining
         });
         match found {
-            Some(took) => println!("{joining} in the manifest; its first packet came after {}", millis(took)),
+            Some(took) => println!("{joining} is one; its first packet came after {}", millis(took)),
             None => self.failures.push(format!("{joining} never got a packet")),
         }
         thread::sleep(self.pause());
@@ -208,7 +218,8 @@ impl Demo {
         println!("agent of n0 killed; traffic goes on");
         thread::sleep(self.pause());
         let late = Service::new("late", vip(2), &[Port::udp(DNS, LISTEN)]);
-        self.cluster.manifests().service(&late, &late.slice(&[self.backends[1].address]));
+        self.say("late.slice.yaml", &late.slice(&[self.backends[1].address]).yaml());
+        self.say("late.service.yaml", &late.yaml());
         println!("a new service written while nobody reads");
         thread::sleep(Duration::from_millis(200));
         self.cluster.nodes[0].agent_mut().restart();
@@ -239,6 +250,9 @@ impl Demo {
             status.revision, status.applied_revision, status.converged
         );
         let found: usize = self.cluster.nodes.iter().map(|node| netfilter(&node.netns).len()).sum();
+        if let Some(first) = status.sources.first() {
+            println!("source {}: {} objects, synced {}", first.name, first.objects, first.synced);
+        }
         println!("iptables, nftables and conntrack of both nodes: {found} entries");
         self.expect(found == 0, "netfilter was used");
         self.expect(status.converged, "n0 has not converged");
@@ -254,12 +268,35 @@ impl Demo {
     }
 
     fn write_backends(&self, which: &[usize]) {
+        self.say("web.slice.yaml", &service().slice(&self.addresses(which)).yaml());
+    }
+
+    fn addresses(&self, which: &[usize]) -> Vec<IpAddr> {
         let chosen = which.iter().map(|&index| &self.backends[index]);
-        let addresses: Vec<IpAddr> = chosen
-            .flat_map(|at| [Some(at.address.into()), at.address6.map(IpAddr::from)])
-            .flatten()
-            .collect();
-        self.cluster.manifests().slice(&service().slice(&addresses));
+        let both = chosen.flat_map(|at| [Some(at.address.into()), at.address6.map(IpAddr::from)]);
+        both.flatten().collect()
+    }
+
+    /// Tells all agents of what a file of manifests says.
+    fn say(&self, file: &str, yaml: &str) {
+        match &self.api {
+            Some(api) => api.apply(yaml),
+            None => self.cluster.manifests().write(file, yaml),
+        }
+    }
+
+    /// Until every node serves the service by these backends alone. What a
+    /// server has not sent yet, no agent can wait for.
+    fn wait_applied(&self, service: &Service, which: &[usize]) {
+        let wanted: BTreeSet<IpAddr> = self.addresses(which).into_iter().collect();
+        let end = Instant::now() + PATIENCE;
+        for agent in self.cluster.nodes.iter().map(|node| node.agent()) {
+            while self.api.is_some() && backends(agent, &service.name) != wanted {
+                assert!(Instant::now() < end, "{}: {}", agent.node(), agent.text(&["show", "services"]));
+                thread::sleep(Duration::from_millis(5));
+            }
+        }
+        self.cluster.wait_converged();
     }
 
     fn tell_load(&mut self, load: &LoadReport) {
@@ -279,6 +316,31 @@ impl Demo {
             self.failures.push(otherwise.into());
         }
     }
+}
+
+/// As [`Cluster::xdp`], with agents that take everything from an API server.
+fn watching() -> (Cluster, Option<ApiServer>) {
+    let (mut cluster, api) = Cluster::beside_api(2);
+    offload::off(&cluster.outside, "eth0");
+    for node in &mut cluster.nodes {
+        offload::off(&node.netns, UPLINK);
+        node.netns.set_sysctl(&format!("net/ipv4/conf/{UPLINK}/forwarding"), "1");
+        node.start_watching_with(&api, "xdp = true\n");
+    }
+    cluster.switch.take_xdp();
+    cluster.wait_converged();
+    (cluster, Some(api))
+}
+
+/// Whom an agent has as backends of a service's ports.
+fn backends(agent: &Agent, name: &str) -> BTreeSet<IpAddr> {
+    let shown = agent.ask(&["show", "services"]);
+    let start = format!("default/{name}:");
+    let named = |service: &&Value| service["name"].as_str().is_some_and(|text| text.starts_with(&start));
+    let services = shown.as_array().into_iter().flatten().filter(named);
+    let backends = services.filter_map(|service| service["backends"].as_array()).flatten();
+    let address = |backend: &Value| backend["address"].as_str()?.parse::<SocketAddr>().ok();
+    backends.filter_map(address).map(|address| address.ip()).collect()
 }
 
 fn service() -> Service {
