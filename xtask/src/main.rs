@@ -1,5 +1,7 @@
 //! The only build system a developer needs: `cargo xtask COMMAND`.
 
+#[cfg(test)]
+mod booted;
 mod ci;
 mod deb;
 mod ebpf;
