@@ -102,8 +102,8 @@ fn a_pod_of_the_daemon_set_serves() {
     let web = Service::new("web", vip(1), &[Port::tcp(80, 8080)]).dual(vip6(1));
     api.apply(&web.slice(&server.addresses()).yaml());
     api.apply(&web.yaml());
-    node.agent().wait_status("the service is heard of", PATIENCE, |status| status.services == 1);
-    cluster.wait_converged();
+    // By the Leases that the role lets it keep.
+    node.agent().ask(&["wait", "--cluster"]);
     let addresses: [IpAddr; 2] = [vip(1).into(), vip6(1).into()];
     let serves = |netns: &Netns| {
         for to in addresses.map(|address| SocketAddr::new(address, 80)) {
