@@ -4,7 +4,8 @@
 # new namespaces of mounts, network, processes, names and cgroups.
 set -e
 handed=$1
-new=$(mktemp -d)
+new=$handed/machine
+mkdir "$new"
 mount -t tmpfs tmpfs "$new"
 mkdir "$new/upper" "$new/work" "$new/root"
 mount -t overlay overlay -o "lowerdir=/,upperdir=$new/upper,workdir=$new/work" "$new/root"
