@@ -37,6 +37,9 @@ const CONNECT: Duration = Duration::from_secs(5);
 const IDLE: Duration = Duration::from_secs(15);
 const ASK: Duration = Duration::from_secs(5);
 const ASKED: u32 = 3;
+/// How long an idle connection may be used again: less than it takes to notice that
+/// nobody is there, or the next request would wait in vain once more.
+const POOLED: Duration = Duration::from_secs(10);
 /// How often a request that the server was too busy for is sent again before
 /// its watch starts over; as late as the server wants it, see [`Timing::busy`].
 const RETRIES: u32 = 3;
@@ -65,7 +68,7 @@ pub async fn connect(access: &Access, timing: Timing, fares: Arc<Fares>) -> anyh
         .option_layer(config.auth_layer().context("use the credentials")?)
         .layer(config.extra_headers_layer()?)
         .map_err(BoxError::from)
-        .service(Http::builder(TokioExecutor::new()).build(connector));
+        .service(Http::builder(TokioExecutor::new()).pool_idle_timeout(POOLED).build(connector));
     Ok((Client::new(service, config.default_namespace), server))
 }
 

@@ -40,10 +40,8 @@ const MANAGER: &str = "causeway";
 /// all together write a hundred times a second.
 const PACE: Duration = Duration::from_secs(1);
 const OF_A_NODE: Duration = Duration::from_millis(10);
-/// How long a Lease may take to be written, and the longest pause before it is
-/// tried again: others wait to hear of a node that is there again.
+/// How long it may take: others wait to hear of a node that is there again.
 const PATIENCE: Duration = Duration::from_secs(2);
-const PAUSE: Duration = Duration::from_secs(1);
 /// How often Leases are read while somebody waits.
 const LOOKS: Duration = Duration::from_millis(250);
 
@@ -80,26 +78,20 @@ impl Cluster {
         mut words: watch::Receiver<Word>,
         trouble: Arc<ArcSwapOption<String>>,
     ) {
-        let mut pause = self.timing.pause;
         while words.changed().await.is_ok() {
             let Some((read_back, nodes)) = words.borrow_and_update().clone() else { continue };
             let next = Instant::now() + PACE.max(OF_A_NODE * nodes as u32);
             match self.write(&node, &read_back).await {
-                Ok(()) => {
-                    trouble.store(None);
-                    pause = self.timing.pause;
-                    sleep_until(next).await;
-                }
+                Ok(()) => trouble.store(None),
                 Err(error) => {
                     let lease = format!("Lease {}/{}", self.namespace, name_of(&node));
                     tracing::debug!(%lease, %error, "cannot publish");
                     trouble.store(Some(Arc::new(format!("{lease} cannot be written: {error}"))));
                     // Whatever the newest is by then.
                     words.mark_changed();
-                    sleep(pause).await;
-                    pause = (pause * 2).min(PAUSE);
                 }
             }
+            sleep_until(next).await;
         }
     }
 
