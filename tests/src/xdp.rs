@@ -1,6 +1,7 @@
 //! Programs of a few instructions. One for XDP passes everything: a veth brings what
 //! XDP programs send to its other end only where a program is; and an interface
-//! that has one takes no second. Another loses frames. A third stands before ours.
+//! that has one takes no second. Another loses frames. A third stands before ours, and
+//! more of it leave it no place.
 
 use std::{
     io,
@@ -21,6 +22,11 @@ type Hook = (u32, u32, u32);
 const XDP: Hook = (6, 37, 1 << 2);
 /// At tcx ingress, before all others.
 const TCX_FIRST: Hook = (3, 46, 1 << 3);
+
+/// At tcx egress.
+const TCX_OUT: Hook = (3, 47, 0);
+/// So many have room at a hook (`bpf_mprog_max`).
+const ROOM: usize = 63;
 
 /// `r0 = XDP_PASS; exit`
 const PASS: [u64; 2] = [0xb7 | 2 << 32, 0x95];
@@ -86,6 +92,15 @@ pub struct First(#[expect(dead_code, reason = "the kernel detaches when it close
 impl First {
     pub fn at(netns: &Netns, interface: &str) -> Self {
         Self(attach(netns, interface, &NEXT, TCX_FIRST, 0))
+    }
+}
+
+/// As many as there is room for see what leaves by an interface, until the value goes.
+pub struct Crowd(#[expect(dead_code, reason = "the kernel detaches when they close")] Vec<OwnedFd>);
+
+impl Crowd {
+    pub fn at(netns: &Netns, interface: &str) -> Self {
+        Self((0..ROOM).map(|_| attach(netns, interface, &NEXT, TCX_OUT, 0)).collect())
     }
 }
 

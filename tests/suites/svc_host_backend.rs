@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use causeway::snapshot::Status;
 use causeway_testkit::{
     client::{ask, requests},
     direct::{DSR, bytes, counted, sink},
@@ -21,11 +22,12 @@ use causeway_testkit::{
     streams::{STALL, Streams},
     told::{self, PROXY, connect, greeted, hear_back, say},
     topology::{
-        Cluster, Container, PATIENCE, node_address, node_address6, outside_address, outside_address6, vip,
-        vip6,
+        Cluster, Container, PATIENCE, UPLINK, node_address, node_address6, outside_address, outside_address6,
+        vip, vip6,
     },
     udp_end::{Fragments, UdpEnd},
     wire::Protocol,
+    xdp::Crowd,
 };
 
 const REQUESTS: u64 = 200;
@@ -278,7 +280,9 @@ fn a_node_is_a_backend_like_others() {
     let rig = Rig::new(Cluster::dual(2));
     let outside: [IpAddr; 2] = [outside_address().into(), outside_address6().into()];
     let service = |name: &str, host: u8, port: Port| {
-        Service::new(name, vip(host), &[port]).dual(vip6(host)).with("type: NodePort")
+        // Datagrams have no header, whatever the service says.
+        let ports = [port, Port::udp(53, API).named("datagrams")];
+        Service::new(name, vip(host), &ports).dual(vip6(host)).with("type: NodePort")
     };
     let at = |host: u8, port: u16| {
         [IpAddr::from(vip(host)), vip6(host).into()].map(|address| SocketAddr::new(address, port))
@@ -307,6 +311,11 @@ fn a_node_is_a_backend_like_others() {
             report.assert_clean(20, to);
             assert_eq!(report.by_server.len(), 1, "{to}: {report}");
         }
+        for to in at(5, 53) {
+            let report = requests(netns, to, 20, Protocol::Udp);
+            report.assert_clean(20, to);
+            assert!(report.by_server.keys().eq([&rig.cluster.nodes[0].name]), "{report}");
+        }
         for to in at(5, 443) {
             let stream = connect(netns, to);
             greeted(&stream).unwrap_or_else(|error| panic!("{to}: {error}"));
@@ -332,14 +341,46 @@ fn another_address_of_the_node_serves_its_containers() {
     let others = ["192.168.77.60", "fd00:77::60"].map(|address| address.parse::<IpAddr>().unwrap());
     rig.cluster.nodes[0].netns.ip("address add 192.168.77.60/24 dev up0");
     rig.cluster.nodes[0].netns.ip("address add fd00:77::60/64 dev up0 nodad");
-    let service = Service::new("other", vip(6), &[Port::tcp(443, API)]).dual(vip6(6));
+    let port = Port::tcp(443, API).at_node(NODE_PORT + 2);
+    let service = Service::new("other", vip(6), &[port]).dual(vip6(6)).with("type: NodePort");
     rig.cluster.manifests().service(&service, &service.slice(&others));
     rig.cluster.wait_converged();
-    for client in &rig.clients {
+    let nodes = rig.cluster.nodes.iter().map(|node| &node.netns);
+    for netns in rig.clients.iter().map(|client| &client.netns).chain(nodes) {
         for to in [IpAddr::from(vip(6)), vip6(6).into()].map(|address| SocketAddr::new(address, 443)) {
-            let report = requests(&client.netns, to, 50, Protocol::Tcp);
+            let report = requests(netns, to, 50, Protocol::Tcp);
             report.assert_clean(50, to);
             assert!(report.by_server.keys().eq([&rig.cluster.nodes[0].name]), "{report}");
         }
+    }
+    // To the outside by the other node alone.
+    for (node, served) in [(1, 20), (0, 0)] {
+        for to in own(node).map(|address| SocketAddr::new(address, NODE_PORT + 2)) {
+            let report =
+                requests(&rig.cluster.outside, to, if served > 0 { served } else { 1 }, Protocol::Tcp);
+            assert_eq!(report.ok, served, "{to}: {report}");
+        }
+    }
+}
+
+/// Though nothing changes meanwhile.
+#[test]
+fn a_program_that_finds_no_place_is_tried_again() {
+    let cluster = Cluster::dual(1);
+    let (node, service) =
+        (&cluster.nodes[0], Service::new("api", vip(1), &[Port::tcp(443, API)]).dual(vip6(1)));
+    let _server = Server::start(&node.netns, "n0", API);
+    let crowd = Crowd::at(&node.netns, UPLINK);
+    cluster.manifests().service(&service, &service.slice(&own(0)).placed());
+    let told = |status: &Status| status.alarms.iter().any(|alarm| alarm.contains("cannot attach programs"));
+    let status = node.agent().wait_status("an alarm", PATIENCE, told);
+    assert!(!status.converged, "{status:?}");
+    // It stays one, look after look.
+    thread::sleep(Duration::from_secs(1));
+    assert!(told(&node.agent().status()));
+    drop(crowd);
+    cluster.wait_converged();
+    for to in vips(443) {
+        requests(&cluster.outside, to, 20, Protocol::Tcp).assert_clean(20, to);
     }
 }

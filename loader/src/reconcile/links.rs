@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{agent::Agent, status::ATTACH};
 use crate::{
     attach::{Stored, Uplink},
-    kernel::bpf::{Attachment, BpfError, Dataplane, FROM_HOST, FROM_UPLINK, UPLINK_XDP},
+    kernel::bpf::{Attachment, BpfError, FROM_HOST, FROM_UPLINK, UPLINK_XDP},
 };
 
 impl Agent {
@@ -27,37 +27,31 @@ impl Agent {
     /// Attaches what is missing at the uplink and at endpoints' interfaces; tries
     /// everything, and says what failed first.
     fn attach_missing(&mut self) -> Option<BpfError> {
-        let answers = self.answers_outside();
         let dataplane = self.dataplane.as_mut()?;
+        let from_host = at(&self.uplink, FROM_HOST);
+        // Where it stands it stays, for the flows that there are.
+        let answers = self.v4.serves_itself || self.v6.serves_itself || dataplane.has_pin(&from_host);
         let mut wanted = vec![at(&self.uplink, FROM_UPLINK)];
         wanted.extend(self.store.iter().flat_map(|(_, Stored { endpoint, .. })| {
             Attachment::of_container(endpoint.ifindex, &endpoint.interface)
         }));
-        wanted.extend(answers.then(|| at(&self.uplink, FROM_HOST)));
+        wanted.extend(answers.then_some(from_host));
         let held: BTreeSet<Attachment> = dataplane.attached().cloned().collect();
         wanted.retain(|attachment| !held.contains(attachment));
         let failed = wanted.into_iter().filter_map(|attachment| dataplane.attach(attachment).err());
         failed.reduce(|first, _| first)
     }
 
-    /// Attaches the program for what the node itself answers to the outside, once
-    /// it is needed.
+    /// Attaches the program for what the node itself answers to the outside, once a
+    /// service has a backend here: all that leaves passes it, so others do without.
     pub fn attach_from_host(&mut self) {
         let wanted = at(&self.uplink, FROM_HOST);
-        let needed = self.answers_outside();
-        let Some(dataplane) = self.dataplane.as_mut().filter(|_| needed) else { return };
+        let serves = self.v4.serves_itself || self.v6.serves_itself;
+        let Some(dataplane) = self.dataplane.as_mut().filter(|_| serves) else { return };
         let stands = dataplane.attached().any(|held| *held == wanted);
         if !stands && let Err(error) = dataplane.attach(wanted) {
             self.note(ATTACH, Err::<(), _>(error));
         }
-    }
-
-    /// Whether services have had a backend that is the node itself. All that leaves
-    /// passes its program, so others do without; where it stands it stays, for the
-    /// flows that there are.
-    fn answers_outside(&self) -> bool {
-        let stands = |dataplane: &Dataplane| dataplane.has_pin(&at(&self.uplink, FROM_HOST));
-        self.v4.serves_itself || self.v6.serves_itself || self.dataplane.as_ref().is_some_and(stands)
     }
 
     /// The program of the uplink's driver. Without it everything goes by tc,
