@@ -57,57 +57,67 @@ impl Message {
     pub fn send(mut self, family: libc::c_int) -> io::Result<Vec<Vec<u8>>> {
         let length = self.0.len() as u32;
         self.0[..4].copy_from_slice(&length.to_ne_bytes());
-        let mut answers = self.ask(family);
-        for _ in 1..LOOKS {
-            if !answers.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {
-                break;
-            }
-            answers = self.ask(family);
-        }
-        answers
+        let mut looks = (0..LOOKS).map(|_| self.ask(family));
+        let torn = |answers: &io::Result<_>| {
+            answers.as_ref().is_err_and(|error: &io::Error| error.kind() == io::ErrorKind::Interrupted)
+        };
+        looks.find(|answers| !torn(answers)).unwrap_or_else(|| Err(io::ErrorKind::Interrupted.into()))
     }
 
     fn ask(&self, family: libc::c_int) -> io::Result<Vec<Vec<u8>>> {
-        let is_dump = half(&self.0, 6) & libc::NLM_F_DUMP as u16 == libc::NLM_F_DUMP as u16;
         let socket = open(family)?;
         // SAFETY: the buffer is as long as said.
         let sent = unsafe { libc::send(socket.as_raw_fd(), self.0.as_ptr().cast(), self.0.len(), 0) };
         if sent < 0 {
             return Err(io::Error::last_os_error());
         }
-        let mut answers = Vec::new();
-        // What was listed was not one state.
-        let mut torn = false;
+        let is_dump = half(&self.0, 6) & libc::NLM_F_DUMP as u16 == libc::NLM_F_DUMP as u16;
+        let mut answers = Answers { is_dump, ..Answers::default() };
         let mut buffer = vec![0_u8; 32 * 1024];
         loop {
             let (room, whole) = (buffer.len(), libc::MSG_TRUNC);
             // SAFETY: as above.
             let got = unsafe { libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), room, whole) };
             let Ok(got) = usize::try_from(got) else { return Err(io::Error::last_os_error()) };
-            let Some(mut rest) = buffer.get(..got) else {
+            let Some(datagram) = buffer.get(..got) else {
                 return Err(io::Error::other(format!("an answer of {got} bytes")));
             };
-            while rest.len() >= HEADER {
-                let length = (word(rest, 0) as usize).clamp(HEADER, rest.len());
-                let body = &rest[HEADER..length];
-                torn |= half(rest, 6) & libc::NLM_F_DUMP_INTR as u16 != 0;
-                match libc::c_int::from(half(rest, 4)) {
-                    // With the error that has ended it early.
-                    libc::NLMSG_DONE => match word(body, 0) as i32 {
-                        0 if torn => return Err(io::ErrorKind::Interrupted.into()),
-                        0 => return Ok(answers),
-                        negative => return Err(io::Error::from_raw_os_error(-negative)),
-                    },
-                    libc::NLMSG_ERROR => match word(body, 0) as i32 {
-                        0 if is_dump => {}
-                        0 => return Ok(answers),
-                        negative => return Err(io::Error::from_raw_os_error(-negative)),
-                    },
-                    _ => answers.push(body.to_vec()),
-                }
-                rest = &rest[length.next_multiple_of(4).min(rest.len())..];
+            if answers.take(datagram)? {
+                return Ok(answers.bodies);
             }
         }
+    }
+}
+
+/// What has come of an answer so far.
+#[derive(Default)]
+struct Answers {
+    is_dump: bool,
+    bodies: Vec<Vec<u8>>,
+    /// The list has changed while it was told: it is of no one state.
+    torn: bool,
+}
+
+impl Answers {
+    /// True when the answer is whole.
+    fn take(&mut self, mut datagram: &[u8]) -> io::Result<bool> {
+        while datagram.len() >= HEADER {
+            let length = (word(datagram, 0) as usize).clamp(HEADER, datagram.len());
+            let body = &datagram[HEADER..length];
+            self.torn |= half(datagram, 6) & libc::NLM_F_DUMP_INTR as u16 != 0;
+            match libc::c_int::from(half(datagram, 4)) {
+                // Both with the error, if there is one; a list may end in one.
+                kind @ (libc::NLMSG_DONE | libc::NLMSG_ERROR) => match word(body, 0) as i32 {
+                    0 if kind == libc::NLMSG_ERROR && self.is_dump => {}
+                    0 if self.torn => return Err(io::ErrorKind::Interrupted.into()),
+                    0 => return Ok(true),
+                    negative => return Err(io::Error::from_raw_os_error(-negative)),
+                },
+                _ => self.bodies.push(body.to_vec()),
+            }
+            datagram = &datagram[length.next_multiple_of(4).min(datagram.len())..];
+        }
+        Ok(false)
     }
 }
 
@@ -141,4 +151,57 @@ pub fn word(bytes: &[u8], at: usize) -> u32 {
 
 pub fn half(bytes: &[u8], at: usize) -> u16 {
     bytes.get(at..at + 2).and_then(|half| half.try_into().ok()).map_or(0, u16::from_ne_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OBJECT: libc::c_int = 16;
+
+    /// A message with a body of one word, and its padding.
+    fn message(kind: libc::c_int, flags: libc::c_int, word: i32) -> Vec<u8> {
+        let [length, sequence, port] = [20_u32, 1, 0].map(u32::to_ne_bytes);
+        let [kind, flags] = [kind as u16, flags as u16].map(u16::to_ne_bytes);
+        [&length[..], &kind, &flags, &sequence, &port, &word.to_ne_bytes()].concat()
+    }
+
+    fn answer(is_dump: bool, datagrams: &[Vec<u8>]) -> io::Result<Option<usize>> {
+        let mut answers = Answers { is_dump, ..Answers::default() };
+        for datagram in datagrams {
+            if answers.take(datagram)? {
+                return Ok(Some(answers.bodies.len()));
+            }
+        }
+        Ok(None)
+    }
+
+    fn list(flags: libc::c_int, end: i32) -> Vec<Vec<u8>> {
+        let object = |flags| message(OBJECT, flags | libc::NLM_F_MULTI, 7);
+        vec![
+            [object(0), object(flags)].concat(),
+            object(0),
+            message(libc::NLMSG_DONE, libc::NLM_F_MULTI, end),
+        ]
+    }
+
+    #[test]
+    fn a_list_ends_where_it_says_and_not_before() {
+        assert_eq!(answer(true, &list(0, 0)).unwrap(), Some(3));
+        assert_eq!(answer(true, &list(0, 0)[..2]).unwrap(), None);
+        // That it was asked for is no end of it.
+        let acknowledged = [vec![message(libc::NLMSG_ERROR, 0, 0)], list(0, 0)].concat();
+        assert_eq!(answer(true, &acknowledged).unwrap(), Some(3));
+        assert_eq!(answer(false, &[message(libc::NLMSG_ERROR, 0, 0)]).unwrap(), Some(0));
+    }
+
+    #[test]
+    fn a_list_that_broke_off_or_changed_meanwhile_is_none() {
+        let error = answer(true, &list(0, -libc::ENOBUFS)).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOBUFS));
+        let torn = answer(true, &list(libc::NLM_F_DUMP_INTR, 0)).unwrap_err();
+        assert_eq!(torn.kind(), io::ErrorKind::Interrupted);
+        let refused = answer(false, &[message(libc::NLMSG_ERROR, 0, -libc::EPERM)]).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EPERM));
+    }
 }
