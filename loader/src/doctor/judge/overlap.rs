@@ -26,7 +26,7 @@ pub fn judge(facts: &Facts, report: &mut Report) {
         .filter_map(|(node, cidr)| Some((node, cidr.parse().ok()?)))
         .collect();
     between_nodes(&pods, report);
-    with_host(&pods, &facts.network, report);
+    with_host(&pods, &facts.network, said, report);
     services(&pods, &facts.network, said, report);
     routes(&pods, &facts.network, said, report);
 }
@@ -54,7 +54,9 @@ fn between_nodes(pods: &[(&str, IpNet)], report: &mut Report) {
     }
 }
 
-fn with_host(pods: &[(&str, IpNet)], network: &Network, report: &mut Report) {
+fn with_host(pods: &[(&str, IpNet)], network: &Network, said: &Said, report: &mut Report) {
+    let nodes = said.nodes.iter().flat_map(|node| &node.addresses).filter_map(|address| address.parse().ok());
+    let hosts: Vec<IpAddr> = nodes.chain(network.routes.iter().filter_map(|seen| seen.route.via)).collect();
     let mut told = BTreeSet::new();
     for (seen, connected) in network.connected() {
         let connected = connected.trunc();
@@ -63,9 +65,10 @@ fn with_host(pods: &[(&str, IpNet)], network: &Network, report: &mut Report) {
             if told.insert((name, connected, pods)) {
                 let message = format!("{connected} at {name} overlaps the pods' {pods} of {node}");
                 let remedy = "take the address off that interface, or give the node another pod network";
-                // The routes of narrower networks win.
-                let wider = connected.prefix_len() < pods.prefix_len();
-                let level = if wider { Level::Warning } else { Level::Fault };
+                // The routes of narrower networks win: it is to be hoped that no host is there.
+                let wins = connected.prefix_len() < pods.prefix_len();
+                let taken = hosts.iter().any(|host| pods.contains(host));
+                let level = if wins && !taken { Level::Warning } else { Level::Fault };
                 report.add(level, "host-network-overlap", name, message, remedy);
             }
         }
@@ -197,6 +200,8 @@ mod tests {
         let expected = [(Fault, "host-network-overlap")];
         check(pods(1, "192.168.0.0/17"), &expected);
         check(pods(1, "192.168.77.128/25"), &[(Warning, "host-network-overlap")]);
+        // Both nodes are there.
+        check(pods(1, "192.168.77.0/28"), &expected);
         check(pods(1, "192.168.78.0/24"), &[]);
         let bridge = |facts: &mut Facts| {
             facts.network.links[1].addresses = vec!["10.244.1.1/24".parse().unwrap()];
