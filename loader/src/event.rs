@@ -97,6 +97,11 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Whether it decides who may talk to whom, and under which address.
+    pub fn is_about_containers(self) -> bool {
+        !matches!(self, Kind::Service | Kind::EndpointSlice | Kind::Endpoints)
+    }
+
     pub fn is_policy(self) -> bool {
         use Kind::*;
         matches!(

@@ -3,11 +3,12 @@
 
 use std::{
     collections::BTreeSet,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use causeway::{
-    event::Batch,
+    event::{Batch, marks::Marks},
     model::{
         Model,
         desired::{DesiredState, Service, ServiceId},
@@ -37,9 +38,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A provider, what it has told, and what of that was a deletion.
 pub struct Watcher {
-    _provider: Kubernetes,
+    pub provider: Kubernetes,
     batches: mpsc::Receiver<Batch>,
     pub model: Model,
+    /// How far it has read each kind.
+    pub marks: Arc<Marks>,
     pub deleted: BTreeSet<String>,
     pub problems: Vec<String>,
 }
@@ -53,7 +56,14 @@ impl Watcher {
         let (said, batches) = mpsc::channel(4);
         let provider = Kubernetes::spawn(access, TIMING, said).await.unwrap();
         let model = Model::new(&[kubernetes::SOURCE.into()], "n0");
-        Self { _provider: provider, batches, model, deleted: BTreeSet::new(), problems: Vec::new() }
+        Self {
+            provider,
+            batches,
+            model,
+            marks: Arc::default(),
+            deleted: BTreeSet::new(),
+            problems: Vec::new(),
+        }
     }
 
     /// Takes in what comes for a while.
@@ -64,6 +74,9 @@ impl Watcher {
             let gone = batch.events.iter().filter(|event| event.object.is_none());
             self.deleted.extend(gone.map(|event| event.key.to_string()));
             self.problems = batch.problems.iter().map(ToString::to_string).collect();
+            if let Some(marks) = &batch.marks {
+                self.marks = marks.clone();
+            }
             self.model.apply(batch);
         }
     }

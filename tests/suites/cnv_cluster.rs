@@ -3,23 +3,32 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
     time::{Duration, Instant},
 };
 
-use causeway::snapshot::{ClusterView, Laggard};
+use causeway::{
+    cluster::ReadBack,
+    snapshot::{ClusterView, Laggard},
+};
 use causeway_testkit::{
     agent::Agent,
-    apiserver::{ApiServer, kind},
+    apiserver::{ApiServer, Fault, kind, stock::object},
     client::requests,
     manifest::{Port, Service, node},
+    pinned::Pinned,
+    random::Random,
     server::Server,
     topology::{Cluster, Container, PATIENCE, outside_address, vip, vip6},
+    watcher::{Watcher, block_on},
     wire::Protocol,
 };
 
 /// After what was cut off is there again.
 const SOON: Duration = Duration::from_secs(2);
+/// An agent says so often that it is there, and a little more.
+const RENEWAL: Duration = Duration::from_secs(12);
 
 fn web() -> Service {
     Service::new("web", vip(1), &[Port::tcp(80, 8080)]).dual(vip6(1))
@@ -170,8 +179,99 @@ fn the_server_has_little_to_write() {
     assert!(written <= 2 * (seconds + 1), "{written} in {seconds} s");
     thread::sleep(Duration::from_millis(1500));
     let quiet = rig.api.lease_writes();
-    thread::sleep(Duration::from_secs(2));
-    assert_eq!(rig.api.lease_writes(), quiet, "nothing has happened");
+    // Each says once that it is there, and what somebody took away is there again.
+    rig.api.remove_lease("causeway-n1");
+    assert_eq!(lagging(&wait(rig.agent(0), "1s")), ["n1"]);
+    rig.all(RENEWAL);
+    let written = rig.api.lease_writes() - quiet;
+    assert!((1..=2 * 2).contains(&written), "{written} and nothing has happened");
+}
+
+/// As in any cluster that is in use.
+#[test]
+fn writes_that_go_on_keep_nobody_from_an_answer() {
+    let rig = Rig::new(2);
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0.. {
+                publish(&rig.api, &rig.servers[round % 2].0.addresses());
+                if over.load(Relaxed) {
+                    return;
+                }
+                thread::sleep(Duration::from_millis(10));
+            }
+        });
+        for _ in 0..5 {
+            rig.all(SOON);
+        }
+        over.store(true, Relaxed);
+    });
+}
+
+#[test]
+fn who_loses_what_stood_or_leaves_is_named_though_nothing_is_new() {
+    let rig = Rig::new(3);
+    let pinned = Pinned::new(rig.agent(1).pins());
+    let mut frontends = pinned.table::<8, 8>("FRONTENDS_V4");
+    let key = frontends.keys().next().unwrap().unwrap();
+    frontends.remove(&key).unwrap();
+    pinned.freeze("FRONTENDS_V4");
+    rig.agent(1).wait_status("a row that cannot be mended", PATIENCE, |status| !status.converged);
+    let nobody = |agents: &[&str]| {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let view = ask(rig.agent(0), &["converged", "--cluster"]);
+            if lagging(&view) == agents {
+                return view;
+            }
+            assert!(Instant::now() < end, "{view:?}, not {agents:?}");
+            thread::sleep(Duration::from_millis(100));
+        }
+    };
+    let view = nobody(&["n1"]);
+    assert!(view.laggards[0].reason.contains("not all stands"), "{view:?}");
+    rig.agent(2).cli(&["uninstall"]);
+    nobody(&["n1", "n2"]);
+}
+
+/// The question is the asker's own, and how it fares nobody's trouble.
+#[test]
+fn a_question_that_fails_is_no_trouble_of_the_agent() {
+    let rig = Rig::new(2);
+    rig.api.plan(kind("Service"), [Fault::Broken; 4]);
+    let said = rig.agent(0).cli(&["converged", "--cluster"]);
+    assert!(said.code != 0 && said.stderr.contains("cannot be asked"), "{said:?}");
+    let status = rig.agent(0).status();
+    assert!(status.converged && status.problems.is_empty() && status.alarms.is_empty(), "{status:#?}");
+    rig.all(SOON);
+}
+
+/// By names and versions, in pages of which the last ones expire once.
+#[test]
+fn what_fills_many_pages_is_one_list() {
+    block_on(async {
+        let (api, random) = (ApiServer::local(), &mut Random::new(1));
+        api.apply(&node("n0", &["192.168.77.10".parse().unwrap()], &["10.244.0.0/24".into()]));
+        for number in 0..200 {
+            api.apply(&object(random, kind("Pod"), number).1);
+        }
+        let mut watcher = Watcher::start(&api).await;
+        watcher.until_as(&api).await;
+        let cluster = watcher.provider.cluster("kube-system".into());
+        let word = (ReadBack { revision: 1, kinds: (*watcher.marks).clone() }, 1);
+        let (words, spoken) = tokio::sync::watch::channel(Default::default());
+        words.send(word).unwrap();
+        let publishing = tokio::spawn(cluster.clone().publish("n0".into(), spoken, Default::default()));
+        let (before, _) = api.requests(kind("Pod"));
+        api.plan(kind("Pod"), [Fault::Expired]);
+        let view = cluster.wait(tokio::time::Instant::now() + PATIENCE).await.unwrap();
+        assert!(view.converged && view.nodes == 1, "{view:?}");
+        // Of 200 and some, sixty each; and the second page was not had at first.
+        let lists = api.requests(kind("Pod")).0 - before;
+        assert!((6..=8).contains(&lists), "{lists}");
+        publishing.abort();
+    });
 }
 
 #[test]

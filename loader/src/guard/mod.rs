@@ -108,9 +108,8 @@ impl Guard {
         }
         // Until it has, nothing that an earlier agent left is deleted, and its
         // policies stay in force.
-        let named = !source.is_unnamed(limits);
-        batch.synced &= named;
-        batch.containers &= named;
+        batch.synced &= !source.has_earlier(limits, |_| true);
+        batch.containers &= !source.has_earlier(limits, Kind::is_about_containers);
         source.tell(&batch.source, before, limits);
         batch
     }
@@ -121,6 +120,8 @@ impl Guard {
         let name = self.sources.get_key_value(name)?.0.clone();
         let source = self.sources.get_mut(&name)?;
         let held = source.held(self.limits);
+        // Not even what it has not said yet is waited for.
+        source.remembered.clear();
         let events = source.wards.values_mut().flat_map(Ward::release).collect();
         if held > 0 {
             tracing::info!(source = %name, held, "let go by hand");
@@ -184,8 +185,10 @@ impl Source {
         self.wards.values().filter_map(|ward| ward.held(limits)).map(|held| held.objects).sum()
     }
 
-    fn is_unnamed(&self, limits: Limits) -> bool {
-        self.wards.values().filter_map(|ward| ward.held(limits)).any(|held| held.unnamed)
+    /// Whether of one of these kinds it is not known what an earlier agent had.
+    fn has_earlier(&self, limits: Limits, of: impl Fn(Kind) -> bool) -> bool {
+        let wards = self.wards.iter().filter(|(kind, _)| of(**kind));
+        wards.filter_map(|(_, ward)| ward.held(limits)).any(|held| held.earlier)
     }
 
     fn tell(&self, name: &str, before: usize, limits: Limits) {

@@ -248,6 +248,39 @@ fn an_agent_that_starts_knows_how_much_there_was() {
     assert!(less.model.synced() && less.held() == 0);
 }
 
+/// Of services nothing follows for them.
+#[test]
+fn containers_wait_for_what_is_about_them_alone() {
+    let bed = |kind| {
+        let source: Arc<str> = SOURCE.into();
+        let counts = Counts::from([(SOURCE.to_owned(), BTreeMap::from([(kind, 100)]))]);
+        let mut guard = Guard::new(LIMITS, std::slice::from_ref(&source), counts);
+        let batch = Batch { source, synced: true, containers: true, ..Batch::default() };
+        let believed = guard.take(batch, Instant::now(), |_| None);
+        (believed.synced, believed.containers)
+    };
+    assert_eq!(bed(Kind::Service), (false, true));
+    assert_eq!(bed(Kind::Pod), (false, false));
+}
+
+#[test]
+fn a_hand_that_is_quicker_than_the_source_lets_go_as_well() {
+    let mut bed = Bed::new(100);
+    assert_eq!(bed.release(), 0);
+    bed.say([]);
+    assert!(bed.model.synced() && bed.held() == 0);
+}
+
+#[test]
+fn what_was_remembered_counts_for_nothing_when_it_is_off() {
+    let source: Arc<str> = SOURCE.into();
+    let counts = Counts::from([(SOURCE.to_owned(), BTreeMap::from([(Kind::Node, 100)]))]);
+    let mut guard = Guard::new(Limits { percent: 0, ..LIMITS }, std::slice::from_ref(&source), counts);
+    let batch = Batch { source, synced: true, ..Batch::default() };
+    assert!(guard.take(batch, Instant::now(), |_| None).synced);
+    assert!(guard.counts().values().all(BTreeMap::is_empty), "nor is it remembered on");
+}
+
 #[test]
 fn nothing_is_held_when_it_is_off() {
     let mut bed = Bed::new(100);
@@ -320,7 +353,7 @@ proptest! {
             if held_before == 0 && !LIMITS.is_shrink(most, bed.named.len()) {
                 prop_assert!(served == bed.named, "{before:?} {served:?} {:?}", bed.named);
             }
-            if bed.model.synced() && !bed.guard.held(SOURCE).any(|(_, held)| held.unnamed) {
+            if bed.model.synced() && !bed.guard.held(SOURCE).any(|(_, held)| held.earlier) {
                 prop_assert_eq!(bed.held(), served.difference(&bed.named).count());
                 let counts = bed.guard.counts();
                 prop_assert_eq!(counts[SOURCE].get(&Kind::Node).copied().unwrap_or(0), served.len());

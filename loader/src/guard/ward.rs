@@ -40,7 +40,7 @@ struct Hold {
     missing: BTreeMap<ObjectKey, Instant>,
     /// An earlier agent heard of more than are named now: of which, nobody
     /// knows any more.
-    unnamed: bool,
+    earlier: bool,
     /// No object was missed before this.
     oldest: Instant,
     /// The second look that is under way: its number, and since when.
@@ -59,7 +59,7 @@ pub struct Held {
     /// When the source is asked again; `None`: it is being asked.
     pub again: Option<Instant>,
     /// Which they are is not known: what an earlier agent left stays, all of it.
-    pub unnamed: bool,
+    pub earlier: bool,
 }
 
 impl Ward {
@@ -105,7 +105,7 @@ impl Ward {
     /// agent has heard `before` objects of it.
     pub fn begin(&mut self, before: usize, limits: Limits, now: Instant) {
         if self.hold.is_none() && limits.is_shrink(before, self.named) {
-            self.hold = Some(Hold { unnamed: true, ..Hold::new(before, now) });
+            self.hold = Some(Hold { earlier: true, ..Hold::new(before, now) });
         }
     }
 
@@ -182,10 +182,10 @@ impl Ward {
         let Some((_, asked)) = hold.asked.take_if(|(asked, _)| *asked <= number) else { return Vec::new() };
         let meant = |since: Instant| since + limits.patience <= asked;
         hold.looked = Some(now);
-        hold.unnamed &= !meant(hold.since);
+        hold.earlier &= !meant(hold.since);
         let gone: Vec<ObjectKey> =
             hold.missing.extract_if(.., |_, since| meant(*since)).map(|(key, _)| key).collect();
-        if !hold.unnamed {
+        if !hold.earlier {
             hold.before = self.named + hold.missing.len();
             hold.oldest = hold.missing.values().copied().min().unwrap_or(hold.since);
         }
@@ -197,18 +197,18 @@ impl Ward {
     pub fn held(&self, limits: Limits) -> Option<Held> {
         let hold = self.hold.as_ref()?;
         Some(Held {
-            objects: if hold.unnamed { hold.before.saturating_sub(self.named) } else { hold.missing.len() },
+            objects: if hold.earlier { hold.before.saturating_sub(self.named) } else { hold.missing.len() },
             of: hold.before,
             since: hold.since,
             again: self.due(limits),
-            unnamed: hold.unnamed,
+            earlier: hold.earlier,
         })
     }
 
     /// How many there are, with those that are held.
     pub fn count(&self) -> usize {
         match &self.hold {
-            Some(hold) if hold.unnamed => hold.before,
+            Some(hold) if hold.earlier => hold.before,
             Some(hold) => self.named + hold.missing.len(),
             None => self.named,
         }
@@ -235,7 +235,7 @@ impl Hold {
             before,
             since: now,
             missing: BTreeMap::new(),
-            unnamed: false,
+            earlier: false,
             oldest: now,
             asked: None,
             looked: None,
@@ -243,6 +243,6 @@ impl Hold {
     }
 
     fn is_empty(&self) -> bool {
-        self.missing.is_empty() && !self.unnamed
+        self.missing.is_empty() && !self.earlier
     }
 }

@@ -13,7 +13,8 @@ impl Model {
     pub fn is_news(&self, batch: &Batch) -> bool {
         let is_news = |slot: &Slot| {
             let begun = (batch.synced && !slot.synced) || (batch.containers && !slot.containers);
-            begun || !batch.events.is_empty() || batch.problems != slot.problems
+            let speaks = !batch.events.is_empty() || !batch.looked.is_empty();
+            begun || speaks || batch.problems != slot.problems
         };
         self.slot(&batch.source).is_none_or(is_news)
     }

@@ -3,6 +3,8 @@
 //! Kubernetes.
 
 pub mod convert;
+#[cfg(test)]
+mod dice;
 pub mod kubernetes;
 pub mod manifests;
 mod names;

@@ -31,10 +31,10 @@ impl Agent {
                 self.fences.said(&batch.source, batch.fence, batch.synced);
             }
             events += batch.events.len();
+            news |= self.model.is_news(&batch);
+            let marks = batch.marks.clone();
             // Into the model before the next one is judged by that.
             let believed = self.believed(batch);
-            news |= self.model.is_news(&believed);
-            let marks = believed.marks.clone();
             touched.extend(self.model.apply(believed));
             if let Some(marks) = marks {
                 self.published.hear(self.model.revision(), marks);

@@ -23,7 +23,7 @@ impl Agent {
             self.settle();
         }
         self.expire_flows();
-        self.tell_cluster();
+        self.tell_cluster_the_truth();
         self.guarded.remember(false);
         self.last_audit = start.elapsed();
         self.audit_due = Instant::now() + self.config.resync;

@@ -26,7 +26,7 @@ pub(super) struct Published {
 
 impl Published {
     pub fn new(sources: &Sources, config: &AgentConfig) -> Self {
-        let (words, spoken) = watch::channel(None);
+        let (words, spoken) = watch::channel(Word::default());
         let trouble: Arc<ArcSwapOption<String>> = Arc::default();
         let cluster = config.lease_namespace.as_deref().and_then(|namespace| sources.cluster(namespace));
         if let Some(cluster) = cluster.clone() {
@@ -34,6 +34,15 @@ impl Published {
             tokio::spawn(cluster.publish(config.node.as_str().into(), spoken, trouble.clone()));
         }
         Self { cluster, words, trouble, heard: None }
+    }
+
+    /// Publishes this, if it is news.
+    fn say(&self, word: Word) {
+        self.words.send_if_modified(|before| {
+            let is_news = *before != word;
+            *before = word;
+            is_news
+        });
     }
 
     pub fn hear(&mut self, revision: u64, marks: Arc<Marks>) {
@@ -48,24 +57,38 @@ impl Published {
 }
 
 impl Agent {
-    /// Publishes what was heard, once it stands.
+    /// Publishes what was heard, if all of it stands.
     pub(super) fn tell_cluster(&mut self) {
-        let Some((revision, marks)) = &self.published.heard else { return };
-        if self.published.cluster.is_none() || self.applied_revision < *revision || !self.stands() {
-            return;
+        if self.published.cluster.is_some()
+            && self.stands()
+            && let Some((revision, marks)) = &self.published.heard
+        {
+            let read_back = ReadBack { revision: *revision, kinds: (**marks).clone() };
+            self.published.say((read_back, self.model.nodes().len()));
         }
-        let word =
-            Some((ReadBack { revision: *revision, kinds: (**marks).clone() }, self.model.nodes().len()));
-        self.published.words.send_if_modified(|before| {
-            let is_news = *before != word;
-            *before = word;
-            is_news
-        });
-        self.published.heard = None;
+    }
+
+    /// After a look at everything: what does not stand now is not said to.
+    pub(super) fn tell_cluster_the_truth(&mut self) {
+        if self.stands() {
+            self.tell_cluster();
+        } else {
+            self.published.say((ReadBack::default(), self.model.nodes().len()));
+        }
+    }
+
+    /// Nothing stands any more, and nobody will be there to say so.
+    pub(super) async fn leave_cluster(&mut self) {
+        self.published.say(Word::default());
+        if let Some(cluster) = &self.published.cluster
+            && let Err(error) = cluster.withdraw(&self.config.node).await
+        {
+            tracing::warn!(%error, "other nodes do not hear that this one has nothing any more");
+        }
     }
 
     /// Asks the others, in a task of its own.
-    pub(super) fn ask_cluster(&self, until: Instant, reply: Reply<ClusterView>) {
+    pub(super) fn ask_cluster(&self, until: Instant, mut reply: Reply<ClusterView>) {
         let Some(cluster) = self.published.cluster.clone() else {
             let why = "no API server connects this node with others: `causeway agent --kubernetes`, with a \
                        --lease-namespace";
@@ -73,8 +96,12 @@ impl Agent {
             return;
         };
         tokio::spawn(async move {
-            // Nobody waits any more when the client has gone.
-            let _ = reply.send(cluster.wait(until).await);
+            let answer = tokio::select! {
+                answer = cluster.wait(until) => answer,
+                // The client has gone.
+                () = reply.closed() => return,
+            };
+            let _ = reply.send(answer);
         });
     }
 }

@@ -222,6 +222,7 @@ impl Agent {
         if let Some(dataplane) = self.dataplane.take() {
             errors.extend(dataplane.uninstall().err().map(|error| error.to_string()));
         }
+        self.leave_cluster().await;
         if errors.is_empty() { Ok(()) } else { Err(errors.join("; ")) }
     }
 }

@@ -43,7 +43,7 @@ impl Guarded {
             of: held.of,
             since: text(held.since),
             again: held.again.map(text),
-            earlier: held.unnamed,
+            earlier: held.earlier,
         }
     }
 

@@ -55,7 +55,7 @@ async fn answer(
     }
     let path = path.strip_prefix("/apis/").or_else(|| path.strip_prefix("/api/")).unwrap_or_default();
     if let Some(path) = path.strip_prefix("coordination.k8s.io/v1/namespaces/") {
-        return leases::answer(&shared, &method, path, &given, &body);
+        return leases::answer(&shared, &method, path, &given, &headers, &body);
     }
     // Names and versions alone, where that is asked for.
     let accepted = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();

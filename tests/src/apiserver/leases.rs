@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use axum::{
-    http::{Method, StatusCode},
+    http::{HeaderMap, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde_json::{Value, json};
@@ -23,13 +23,18 @@ pub struct Leases {
 }
 
 impl Leases {
-    /// As the server has it: what is applied stands, and the rest as it was.
+    /// Who applies is the only one that ever writes it: what he says is all of it.
     fn apply(&mut self, namespace: &str, name: &str, mut lease: Value, revision: u64) -> Value {
         self.writes += 1;
         lease["metadata"]["namespace"] = json!(namespace);
         lease["metadata"]["resourceVersion"] = json!(revision.to_string());
         self.objects.insert((namespace.to_owned(), name.to_owned()), lease.clone());
         lease
+    }
+
+    /// As somebody would who tidies up.
+    pub fn remove(&mut self, name: &str) {
+        self.objects.retain(|(_, of), _| of != name);
     }
 
     fn labelled(&self, namespace: &str, label: (&str, &str)) -> Vec<Value> {
@@ -44,6 +49,7 @@ pub(super) fn answer(
     method: &Method,
     path: &str,
     given: &BTreeMap<String, String>,
+    headers: &HeaderMap,
     body: &[u8],
 ) -> Response {
     let parts: Vec<&str> = path.split('/').collect();
@@ -52,11 +58,20 @@ pub(super) fn answer(
     }
     match (method, parts.as_slice()) {
         (&Method::PATCH, &[namespace, "leases", name]) => {
+            let type_ = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+            if type_ != Some("application/apply-patch+yaml") {
+                return status(415, "UnsupportedMediaType", "only applied");
+            }
             let Ok(lease) = serde_json::from_slice::<Value>(body) else {
                 return status(400, "BadRequest", "no JSON");
             };
-            if given.get("fieldManager").is_none_or(String::is_empty) || lease["metadata"]["name"] != name {
-                return status(400, "BadRequest", "PatchOptions: fieldManager, or another name");
+            let is_given = |name, good: fn(&str) -> bool| given.get(name).is_some_and(|value| good(value));
+            let is_forced = is_given("force", |value| value == "true");
+            if !is_forced
+                || !is_given("fieldManager", |value| !value.is_empty())
+                || lease["metadata"]["name"] != name
+            {
+                return status(400, "BadRequest", "PatchOptions: fieldManager or force, or another name");
             }
             let applied = {
                 let mut state = shared.state();

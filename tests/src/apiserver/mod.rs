@@ -197,6 +197,11 @@ impl ApiServer {
         self.shared.state().leases.writes
     }
 
+    /// Takes a Lease away.
+    pub fn remove_lease(&self, name: &str) {
+        self.shared.state().leases.remove(name);
+    }
+
     /// Lets clients have Leases, or no longer.
     pub fn allow_leases(&self, allowed: bool) {
         self.shared.state().leases.forbidden = !allowed;

@@ -44,13 +44,11 @@ const POOLED: Duration = Duration::from_secs(10);
 /// its watch starts over; as late as the server wants it, see [`Timing::busy`].
 const RETRIES: u32 = 3;
 
-/// A client, and the address that it asks.
+/// A client of its own connections; how its requests fare is noted.
 ///
 /// # Errors
-/// Names the file, the variable or the address that cannot be used.
-pub async fn connect(access: &Access, timing: Timing, fares: Arc<Fares>) -> anyhow::Result<(Client, String)> {
-    let config = configuration(access).await?;
-    let server = config.cluster_url.to_string();
+/// When the credentials cannot be used.
+pub fn connect(config: &Config, timing: Timing, fares: Arc<Fares>) -> anyhow::Result<Client> {
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
     connector.set_nodelay(true);
@@ -69,10 +67,14 @@ pub async fn connect(access: &Access, timing: Timing, fares: Arc<Fares>) -> anyh
         .layer(config.extra_headers_layer()?)
         .map_err(BoxError::from)
         .service(Http::builder(TokioExecutor::new()).pool_idle_timeout(POOLED).build(connector));
-    Ok((Client::new(service, config.default_namespace), server))
+    Ok(Client::new(service, config.default_namespace.clone()))
 }
 
-async fn configuration(access: &Access) -> anyhow::Result<Config> {
+/// Where the server is, and who we are to it.
+///
+/// # Errors
+/// Names the file, the variable or the address that cannot be used.
+pub async fn configuration(access: &Access) -> anyhow::Result<Config> {
     let server = match &access.server {
         Some(text) => {
             let url: hyper::Uri =

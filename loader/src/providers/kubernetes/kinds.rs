@@ -27,11 +27,6 @@ impl Watched {
         self.api.split_once('/').map_or(self.api, |(_, version)| version)
     }
 
-    /// Whether it decides who may talk to whom, and under which address.
-    pub fn is_about_containers(&self) -> bool {
-        !matches!(self.kind, Kind::Service | Kind::EndpointSlice)
-    }
-
     /// The path of all its objects.
     pub fn path(&self) -> String {
         let root = if self.group().is_empty() { "/api" } else { "/apis" };

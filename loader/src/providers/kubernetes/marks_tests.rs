@@ -1,7 +1,7 @@
 //! CNV-04: whatever agents have read, late, twice, from the beginning or not at
 //! all, is a node ever taken for one that has read back what it has not?
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use kube::runtime::watcher::Event as Told;
 use serde_json::json;
@@ -10,7 +10,10 @@ use super::{super::listed::OfKind, Listed, SERVICES, Store, Word};
 use crate::{
     cluster::{Asked, ReadBack, Said, laggards},
     event::marks::{Mark, Marks, version_hash},
-    providers::kubernetes::kinds::{Index, KINDS},
+    providers::{
+        dice::Dice,
+        kubernetes::kinds::{Index, KINDS},
+    },
 };
 
 const NODES: Index = 2;
@@ -22,20 +25,6 @@ const STEPS: u64 = 300;
 
 /// Versions of objects, by name.
 type Objects = BTreeMap<String, u64>;
-
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, sides: u64) -> u64 {
-        // Knuth's MMIX; the high bits are the good ones.
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % sides
-    }
-
-    fn one_in(&mut self, sides: u64) -> bool {
-        self.below(sides) == 0
-    }
-}
 
 struct Change {
     revision: u64,
@@ -108,10 +97,10 @@ impl Agent {
         Self { store, heard: BTreeMap::new(), published: None, cut_off: false }
     }
 
-    fn hear(&mut self, server: &Server, kind: Index, most: u64) {
+    fn hear(&mut self, server: &Server, kind: Index, most: usize) {
         let log = server.log.get(&kind).map_or(&[][..], Vec::as_slice);
         let (heard, objects) = self.heard.entry(kind).or_default();
-        for change in log.iter().skip(*heard).take(most as usize) {
+        for change in log.iter().skip(*heard).take(most) {
             let object = object(&change.name, change.revision);
             let told = if change.gone { Told::Delete(object) } else { Told::Apply(object) };
             self.store.take(kind, Word::Event(told));
@@ -161,13 +150,11 @@ fn object(name: &str, version: u64) -> Listed {
 
 /// Who is believed to have read back all that there is now.
 fn believed(server: &Server, agents: &[Agent]) -> Vec<usize> {
-    let said: Said = (0..)
-        .zip(agents)
-        .filter_map(|(number, agent): (usize, _)| {
-            let (kinds, _) = agent.published.as_ref()?;
-            Some((number.to_string(), Ok(ReadBack { revision: 1, kinds: kinds.clone() })))
-        })
-        .collect();
+    let words = (0..).zip(agents).filter_map(|(number, agent): (usize, _)| {
+        let (kinds, _) = agent.published.as_ref()?;
+        Some((number.to_string(), Ok((ReadBack { revision: 1, kinds: kinds.clone() }, Duration::ZERO))))
+    });
+    let said = Said { head: server.revision, nodes: words.collect() };
     let lagging = laggards(&server.asked(), &said);
     let lags = |number: &usize| lagging.iter().any(|laggard| laggard.node == number.to_string());
     (0..agents.len()).filter(|number| !lags(number)).collect()
@@ -179,8 +166,7 @@ fn run(seed: u64) -> [u64; 2] {
     let mut agents: Vec<Agent> = (0..AGENTS).map(|_| Agent::new()).collect();
     let mut counts = [0; 2];
     for _ in 0..STEPS {
-        let (kind, agent) =
-            (CHANGING[dice.below(2) as usize], &mut agents[dice.below(AGENTS as u64) as usize]);
+        let (kind, agent) = (CHANGING[dice.below(2)], &mut agents[dice.below(AGENTS)]);
         match dice.below(30) {
             0 => server.change(kind, &mut dice),
             // Somebody writes something else.
@@ -212,7 +198,7 @@ fn run(seed: u64) -> [u64; 2] {
             if agent.store.kinds[kind].listing.is_some() {
                 agent.list(&server, kind, false);
             }
-            agent.hear(&server, kind, u64::MAX);
+            agent.hear(&server, kind, usize::MAX);
         }
         agent.publish();
     }

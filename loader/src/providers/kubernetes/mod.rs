@@ -83,7 +83,7 @@ pub struct Kubernetes {
     /// The newest second look at each kind.
     looks: Vec<watch_channel::Sender<u64>>,
     tasks: JoinSet<()>,
-    client: kube::Client,
+    aside: kube::Client,
     timing: Timing,
 }
 
@@ -99,7 +99,11 @@ impl Kubernetes {
         batches: mpsc::Sender<Batch>,
     ) -> anyhow::Result<Self> {
         let fares = Arc::new(Fares::new());
-        let (client, server) = client::connect(access, timing, fares.clone()).await?;
+        let config = client::configuration(access).await?;
+        let server = config.cluster_url.to_string();
+        let client = client::connect(&config, timing, fares.clone())?;
+        // What is asked beside the watches says nothing of how these fare.
+        let aside = client::connect(&config, timing, Arc::new(Fares::new()))?;
         tracing::info!(%server, "watching the API server");
         let (said, heard) = mpsc::channel(QUEUE);
         let (fences, asked) = mpsc::unbounded_channel();
@@ -116,12 +120,12 @@ impl Kubernetes {
         let gather = timing.gather;
         let speaker = Speaker { source, server, store, fares, batches, gather, fence: 0, speech };
         tasks.spawn(speaker.run(heard, asked));
-        Ok(Self { fences, looks, tasks, client, timing })
+        Ok(Self { fences, looks, tasks, aside, timing })
     }
 
     /// The way to the other agents, by Leases of a namespace.
     pub fn cluster(&self, namespace: Arc<str>) -> Cluster {
-        Cluster::new(self.client.clone(), namespace, self.timing)
+        Cluster::new(self.aside.clone(), namespace, self.timing)
     }
 
     /// Why it has stopped to listen, once it has: a bug.
@@ -228,8 +232,8 @@ mod tests {
         tasks.spawn(async { panic!("a clock ran over") });
         let (fences, looks, timing) = (mpsc::unbounded_channel().0, Vec::new(), Timing::default());
         let config = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
-        let client = kube::Client::try_from(config).unwrap();
-        let error = Kubernetes { fences, looks, tasks, client, timing }.died().await;
+        let aside = kube::Client::try_from(config).unwrap();
+        let error = Kubernetes { fences, looks, tasks, aside, timing }.died().await;
         assert!(error.to_string().contains("a clock ran over"), "{error}");
     }
 }

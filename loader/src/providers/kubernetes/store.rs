@@ -110,6 +110,8 @@ impl Store {
             }
             Word::Absent => {
                 self.kinds[kind].mark.newest = 0;
+                // It may have gone while it was listed.
+                self.kinds[kind].listing = None;
                 self.listed(kind, &BTreeSet::new());
             }
             Word::Again(number) => self.kinds[kind].look = Some(number),
@@ -150,7 +152,7 @@ impl Store {
     /// A refusal counts once all else is known: a server that starts may refuse
     /// what it allows.
     pub fn knows_containers(&mut self, troubles: &[(Index, Trouble)], now: Instant) -> bool {
-        let about = |kind: &Index| KINDS[*kind].is_about_containers();
+        let about = |kind: &Index| KINDS[*kind].kind.is_about_containers();
         let (optional, ground): (Vec<Index>, Vec<Index>) =
             (0..KINDS.len()).filter(about).partition(|kind| KINDS[*kind].optional);
         if !ground.into_iter().all(|kind| self.knows(kind)) {

@@ -173,6 +173,11 @@ fn a_kind_that_goes_takes_its_objects() {
     assert_eq!(words(&mut store), "+p");
     store.take(POLICIES, Word::Absent);
     assert_eq!(words(&mut store), "-p");
+    // And no less so in the middle of a list, which then never ends.
+    told(&mut store, POLICIES, vec![Told::Init]);
+    assert!(store.marks().is_none(), "a list is under way");
+    store.take(POLICIES, Word::Absent);
+    assert!(store.marks().is_some(), "nobody will say how far it has come");
 }
 
 #[test]

@@ -56,7 +56,7 @@ fn meanwhile(watched: &Watched, trouble: &Trouble, known: bool) -> &'static str 
         } else {
             "policies of other kinds hold without it"
         }
-    } else if watched.is_about_containers() {
+    } else if watched.kind.is_about_containers() {
         "policies stay as they were, and new endpoints are cut off"
     } else {
         "what an earlier agent left is kept"

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, fs};
 use tokio::sync::mpsc::{Receiver, channel};
 
 use super::*;
-use crate::event::{Event, Object, ObjectKey, Problem};
+use crate::{
+    event::{Event, Object, ObjectKey, Problem},
+    providers::dice::Dice,
+};
 
 struct Live {
     dir: tempfile::TempDir,
@@ -124,21 +127,11 @@ fn a_write_is_one_batch_and_a_rewrite_of_the_same_is_none() {
     assert!(live.fence().events.is_empty());
 }
 
-/// A small generator, so that a run can be repeated from its printed seed.
-struct Lots(u64);
-
-impl Lots {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(self.0 >> 33).unwrap() % bound
-    }
-}
-
 #[test]
 fn a_thousand_edits_of_every_kind_end_where_a_fresh_look_does() {
     let seed = std::process::id().into();
     println!("seed {seed}");
-    let mut lots = Lots(seed);
+    let mut lots = Dice(seed);
     let mut live = Live::new();
     fs::create_dir(live.path("")).unwrap();
     for edit in 0..1000 {
