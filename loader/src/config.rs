@@ -31,6 +31,8 @@ pub struct AgentConfig {
     /// Of the Leases by which agents tell one another how far they are; `None`: they
     /// do not.
     pub lease_namespace: Option<String>,
+    /// Objects that cannot be served are told of by Events on them.
+    pub events: bool,
     /// `None`: the interface of the default route.
     pub uplink: Option<String>,
     /// `None`: the namespace the agent was started in.
@@ -41,6 +43,8 @@ pub struct AgentConfig {
     pub socket: PathBuf,
     /// Serves `/metrics`, `/healthz` and `/readyz` over TCP as well.
     pub metrics: Option<SocketAddr>,
+    /// Tells load balancers whether to send to this node, as kube-proxy does.
+    pub healthz: Option<SocketAddr>,
     pub capacity: Capacity,
     /// How often everything is read back when nothing changes.
     pub resync: Duration,
@@ -84,12 +88,14 @@ pub struct Settings {
     pub kubeconfig: Option<PathBuf>,
     pub kubernetes_server: Option<String>,
     pub lease_namespace: Option<String>,
+    pub events: Option<bool>,
     pub uplink: Option<String>,
     pub netns: Option<PathBuf>,
     pub state_dir: Option<PathBuf>,
     pub bpffs: Option<PathBuf>,
     pub socket: Option<PathBuf>,
     pub metrics: Option<SocketAddr>,
+    pub healthz: Option<SocketAddr>,
     pub capacity: Option<Capacity>,
     pub resync_ms: Option<u64>,
     pub shrink_guard: Option<u8>,
@@ -164,21 +170,19 @@ impl Settings {
         let kubernetes = kubernetes.then_some(access);
         let namespace = self.lease_namespace.or(file.lease_namespace);
         let namespace = namespace.unwrap_or_else(|| LEASE_NAMESPACE.into());
-        anyhow::ensure!(
-            manifests.is_some() || kubernetes.is_some(),
-            "manifests: no source of services: give --manifests DIR, --kubernetes, or both"
-        );
         Ok(AgentConfig {
             node,
             manifests,
             kubernetes,
             lease_namespace: (!namespace.is_empty()).then_some(namespace),
+            events: self.events.or(file.events).unwrap_or(true),
             uplink: self.uplink.or(file.uplink),
             netns: self.netns.or(file.netns),
             state_dir: self.state_dir.or(file.state_dir).unwrap_or_else(|| "/var/lib/causeway".into()),
             bpffs: self.bpffs.or(file.bpffs).unwrap_or_else(|| "/sys/fs/bpf/causeway".into()),
             socket: self.socket.or(file.socket).unwrap_or_else(|| DEFAULT_SOCKET.into()),
             metrics: self.metrics.or(file.metrics),
+            healthz: self.healthz.or(file.healthz),
             capacity,
             resync: Duration::from_millis(resync),
             shrink_guard,
@@ -337,7 +341,6 @@ mod tests {
     fn settings_that_cannot_be_are_refused() {
         let resolve =
             |settings: Settings| settings.resolve(Settings::default(), &[]).unwrap_err().to_string();
-        assert!(resolve(Settings::default()).contains("--manifests"));
         let settings = Settings { manifests: Some("/m".into()), resync_ms: Some(0), ..Settings::default() };
         assert!(resolve(settings).contains("resync: 0 ms"));
         let settings =

@@ -11,6 +11,7 @@ mod words;
 use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use egress::EgressObject;
@@ -298,6 +299,9 @@ pub struct SliceObject {
     pub endpoints: Vec<SliceEndpoint>,
     /// From the annotation `causeway.io/weight`, 1 unless given; 0 drains.
     pub weight: u32,
+    /// From `endpoints.kubernetes.io/last-change-trigger-time`: when what made
+    /// the cluster say this happened.
+    pub changed: Option<Timestamp>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -344,6 +348,8 @@ pub struct NodeObject {
     pub pod_cidrs: Vec<IpNet>,
     /// Of the label `topology.kubernetes.io/zone`.
     pub zone: Option<Arc<str>>,
+    /// It is being deleted, or the cluster's autoscaler is about to.
+    pub leaving: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]

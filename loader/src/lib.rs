@@ -20,6 +20,7 @@ pub mod neighbours;
 pub mod netlink;
 pub mod plan;
 pub mod policy;
+pub mod programming;
 pub mod providers;
 pub mod reconcile;
 pub mod snapshot;

@@ -8,7 +8,10 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::snapshot::{ALARM_PERCENT, Counter, Status};
+use crate::{
+    programming::Latency,
+    snapshot::{ALARM_PERCENT, Counter, Status},
+};
 
 /// Of what [`text`] returns.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -43,12 +46,14 @@ struct Map {
 ///
 /// # Errors
 /// Never in practice: writing to a string does not fail.
-pub fn text(status: &Status, counters: &[Counter]) -> Result<String, fmt::Error> {
+pub fn text(status: &Status, counters: &[Counter], latency: &Latency) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("causeway");
     dataplane(&mut registry, counters);
     maps(&mut registry, status);
     sources(&mut registry, status);
     node(&mut registry, status);
+    let help = "From a change of endpoints in the cluster to their rows read back, as kube-proxy measures it";
+    registry.register_with_unit("network_programming_duration", help, Unit::Seconds, latency.0.clone());
     let mut text = String::new();
     encode(&mut text, &registry)?;
     Ok(text)
@@ -167,7 +172,9 @@ mod tests {
             last_apply_micros: 1500,
             ..Status::default()
         };
-        let text = text(&status, &counters).unwrap();
+        let latency = Latency::default();
+        latency.0.observe(0.3);
+        let text = text(&status, &counters, &latency).unwrap();
         for line in [
             "causeway_packets_total{verdict=\"delivered\",drop=\"false\"} 9",
             "causeway_packets_total{verdict=\"drop_ttl\",drop=\"true\"} 3",
@@ -186,6 +193,9 @@ mod tests {
             "causeway_drift_repaired_total 4",
             "causeway_last_apply_seconds 0.0015",
             "causeway_start_seconds 0.0",
+            "causeway_network_programming_duration_seconds_sum 0.3",
+            "causeway_network_programming_duration_seconds_bucket{le=\"0.25\"} 0",
+            "causeway_network_programming_duration_seconds_bucket{le=\"0.5\"} 1",
             "# EOF",
         ] {
             assert!(text.lines().any(|there| there == line), "{line} in\n{text}");

@@ -16,6 +16,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -30,6 +31,7 @@ use crate::{
         desired::{DesiredState, Endpoint},
     },
     policy::Talk,
+    programming::Latency,
 };
 
 /// Handed to every edge.
@@ -39,6 +41,7 @@ pub struct Handle {
     /// Raised with every new snapshot, so that a waiter sleeps in between.
     pub changed: watch::Receiver<u64>,
     pub commands: mpsc::Sender<Command>,
+    pub latency: Latency,
 }
 
 /// The state of the node after a round of the loop. The desired state itself,
@@ -50,6 +53,11 @@ pub struct Snapshot {
     pub endpoints: Arc<BTreeMap<String, Attached>>,
     /// By name of the object.
     pub egress: Arc<BTreeMap<Arc<str>, Standing>>,
+    /// When the rows in the kernel were last as wanted, whatever the sources still
+    /// have to say; `None`: never yet.
+    pub programmed: Option<Timestamp>,
+    /// This node will be gone soon.
+    pub leaving: bool,
 }
 
 /// An endpoint, and what policies know it by.

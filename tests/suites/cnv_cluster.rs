@@ -239,7 +239,7 @@ fn who_loses_what_stood_or_leaves_is_named_though_nothing_is_new() {
 #[test]
 fn a_question_that_fails_is_no_trouble_of_the_agent() {
     let rig = Rig::new(2);
-    rig.api.plan(kind("Service"), [Fault::Broken; 4]);
+    rig.api.plan(kind("Service"), [Fault::Broken]);
     let said = rig.agent(0).cli(&["converged", "--cluster"]);
     assert!(said.code != 0 && said.stderr.contains("cannot be asked"), "{said:?}");
     let status = rig.agent(0).status();

@@ -1,14 +1,21 @@
 //! OPS-04: does `uninstall` leave the machine as it was?
 
-use std::net::SocketAddrV4;
+use std::{
+    io::{Read, Write},
+    net::{SocketAddrV4, TcpStream},
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
 use causeway_testkit::{
+    agent::binary,
     client::requests,
     manifest::{Port, Service},
     netns::Netns,
     server::Server,
     snapshot::Snapshot,
-    topology::{Cluster, vip, widen},
+    topology::{Cluster, PATIENCE, vip, widen},
     wire::Protocol,
 };
 
@@ -41,6 +48,59 @@ fn nothing_is_left() {
     let after = Snapshot::take(&cluster.nodes[0].netns, &pins);
     assert_eq!(before.difference(&after), "", "left on the node");
     assert_eq!(client_before.difference(&Snapshot::take(&client, nothing)), "", "left in the container");
+}
+
+/// As a DaemonSet does it: the pod's agent has gone, and the next is to end it all.
+#[test]
+fn an_agent_that_is_to_uninstall_takes_off_what_another_left() {
+    let mut cluster = Cluster::new(1);
+    let before = Snapshot::take(&cluster.nodes[0].netns, std::path::Path::new("/nonexistent"));
+    cluster.start();
+    let client = Netns::new();
+    widen(&client);
+    cluster.nodes[0].attach("client", client.path(), cluster.nodes[0].pod_address(100));
+    let web = Service::new("web", vip(1), &[Port::tcp(80, 8080)]);
+    cluster.manifests().service(&web, &web.slice(&[cluster.nodes[0].pod_address(10)]));
+    cluster.wait_converged();
+    let pins = cluster.nodes[0].agent().pins().to_owned();
+
+    // Not while there is one.
+    let agent = cluster.nodes[0].agent();
+    let socket = agent.socket();
+    let said =
+        Command::new(binary()).args(["agent", "--uninstall", "--socket"]).arg(&socket).output().unwrap();
+    assert!(!said.status.success() && agent.status().converged, "{said:?}");
+
+    cluster.nodes[0].agent_mut().kill9();
+    cluster.nodes[0].agent_mut().restart_with(&["--uninstall", "--metrics", "127.0.0.1:9102"]);
+    let probe = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect("127.0.0.1:9102")?;
+        write!(stream, "GET /readyz HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    let end = Instant::now() + PATIENCE;
+    let answer = loop {
+        match cluster.nodes[0].netns.run(probe) {
+            Ok(answer) => break answer,
+            Err(error) => assert!(Instant::now() < end, "{error}"),
+        }
+        thread::sleep(Duration::from_millis(50));
+    };
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("uninstalled\n"), "{answer}");
+    assert!(cluster.nodes[0].agent_mut().is_alive(), "it would be started again");
+    assert_eq!(before.difference(&Snapshot::take(&cluster.nodes[0].netns, &pins)), "", "left on the node");
+    cluster.nodes[0].agent_mut().stop();
+
+    // Where there is nothing, and nobody who probes, it is done at once.
+    cluster.nodes[0].agent_mut().restart_with(&["--uninstall"]);
+    let end = Instant::now() + PATIENCE;
+    while cluster.nodes[0].agent_mut().is_alive() {
+        assert!(Instant::now() < end, "it goes on");
+        thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(before.difference(&Snapshot::take(&cluster.nodes[0].netns, &pins)), "", "left on the node");
 }
 
 #[test]

@@ -4,6 +4,7 @@ pub mod client;
 mod egress_view;
 pub mod policy_inputs;
 mod policy_view;
+pub mod proxy_health;
 mod refusal;
 pub mod selection_view;
 pub mod server;

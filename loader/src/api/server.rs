@@ -83,6 +83,17 @@ pub async fn serve_metrics(address: SocketAddr, handle: Handle) {
     }
 }
 
+/// The probes of a node that has nothing of ours any more, as is wanted.
+pub async fn serve_uninstalled(address: SocketAddr) {
+    let router = Router::new()
+        .route("/healthz", get(async || "uninstalled\n"))
+        .route("/readyz", get(async || "uninstalled\n"));
+    let served = async { axum::serve(TcpListener::bind(address).await?, router).await };
+    if let Err(error) = served.await {
+        tracing::error!(%error, %address, "probes are not answered");
+    }
+}
+
 fn watching() -> Router<Handle> {
     Router::new()
         .route("/metrics", get(metrics_text))
@@ -257,7 +268,7 @@ async fn metrics_text(State(handle): State<Handle>) -> Result<Response, Refused>
     // The counters may fail to be read; the rest is told all the same.
     let counters = timeout(QUICK, ask_patiently(&handle, Command::Counters)).await;
     let counters = counters.ok().and_then(Result::ok).unwrap_or_default();
-    let text = metrics::text(&handle.snapshot.load().status, &counters)
+    let text = metrics::text(&handle.snapshot.load().status, &counters, &handle.latency)
         .map_err(|error| Refused::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     Ok(([(axum::http::header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }

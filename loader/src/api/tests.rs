@@ -20,6 +20,7 @@ use super::{
 use crate::{
     event::{Origin, Protocol},
     model::desired::{Backend, DesiredState, Endpoint, Frontend, Service, ServiceId},
+    programming::Latency,
     snapshot::{
         AttachRequest, Attached, Command, Counter, Handle, Snapshot, Status, TraceReply, TraceRequest,
     },
@@ -40,7 +41,8 @@ impl Played {
         let socket = dir.path().join("agent.sock");
         let ((commands, mut asked), (changed, seen)) = (mpsc::channel(8), watch::channel(0));
         let snapshot = Arc::<ArcSwap<Snapshot>>::default();
-        let handle = Handle { snapshot: snapshot.clone(), changed: seen, commands };
+        let latency = Latency::default();
+        let handle = Handle { snapshot: snapshot.clone(), changed: seen, commands, latency };
         let server = tokio::spawn(server::serve(server::bind(&socket).unwrap(), handle));
         tokio::spawn(async move {
             while let Some(command) = asked.recv().await {

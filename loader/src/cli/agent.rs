@@ -35,6 +35,9 @@ pub struct Arguments {
     /// given, and none if empty.
     #[arg(long, env = "CAUSEWAY_LEASE_NAMESPACE", value_name = "NAME")]
     lease_namespace: Option<String>,
+    /// Tell of objects of the API server that cannot be served by Events on them (the default).
+    #[arg(long, env = "CAUSEWAY_EVENTS", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    events: Option<bool>,
     /// Interface that leads to the other nodes; that of the default route unless given.
     #[arg(long, env = "CAUSEWAY_UPLINK", value_name = "INTERFACE")]
     uplink: Option<String>,
@@ -50,6 +53,10 @@ pub struct Arguments {
     /// Serve metrics and probes over TCP too, e.g. 127.0.0.1:9102.
     #[arg(long, env = "CAUSEWAY_METRICS", value_name = "ADDRESS")]
     metrics: Option<SocketAddr>,
+    /// Tell load balancers whether to send to this node, as kube-proxy does: /healthz and /livez,
+    /// e.g. at 0.0.0.0:10256.
+    #[arg(long, env = "CAUSEWAY_HEALTHZ", value_name = "ADDRESS")]
+    healthz: Option<SocketAddr>,
     /// Rows of the maps, e.g. flows=1000000,services=20000.
     #[arg(long, env = "CAUSEWAY_CAPACITY", value_name = "KEY=ROWS", value_delimiter = ',')]
     capacity: Vec<Size>,
@@ -94,6 +101,10 @@ pub struct Arguments {
     /// Replace pinned maps of another size or version; open connections are lost.
     #[arg(long)]
     recreate_maps: bool,
+    /// Take everything off this node instead, as `causeway uninstall` does; with --metrics, answer the
+    /// probes from then on, so that a DaemonSet can do it on every node.
+    #[arg(long)]
+    uninstall: bool,
     /// Attach as on a kernel before 6.6.
     #[arg(long, hide = true)]
     force_clsact: bool,
@@ -105,6 +116,7 @@ pub struct Arguments {
 /// Names the setting, or the step that failed.
 pub fn run(arguments: Arguments, socket: Option<PathBuf>) -> anyhow::Result<bool> {
     heap::keep_small();
+    let uninstall = arguments.uninstall;
     let config = resolve(arguments, socket)?;
     anyhow::ensure!(
         nix::unistd::geteuid().is_root(),
@@ -117,7 +129,9 @@ pub fn run(arguments: Arguments, socket: Option<PathBuf>) -> anyhow::Result<bool
         opened.enter().with_context(|| format!("enter netns {}", netns.display()))?;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let ended = runtime.block_on(reconcile::run(config));
+    let ended = runtime.block_on(async {
+        if uninstall { reconcile::uninstall(config).await } else { reconcile::run(config).await }
+    });
     // Work that blocks may hang: a name that nobody resolves, a plugin that
     // gives no credentials.
     runtime.shutdown_background();
@@ -153,12 +167,14 @@ fn resolve(arguments: Arguments, socket: Option<PathBuf>) -> anyhow::Result<Agen
         kubeconfig: arguments.kubeconfig,
         kubernetes_server: arguments.kubernetes_server,
         lease_namespace: arguments.lease_namespace,
+        events: arguments.events,
         uplink: arguments.uplink,
         netns: arguments.netns,
         state_dir: arguments.state_dir,
         bpffs: arguments.bpffs,
         socket,
         metrics: arguments.metrics,
+        healthz: arguments.healthz,
         capacity: None,
         resync_ms: arguments.resync.map(|resync| resync.as_millis() as u64),
         shrink_guard: arguments.shrink_guard,
@@ -172,6 +188,10 @@ fn resolve(arguments: Arguments, socket: Option<PathBuf>) -> anyhow::Result<Agen
         watch_neighbours: arguments.watch_neighbours,
     };
     let config = given.resolve(file, &arguments.capacity)?;
+    anyhow::ensure!(
+        arguments.uninstall || config.manifests.is_some() || config.kubernetes.is_some(),
+        "manifests: no source of services: give --manifests DIR, --kubernetes, or both"
+    );
     Ok(AgentConfig { recreate_maps: arguments.recreate_maps, force_clsact: arguments.force_clsact, ..config })
 }
 
@@ -196,16 +216,28 @@ mod tests {
     #[test]
     fn flags_reach_the_configuration() {
         let line = "agent --node n1 --manifests /m --capacity flows=7,services=9 --resync 2s --log debug \
-                    --metrics 127.0.0.1:9102 --xdp --recreate-maps --shrink-guard 75 --second-look 1m";
+                    --metrics 127.0.0.1:9102 --healthz [::]:10256 --xdp --recreate-maps --shrink-guard 75 --second-look 1m";
         let matches = command().try_get_matches_from(line.split_whitespace()).unwrap();
         let arguments = Arguments::from_arg_matches(&matches).unwrap();
         let config = resolve(arguments, Some("/run/a.sock".into())).unwrap();
         assert_eq!((config.capacity.flows, config.capacity.services), (7, 9));
         assert_eq!((config.resync, config.log.as_str()), (Duration::from_secs(2), "debug"));
         assert_eq!((config.socket, config.metrics), ("/run/a.sock".into(), "127.0.0.1:9102".parse().ok()));
+        assert_eq!(config.healthz, "[::]:10256".parse().ok());
         let limits = Limits { percent: 75, patience: Duration::from_secs(60) };
         assert_eq!(config.shrink_guard, limits);
         assert!(config.xdp && config.recreate_maps && !config.force_clsact);
+    }
+
+    #[test]
+    fn only_who_uninstalls_needs_no_source() {
+        let resolve = |line: &str| {
+            let matches = command().try_get_matches_from(line.split(' ')).unwrap();
+            resolve(Arguments::from_arg_matches(&matches).unwrap(), None)
+        };
+        assert!(resolve("agent --node n1").unwrap_err().to_string().contains("--manifests"));
+        assert!(resolve("agent --node n1 --kubernetes=false").is_err());
+        assert!(resolve("agent --node n1 --uninstall").is_ok());
     }
 
     #[test]

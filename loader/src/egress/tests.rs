@@ -56,6 +56,7 @@ impl Case {
                 pod_cidrs: vec![],
                 stray_pods: vec![],
                 zone: None,
+                leaving: false,
             };
             (name.into(), node)
         });

@@ -100,7 +100,8 @@ fn key(name: u32) -> ObjectKey {
 }
 
 fn event(name: u32, there: bool) -> Event {
-    let object = Object::Node(NodeObject { addresses: Vec::new(), pod_cidrs: Vec::new(), zone: None });
+    let object =
+        Object::Node(NodeObject { addresses: Vec::new(), pod_cidrs: Vec::new(), zone: None, leaving: false });
     let origin = Origin { source: SOURCE.into(), place: "".into() };
     Event { key: key(name), object: there.then(|| (Arc::new(object), Arc::new(origin))) }
 }

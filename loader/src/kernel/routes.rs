@@ -159,6 +159,7 @@ mod tests {
             pod_cidrs: vec![cidr.parse().unwrap()],
             stray_pods: stray.iter().map(|&address| address.into()).collect(),
             zone: None,
+            leaving: false,
         }
     }
 

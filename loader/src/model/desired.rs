@@ -177,6 +177,8 @@ pub struct Node {
     /// Addresses of pods on this node that lie outside its `pod_cidrs`.
     pub stray_pods: Vec<IpAddr>,
     pub zone: Option<Arc<str>>,
+    /// It will be gone soon.
+    pub leaving: bool,
 }
 
 /// A workload attached to this node: what `causeway endpoint attach` wired.

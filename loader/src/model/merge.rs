@@ -197,7 +197,7 @@ fn served((object, _): &Said) -> Option<&ServiceObject> {
 
 /// A node, and those of its pods that live outside its pod networks.
 pub fn node<'a>(object: &Object, pods: impl Iterator<Item = (&'a ObjectKey, &'a PodObject)>) -> Option<Node> {
-    let Object::Node(NodeObject { addresses, pod_cidrs, zone }) = object else { return None };
+    let Object::Node(NodeObject { addresses, pod_cidrs, zone, leaving }) = object else { return None };
     let stray = |address: &IpAddr| !pod_cidrs.iter().any(|cidr| cidr.contains(address));
     let pods: BTreeSet<IpAddr> = pods.flat_map(|(_, pod)| pod.addresses.iter().copied()).collect();
     Some(Node {
@@ -205,5 +205,6 @@ pub fn node<'a>(object: &Object, pods: impl Iterator<Item = (&'a ObjectKey, &'a 
         pod_cidrs: pod_cidrs.clone(),
         stray_pods: pods.into_iter().filter(stray).collect(),
         zone: zone.clone(),
+        leaving: *leaving,
     })
 }

@@ -47,7 +47,7 @@ fn slice(name: &str, service: &str, port: u16, weight: u32, backends: &[(u8, boo
         })
         .collect();
     let ports = vec![SlicePort { name: port.to_string().into(), protocol: Protocol::Tcp, port: port + 8000 }];
-    let object = SliceObject { service: service.into(), ports, endpoints, weight };
+    let object = SliceObject { service: service.into(), ports, endpoints, weight, changed: None };
     event(Kind::EndpointSlice, name, Some(Object::Slice(object)))
 }
 
@@ -139,6 +139,7 @@ fn pods_outside_their_nodes_networks_are_stray() {
         addresses: vec![[192, 168, 0, 1].into()],
         pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()],
         zone: None,
+        leaving: false,
     };
     let pod = |name: &str, address: [u8; 4]| {
         pod_object(

@@ -9,17 +9,20 @@ use std::{
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use causeway_schema::{V4, V6};
+use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
 use super::{
     cluster::Published,
     egress::EgressState,
+    events::Owners,
     guard::Guarded,
     health_checks::HealthChecks,
     neighbours::Neighbours,
     plane::Plane,
     policies::Policies,
     sources::{Fences, Sources},
+    status::WRITE,
 };
 use crate::{
     attach::{self, EndpointStore, Uplink},
@@ -33,6 +36,7 @@ use crate::{
     model::{Model, desired::DesiredState},
     netlink::Netlink,
     plan::Digest,
+    programming::Programming,
     snapshot::{Command, Handle, Snapshot},
 };
 
@@ -56,6 +60,7 @@ pub(super) struct Agent {
     pub sources: Sources,
     pub guarded: Guarded,
     pub published: Published,
+    pub owners: Owners,
 
     pub started: Instant,
     /// What an earlier agent left and nobody wanted has been removed: from the
@@ -76,6 +81,10 @@ pub(super) struct Agent {
     pub warnings: Vec<String>,
     pub repaired: u64,
     pub repairs: VecDeque<String>,
+
+    pub programming: Programming,
+    /// When the kernel's rows were last as wanted.
+    pub programmed: Option<Timestamp>,
 
     pub fences: Fences,
     /// What readers hold of it, if any does: it is large.
@@ -112,7 +121,7 @@ impl Agent {
             if v4.is_empty() && v6.is_empty() { Default::default() } else { memory.counts().clone() };
         let guard = Guard::new(config.shrink_guard, &sources.names(), counts);
         let now = Instant::now();
-        let published = Published::new(&sources, &config);
+        let (published, owners) = (Published::new(&sources, &config), Owners::new(&sources, &config));
         let mut agent = Self {
             model: Model::new(&sources.names(), &config.node),
             v4,
@@ -128,6 +137,7 @@ impl Agent {
             sources,
             guarded: Guarded::new(guard, memory),
             published,
+            owners,
             started,
             pruned: false,
             settled: false,
@@ -141,6 +151,8 @@ impl Agent {
             warnings: warning.into_iter().collect(),
             repaired: 0,
             repairs: VecDeque::new(),
+            programming: Programming::new(Timestamp::now()),
+            programmed: None,
             fences: Fences::default(),
             desired: Weak::new(),
             snapshot: Arc::default(),
@@ -170,18 +182,29 @@ impl Agent {
     }
 
     pub fn handle(&self, commands: mpsc::Sender<Command>) -> Handle {
-        Handle { snapshot: self.snapshot.clone(), changed: self.changed.subscribe(), commands }
+        let (snapshot, latency) = (self.snapshot.clone(), self.programming.latency.clone());
+        Handle { snapshot, changed: self.changed.subscribe(), commands, latency }
     }
 
     /// Tells the edges how things stand.
     pub fn publish(&mut self) {
+        // What was written was read back at once.
+        if !self.failures.contains_key(WRITE) {
+            self.programming.stands(Timestamp::now());
+        }
+        if self.is_programmed() {
+            self.programmed = Some(Timestamp::now());
+        }
         let endpoints = self.store.iter().map(|(name, stored)| (name.clone(), self.attached(stored)));
         let snapshot = Snapshot {
             endpoints: Arc::new(endpoints.collect()),
             egress: Arc::new(self.egress.decision.standing.clone()),
             status: self.status(),
+            programmed: self.programmed,
+            leaving: self.model.nodes().get(self.config.node.as_str()).is_some_and(|node| node.leaving),
         };
         self.snapshot.store(Arc::new(snapshot));
+        self.tell_owners();
         self.changed.send_modify(|version| *version += 1);
     }
 

@@ -35,6 +35,7 @@ impl Agent {
             let marks = batch.marks.clone();
             // Into the model before the next one is judged by that.
             let believed = self.believed(batch);
+            self.programming.hear(&believed.events);
             touched.extend(self.model.apply(believed));
             if let Some(marks) = marks {
                 self.published.hear(self.model.revision(), marks);

@@ -205,7 +205,7 @@ impl Agent {
         Ok(counters)
     }
 
-    async fn uninstall(&mut self) -> Result<(), String> {
+    pub(super) async fn uninstall(&mut self) -> Result<(), String> {
         let mut errors = Vec::new();
         let names: Vec<String> = self.store.iter().map(|(name, _)| name.clone()).collect();
         for name in names {

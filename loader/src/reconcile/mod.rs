@@ -10,6 +10,7 @@ mod cluster;
 mod commands;
 mod egress;
 mod endpoints;
+mod events;
 mod explain;
 mod guard;
 mod health_checks;
@@ -57,9 +58,10 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
     let handle = agent.handle(commands);
     let mut report = agent.egress.report();
     agent.watch_nodes();
-    let api = tokio::spawn(crate::api::server::serve(listener, handle.clone()));
-    let metrics =
-        config.metrics.map(|address| tokio::spawn(crate::api::server::serve_metrics(address, handle)));
+    let mut servers = vec![tokio::spawn(crate::api::server::serve(listener, handle.clone()))];
+    servers
+        .extend(config.metrics.map(|at| tokio::spawn(crate::api::server::serve_metrics(at, handle.clone()))));
+    servers.extend(config.healthz.map(|at| tokio::spawn(crate::api::proxy_health::serve(at, handle))));
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     // Absent outside systemd.
@@ -103,10 +105,34 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
     }
     // Answers that are on their way get a moment.
     tokio::time::sleep(Duration::from_millis(20)).await;
-    api.abort();
-    if let Some(metrics) = metrics {
-        metrics.abort();
-    }
+    servers.iter().for_each(tokio::task::JoinHandle::abort);
     let _ = std::fs::remove_file(&config.socket);
     ended
+}
+
+/// Takes everything off the node, whichever agent has left it; then, if there is an
+/// address for them, tells those who probe it so until it is told to stop: whoever
+/// started it would start it again.
+///
+/// # Errors
+/// Names what could not be taken off.
+pub async fn uninstall(config: AgentConfig) -> anyhow::Result<()> {
+    // An agent that runs would put back what is taken away.
+    let listener = crate::api::server::bind(&config.socket)?;
+    // Maps of another version go as well.
+    let config = AgentConfig { recreate_maps: true, ..config };
+    let mut agent = Agent::start(config.clone(), Sources::default(), Instant::now()).await?;
+    agent.uninstall().await.map_err(anyhow::Error::msg)?;
+    drop(listener);
+    let _ = std::fs::remove_file(&config.socket);
+    tracing::info!("everything is taken off this node");
+    let Some(address) = config.metrics else { return Ok(()) };
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        () = crate::api::server::serve_uninstalled(address) => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
 }

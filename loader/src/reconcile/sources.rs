@@ -12,13 +12,14 @@ use crate::{
     config::AgentConfig,
     event::{Batch, Kind},
     providers::{
-        kubernetes::{self, Cluster, Kubernetes, Timing},
+        kubernetes::{self, Cluster, Kubernetes, Recorder, Timing},
         manifests::{self, Manifests},
     },
     snapshot::Reply,
 };
 
 /// The providers that the configuration names, started.
+#[derive(Default)]
 pub struct Sources {
     manifests: Option<Manifests>,
     kubernetes: Option<Kubernetes>,
@@ -66,6 +67,11 @@ impl Sources {
     /// The way to other agents, where there is an API server.
     pub fn cluster(&self, namespace: &str) -> Option<Cluster> {
         self.kubernetes.as_ref().map(|kubernetes| kubernetes.cluster(namespace.into()))
+    }
+
+    /// Who tells of objects that cannot be served, where there is an API server.
+    pub fn recorder(&self, node: &str) -> Option<Recorder> {
+        self.kubernetes.as_ref().map(|kubernetes| kubernetes.recorder(node.into()))
     }
 
     /// Asks a source to list these kinds anew; it says so in a batch. Until

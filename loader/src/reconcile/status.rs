@@ -58,6 +58,15 @@ impl Agent {
         self.reasons(self.model.revision()).is_empty()
     }
 
+    /// Whether the kernel's rows are as wanted, whatever sources have yet to say.
+    pub fn is_programmed(&self) -> bool {
+        self.dataplane.is_some()
+            && self.start_micros > 0
+            && self.failures.is_empty()
+            && self.kernel_digest() == Some(self.digest())
+            && self.policies.stand
+    }
+
     /// Why the node has not converged; empty when it has.
     fn reasons(&self, revision: u64) -> Vec<String> {
         let mut reasons = Vec::new();
@@ -106,13 +115,18 @@ impl Agent {
     }
 
     fn problems(&self) -> Vec<ProblemView> {
-        let all = self.model.problems().chain(self.plan_problems()).chain(&self.route_problems);
-        let all = all.chain(&self.egress.decision.problems).chain(self.health_checks.problems());
-        let mut problems: Vec<ProblemView> = all.map(ProblemView::from).collect();
-        problems.extend(self.network_problems().map(|problem| ProblemView::from(&problem)));
+        let mut problems: Vec<ProblemView> =
+            self.every_problem().map(|problem| ProblemView::from(&problem)).collect();
         // Each port of a service has a plan of its own.
         problems.dedup();
         problems
+    }
+
+    /// What cannot be served, wherever that was found.
+    pub fn every_problem(&self) -> impl Iterator<Item = Problem> {
+        let all = self.model.problems().chain(self.plan_problems()).chain(&self.route_problems);
+        let all = all.chain(&self.egress.decision.problems).chain(self.health_checks.problems());
+        all.cloned().chain(self.network_problems())
     }
 
     /// What the plans could not serve; what is wrong in both families, once.

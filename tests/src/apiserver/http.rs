@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::{sync::watch, time};
 
 use super::{
-    Shared,
+    Shared, events,
     faults::{Fault, Point},
     leases,
     state::{Change, DISCOVERY, KINDS, Kind, Page, State},
@@ -56,6 +56,9 @@ async fn answer(
     let path = path.strip_prefix("/apis/").or_else(|| path.strip_prefix("/api/")).unwrap_or_default();
     if let Some(path) = path.strip_prefix("coordination.k8s.io/v1/namespaces/") {
         return leases::answer(&shared, &method, path, &given, &headers, &body);
+    }
+    if let Some(path) = path.strip_prefix("events.k8s.io/v1/namespaces/") {
+        return events::answer(&shared, &method, path, &body);
     }
     // Names and versions alone, where that is asked for.
     let accepted = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -127,6 +130,9 @@ async fn objects(shared: &Arc<Shared>, kind: Kind, given: &BTreeMap<String, Stri
         return answer;
     }
     if !is_watch {
+        if let Some(selector) = given.get("fieldSelector") {
+            return selected(shared, kind, selector, bare);
+        }
         let limit = given.get("limit").and_then(|limit| limit.parse().ok());
         return list(shared, kind, limit, token, bare);
     }
@@ -169,9 +175,25 @@ async fn fault(shared: &Shared, kind: Kind, point: Point) -> Option<Response> {
 }
 
 fn list(shared: &Shared, kind: Kind, limit: Option<usize>, token: Option<u64>, bare: bool) -> Response {
-    let Some(Page { mut objects, revision, rest }) = shared.state().page(kind, limit, token) else {
-        return expired();
-    };
+    match shared.state().page(kind, limit, token) {
+        Some(page) => page_of(kind, page, bare),
+        None => expired(),
+    }
+}
+
+/// The objects whose fields are such, all on one page.
+fn selected(shared: &Shared, kind: Kind, selector: &str, bare: bool) -> Response {
+    let Some(mut page) = shared.state().page(kind, None, None) else { return expired() };
+    page.objects.retain(|object| {
+        selector.split(',').all(|term| {
+            let (field, value) = term.split_once('=').unwrap_or_default();
+            object.pointer(&format!("/{}", field.replace('.', "/"))).and_then(Value::as_str) == Some(value)
+        })
+    });
+    page_of(kind, page, bare)
+}
+
+fn page_of(kind: Kind, Page { mut objects, revision, rest }: Page, bare: bool) -> Response {
     let mut metadata = json!({"resourceVersion": revision.to_string()});
     if let Some((token, left)) = rest {
         metadata["continue"] = json!(token.to_string());

@@ -6,6 +6,7 @@
 //! What it holds is put there by the test, as the documents that a manifest
 //! directory would have.
 
+mod events;
 mod faults;
 mod http;
 mod leases;
@@ -205,6 +206,22 @@ impl ApiServer {
     /// Lets clients have Leases, or no longer.
     pub fn allow_leases(&self, allowed: bool) {
         self.shared.state().leases.forbidden = !allowed;
+    }
+
+    /// The Events that there are, and how often somebody wanted to create one.
+    pub fn events(&self) -> (Vec<Value>, u64) {
+        let state = self.shared.state();
+        (state.events.objects.values().cloned().collect(), state.events.asked)
+    }
+
+    /// Forgets the Events, as a server does after an hour.
+    pub fn forget_events(&self) {
+        self.shared.state().events.objects.clear();
+    }
+
+    /// Lets clients create Events, or no longer.
+    pub fn allow_events(&self, allowed: bool) {
+        self.shared.state().events.forbidden = !allowed;
     }
 
     /// The objects as they are now, without what the server has added.

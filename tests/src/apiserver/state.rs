@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::{faults::Faults, leases::Leases};
+use super::{events::Events, faults::Faults, leases::Leases};
 
 /// A kind by its place in [`KINDS`].
 pub type Kind = usize;
@@ -76,6 +76,7 @@ pub struct State {
     faults: [Faults; KINDS.len() + 1],
     requests: [(u64, u64); KINDS.len()],
     pub leases: Leases,
+    pub events: Events,
 }
 
 impl Default for State {
@@ -93,6 +94,7 @@ impl Default for State {
             faults: Default::default(),
             requests: Default::default(),
             leases: Leases::default(),
+            events: Events::default(),
         }
     }
 }

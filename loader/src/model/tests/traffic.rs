@@ -36,7 +36,7 @@ pub fn slice(name: &str, service: &str, port: u16, weight: u32, endpoints: Vec<S
 
 pub fn node(name: u8, net: u8, zone: Option<Arc<str>>) -> Event {
     let pod_cidrs = vec![format!("10.244.{net}.0/24").parse().unwrap()];
-    let object = NodeObject { addresses: vec![[192, 168, 0, net].into()], pod_cidrs, zone };
+    let object = NodeObject { addresses: vec![[192, 168, 0, net].into()], pod_cidrs, zone, leaving: false };
     event(Kind::Node, &format!("n{name}"), Some(Object::Node(object)))
 }
 

@@ -5,6 +5,8 @@ use crate::event::{Kind, NodeObject, Object};
 
 /// Names the zone that a node is in.
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+/// Of nodes that the cluster's autoscaler is about to remove.
+const LEAVING_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
 
 pub fn node(node: Node, names: &mut Names) -> Converted {
     let key = match key(Kind::Node, &node.metadata, names) {
@@ -14,7 +16,10 @@ pub fn node(node: Node, names: &mut Names) -> Converted {
     let mut refusals = Vec::new();
     let zone = node.metadata.labels.as_ref().and_then(|labels| labels.get(ZONE_LABEL));
     let zone = zone.filter(|zone| !zone.is_empty()).map(|zone| names.get(zone));
-    let mut object = NodeObject { addresses: Vec::new(), pod_cidrs: Vec::new(), zone };
+    let spec = node.spec.unwrap_or_default();
+    let is_tainted = spec.taints.iter().flatten().any(|taint| taint.key == LEAVING_TAINT);
+    let leaving = is_tainted || node.metadata.deletion_timestamp.is_some();
+    let mut object = NodeObject { addresses: Vec::new(), pod_cidrs: Vec::new(), zone, leaving };
     let wire = node.status.unwrap_or_default().addresses.unwrap_or_default();
     for (index, wire) in wire.into_iter().enumerate().filter(|(_, wire)| wire.type_ == "InternalIP") {
         match address::unicast(&wire.address, &format!("status.addresses[{index}].address")) {
@@ -24,7 +29,6 @@ pub fn node(node: Node, names: &mut Names) -> Converted {
         }
     }
 
-    let spec = node.spec.unwrap_or_default();
     let several = spec.pod_cidrs.unwrap_or_default().into_iter().enumerate();
     let several = several.map(|(index, text)| (format!("spec.podCIDRs[{index}]"), text)).collect();
     match address::pair(spec.pod_cidr, several, "spec.podCIDR") {
@@ -76,6 +80,16 @@ mod tests {
         assert_eq!(node.addresses, ["192.168.0.1".parse::<std::net::IpAddr>().unwrap()]);
         assert_eq!(node.pod_cidrs.len(), 2);
         assert!(refusals.is_empty());
+    }
+
+    #[test]
+    fn a_node_leaves_by_its_deletion_or_by_the_autoscaler() {
+        let leaving = |yaml| check(yaml).0.unwrap().leaving;
+        assert!(!leaving("{metadata: {name: n}, spec: {taints: [{key: node.kubernetes.io/not-ready}]}}"));
+        assert!(leaving(
+            "{metadata: {name: n}, spec: {taints: [{key: a}, {key: ToBeDeletedByClusterAutoscaler}]}}"
+        ));
+        assert!(leaving("{metadata: {name: n, deletionTimestamp: '2026-11-22T12:00:00Z'}}"));
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+use jiff::Timestamp;
+
 use super::{
     Converted, Names, Refusal, address, key, label, port, quoted, subdomain,
     wire::{
@@ -16,6 +18,8 @@ const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 /// Share of the service's flows for each backend of the slice, relative to
 /// those of other slices.
 const WEIGHT_ANNOTATION: &str = "causeway.io/weight";
+/// When that happened which a slice tells of.
+const TRIGGER_ANNOTATION: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 const MAX_WEIGHT: u32 = causeway_schema::choice::MAX_WEIGHT;
 const MAX_BACKENDS: usize = causeway_schema::choice::maglev::MAX_BACKENDS;
 
@@ -53,6 +57,7 @@ fn try_slice(
         }
     };
     let weight = weight(&slice.metadata)?;
+    let changed = changed(&slice.metadata);
     let wanted = slice.endpoints.unwrap_or_default();
     not_too_many(wanted.len(), "endpoints")?;
 
@@ -70,7 +75,7 @@ fn try_slice(
         }
     }
     endpoints.shrink_to_fit();
-    Ok((key, SliceObject { service: names.get(service), ports, endpoints, weight }))
+    Ok((key, SliceObject { service: names.get(service), ports, endpoints, weight, changed }))
 }
 
 /// The first address stands for the endpoint, as the API says.
@@ -127,14 +132,14 @@ pub fn endpoints(wire: Endpoints, names: &mut Names) -> Converted {
         Ok(head) => head,
         Err(refusal) => return Converted::refused(vec![refusal]),
     };
-    let service = key.name.clone();
+    let (service, changed) = (key.name.clone(), changed(&wire.metadata));
     let mut converted = Converted::default();
     for (index, wire) in wire.subsets.unwrap_or_default().into_iter().enumerate() {
         match subset(wire, index, names, &mut converted.refusals) {
             Ok((ports, endpoints)) => {
                 let name = names.get(&format!("{service}/{index}"));
                 let key = ObjectKey { name, ..key.clone() };
-                let object = SliceObject { service: service.clone(), ports, endpoints, weight };
+                let object = SliceObject { service: service.clone(), ports, endpoints, weight, changed };
                 converted.objects.push((key, Object::Slice(object)));
             }
             Err(refusal) => converted.refusals.push(refusal),
@@ -198,6 +203,11 @@ fn weight(metadata: &ObjectMeta) -> Result<u32, Refusal> {
             Err(Refusal::new(format!("metadata.annotations[{WEIGHT_ANNOTATION}]"), message))
         }
     }
+}
+
+/// What cannot be read is not measured, and no more than that.
+fn changed(metadata: &ObjectMeta) -> Option<Timestamp> {
+    metadata.annotations.as_ref()?.get(TRIGGER_ANNOTATION)?.parse().ok()
 }
 
 fn not_too_many(count: usize, field: &str) -> Result<(), Refusal> {

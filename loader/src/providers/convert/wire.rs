@@ -10,11 +10,13 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 #[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ObjectMeta {
     pub name: Option<String>,
     pub namespace: Option<String>,
     pub labels: Option<BTreeMap<String, String>>,
     pub annotations: Option<BTreeMap<String, String>>,
+    pub deletion_timestamp: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -183,6 +185,13 @@ pub struct NodeSpec {
     pub pod_cidr: Option<String>,
     #[serde(rename = "podCIDRs")]
     pub pod_cidrs: Option<Vec<String>>,
+    pub taints: Option<Vec<Taint>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub struct Taint {
+    #[serde(default)]
+    pub key: String,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -99,7 +99,10 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 fn prune(value: &mut Value) {
     keep(value.get_mut("metadata"), |key| {
-        matches!(key, "name" | "namespace" | "labels" | "annotations" | "resourceVersion")
+        matches!(
+            key,
+            "name" | "namespace" | "labels" | "annotations" | "resourceVersion" | "deletionTimestamp"
+        )
     });
     keep(value.pointer_mut("/metadata/annotations"), |key| key != LAST_APPLIED);
     // A node's.

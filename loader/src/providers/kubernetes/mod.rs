@@ -6,6 +6,7 @@
 
 mod client;
 mod cluster;
+mod events;
 mod fare;
 mod kinds;
 mod listed;
@@ -24,6 +25,7 @@ use tokio::{
 
 pub use client::Access;
 pub use cluster::{Cluster, Word};
+pub use events::{Recorder, Wrong};
 
 use self::{
     fare::Fares,
@@ -126,6 +128,11 @@ impl Kubernetes {
     /// The way to the other agents, by Leases of a namespace.
     pub fn cluster(&self, namespace: Arc<str>) -> Cluster {
         Cluster::new(self.aside.clone(), namespace, self.timing)
+    }
+
+    /// Tells the owners of objects what is wrong with them, as a node.
+    pub fn recorder(&self, node: Arc<str>) -> Recorder {
+        Recorder::new(self.aside.clone(), node)
     }
 
     /// Why it has stopped to listen, once it has: a bug.

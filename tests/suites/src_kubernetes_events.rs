@@ -1,0 +1,120 @@
+//! SRC-01: does the owner of an object that cannot be served hear of it, by an Event
+//! on the object, once, however many nodes find the same?
+
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
+
+use causeway_testkit::{
+    apiserver::{ApiServer, kind},
+    manifest::{Port, Service},
+    topology::{Cluster, PATIENCE, vip},
+};
+use serde_json::Value;
+
+/// Until it is told of, and until nobody tells any more.
+const TOLD: Duration = Duration::from_secs(20);
+const QUIET: Duration = Duration::from_secs(8);
+
+/// One that is not served at all, one of which a part is not, and one of a kind
+/// without a namespace.
+const WRONG: &str = "\
+apiVersion: v1
+kind: Service
+metadata: {name: nothing, namespace: default}
+spec: {clusterIP: 10.96.0.66, ports: [{port: 0}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: half, namespace: default}
+spec: {podSelector: {}, ingress: [{from: [{ipBlock: {cidr: ten}}]}]}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: far}
+spec: {podCIDR: 10.9.0.5/24}
+";
+
+fn until(what: &str, patience: Duration, good: impl Fn() -> bool) {
+    let end = Instant::now() + patience;
+    while !good() {
+        assert!(Instant::now() < end, "not within {patience:?}: {what}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Kind, name, reason and namespace of each, sorted.
+fn told(api: &ApiServer) -> Vec<[String; 4]> {
+    let text = |event: &Value, path: &str| event.pointer(path).unwrap().as_str().unwrap().to_owned();
+    let line = |event: &Value| {
+        ["/regarding/kind", "/regarding/name", "/reason", "/metadata/namespace"].map(|path| text(event, path))
+    };
+    let mut told: Vec<_> = api.events().0.iter().map(line).collect();
+    told.sort();
+    told
+}
+
+#[test]
+fn the_owner_hears_once_for_all_nodes_and_anew_when_it_comes_back() {
+    let (cluster, api) = Cluster::watching(3);
+    let web = Service::new("web", vip(1), &[Port::tcp(80, 8080)]);
+    let other = Service { name: "other".into(), ..web.clone() };
+    [web.yaml(), other.yaml(), WRONG.to_owned()].iter().for_each(|yaml| api.apply(yaml));
+    let wanted = [
+        ["NetworkPolicy", "half", "NotEnforced", "default"],
+        ["Node", "far", "NotServed", "default"],
+        ["Service", "nothing", "NotServed", "default"],
+        ["Service", "web", "NotServed", "default"],
+    ];
+    until("all four", TOLD, || told(&api).len() == wanted.len());
+    // Every node has tried, each thing once, and is quiet from then on.
+    until("three times", TOLD, || api.events().1 == 3 * wanted.len() as u64);
+    thread::sleep(QUIET);
+    let (events, asked) = api.events();
+    assert_eq!((told(&api), asked), (wanted.map(|line| line.map(str::to_owned)).to_vec(), 12), "{events:#?}");
+    for event in &events {
+        let about = &event["regarding"];
+        let (namespace, name) = (about["namespace"].as_str().unwrap(), about["name"].as_str().unwrap());
+        let uid = format!("{}-{namespace}-{name}", kind(about["kind"].as_str().unwrap()));
+        assert_eq!(about["uid"], uid, "of this very object");
+    }
+    let note = |name: &str| {
+        let event = events.iter().find(|event| event["regarding"]["name"] == name).unwrap();
+        event["note"].as_str().unwrap().to_owned()
+    };
+    assert!(note("nothing").starts_with("spec.ports[0].port: "), "{}", note("nothing"));
+    assert!(note("web").contains("default/other"), "{}", note("web"));
+    assert!(note("far").contains("10.9.0.0/24"), "{}", note("far"));
+
+    // Mended, forgotten, and wrong again.
+    api.apply(&WRONG.replace("port: 0", "port: 80"));
+    cluster.nodes[0].agent().wait_status("one less", PATIENCE, |status| status.problems.len() == 3);
+    api.forget_events();
+    api.apply(WRONG);
+    until("once more", TOLD, || told(&api).iter().any(|line| line[1] == "nothing"));
+    assert_eq!(told(&api).len(), 1, "of the rest it was told within the hour");
+}
+
+#[test]
+fn who_may_not_tell_serves_all_the_same() {
+    let (mut cluster, api) = Cluster::watching(1);
+    api.allow_events(false);
+    api.apply(WRONG);
+    until("all three", TOLD, || api.events().1 == 3);
+    thread::sleep(QUIET);
+    assert_eq!(api.events(), (Vec::new(), 3), "it does not insist");
+    let status = cluster.nodes[0].agent().status();
+    assert!(status.converged && status.alarms.is_empty() && status.problems.len() == 3, "{status:#?}");
+    let log = fs::read_to_string(cluster.nodes[0].agent().log_path()).unwrap();
+    assert!(log.contains("cannot tell of it by an Event"), "{log}");
+
+    // Nor does anybody tell where that is not wanted.
+    api.allow_events(true);
+    let agent = cluster.nodes[0].agent_mut();
+    agent.stop();
+    agent.restart_with(&["--events", "false"]);
+    agent.wait_status("what is wrong", PATIENCE, |status| status.problems.len() == 3);
+    thread::sleep(QUIET);
+    assert_eq!(api.events(), (Vec::new(), 3));
+}
