@@ -106,7 +106,9 @@ mod tests {
         for rule in rules {
             assert_eq!(list(&rule["verbs"]), ["list", "watch"]);
             let groups = list(&rule["apiGroups"]);
-            allowed.extend(list(&rule["resources"]).into_iter().map(|plural| (groups[0].clone(), plural)));
+            for group in &groups {
+                allowed.extend(list(&rule["resources"]).into_iter().map(|plural| (group.clone(), plural)));
+            }
         }
         let mut wanted: Vec<_> =
             KINDS.iter().map(|watched| (watched.group().to_owned(), watched.plural.to_owned())).collect();
