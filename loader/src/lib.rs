@@ -23,3 +23,4 @@ pub mod policy;
 pub mod providers;
 pub mod reconcile;
 pub mod snapshot;
+pub mod sysctl;
