@@ -33,8 +33,9 @@ pub struct Packed {
     pub digest: String,
 }
 
-/// The image as an OCI layout in a tar. `manifest.json` is beside it for who knows
-/// nothing of OCI, as `docker save` writes it.
+/// The image as an OCI layout in a tar, which `podman load` and `skopeo` take.
+/// Beside it is `manifest.json`, by which tools that are older than OCI find the
+/// same blobs; with none of them was it tried.
 ///
 /// # Errors
 /// When the binary is none that runs by itself.

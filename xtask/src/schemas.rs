@@ -80,7 +80,10 @@ mod tests {
     /// Whether all of a file is right, and what is said of it.
     fn validate(path: &Path) -> (bool, String) {
         let version = VERSION.rsplit_once('.').unwrap().0;
-        let said = Command::new(place().join("bin").join(PACKAGE)).args(["--strict", "-k", version]).arg(path).output();
+        let said = Command::new(place().join("bin").join(PACKAGE))
+            .args(["--strict", "-k", version])
+            .arg(path)
+            .output();
         let said = said.unwrap_or_else(|error| panic!("{error}: cargo xtask test installs {PACKAGE}"));
         (said.status.success(), String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned())
     }
