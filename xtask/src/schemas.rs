@@ -11,7 +11,7 @@ use crate::paths;
 /// Of PyPI; the schemas are in it, and its version is that of Kubernetes.
 const PACKAGE: &str = "kubernetes-validate";
 const VERSION: &str = "1.36.0";
-/// What it needs, and what that needs; of Python 3.11 and later.
+/// What it needs, and what that needs, under the Python 3.11 of Debian 12.
 const NEEDED: [&str; 9] = [
     "attrs==26.1.0",
     "importlib_resources==7.1.0",
