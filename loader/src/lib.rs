@@ -24,3 +24,4 @@ pub mod programming;
 pub mod providers;
 pub mod reconcile;
 pub mod snapshot;
+pub mod sysctl;

@@ -7,6 +7,7 @@
 //! A test wants to stop at the first thing that is not as it should be, with
 //! the reason: the kit is test code, and panics where a library would return.
 
+pub mod addresses;
 pub mod agent;
 pub mod apiserver;
 pub mod bed;

@@ -7,6 +7,7 @@ use std::{
     panic::resume_unwind,
     path::{Path, PathBuf},
     process::Command,
+    sync::Once,
     thread::{self, JoinHandle},
 };
 
@@ -29,7 +30,7 @@ impl Netns {
     pub fn new() -> Self {
         let name = unique();
         let path = Path::new(NETNS_DIR).join(&name);
-        fs::create_dir_all(NETNS_DIR).unwrap();
+        share_directory();
         OpenOptions::new().create_new(true).write(true).open(&path).unwrap();
         thread::scope(|scope| {
             let made = scope.spawn(|| {
@@ -116,6 +117,24 @@ impl Netns {
         self.run(|| fs::write(&path, value))
             .unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
     }
+}
+
+/// As `ip netns add` leaves the directory: containers that have it mounted see
+/// namespaces that are named later. On a machine with systemd all is shared.
+fn share_directory() {
+    static SHARE: Once = Once::new();
+    SHARE.call_once(|| {
+        fs::create_dir_all(NETNS_DIR).unwrap();
+        let change = |from: Option<&str>, flags: MsFlags| {
+            mount(from, NETNS_DIR, None::<&str>, flags | MsFlags::MS_REC, None::<&str>)
+        };
+        let shared = change(None, MsFlags::MS_SHARED).or_else(|_| {
+            // It is no mount yet.
+            change(Some(NETNS_DIR), MsFlags::MS_BIND)?;
+            change(None, MsFlags::MS_SHARED)
+        });
+        shared.unwrap_or_else(|error| panic!("share {NETNS_DIR}: {error}"));
+    });
 }
 
 impl Default for Netns {

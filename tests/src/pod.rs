@@ -114,7 +114,7 @@ impl Pod {
     }
 
     /// `$(NAME)` stands for a variable.
-    pub fn arguments(&self) -> Vec<String> {
+    fn arguments(&self) -> Vec<String> {
         let environment = self.environment();
         let expand = |text: String| {
             environment.iter().fold(text, |text, (name, value)| text.replace(&format!("$({name})"), value))

@@ -24,7 +24,10 @@ use crate::{
     server::Server,
 };
 
-pub use crate::container::{Container, widen};
+pub use crate::{
+    addresses::{node_address, node_address6, outside_address, outside_address6, vip, vip6},
+    container::{Container, widen},
+};
 
 /// Name of each node's uplink.
 pub const UPLINK: &str = "up0";
@@ -60,10 +63,15 @@ impl Cluster {
         Self::build(nodes, false, |_| shared.clone())
     }
 
+    /// As [`Cluster::new`], of both families.
+    pub fn idle(nodes: u8) -> Self {
+        let shared = Arc::<Manifests>::default();
+        Self::build(nodes, true, |_| shared.clone())
+    }
+
     /// As [`Cluster::running`], of both families.
     pub fn dual(nodes: u8) -> Self {
-        let shared = Arc::<Manifests>::default();
-        let mut cluster = Self::build(nodes, true, |_| shared.clone());
+        let mut cluster = Self::idle(nodes);
         cluster.start();
         cluster
     }
@@ -71,8 +79,7 @@ impl Cluster {
     /// As [`Cluster::dual`], with uplinks that forward, as on every node of
     /// Kubernetes.
     pub fn forwarding(nodes: u8) -> Self {
-        let shared = Arc::<Manifests>::default();
-        let mut cluster = Self::build(nodes, true, |_| shared.clone());
+        let mut cluster = Self::idle(nodes);
         cluster.nodes.iter().for_each(Node::forward);
         cluster.start();
         cluster
@@ -81,8 +88,7 @@ impl Cluster {
     /// Of both families, with an API server on the outside host that knows the
     /// nodes. No agent runs yet.
     pub fn beside_api(nodes: u8) -> (Self, ApiServer) {
-        let shared = Arc::<Manifests>::default();
-        let cluster = Self::build(nodes, true, |_| shared.clone());
+        let cluster = Self::idle(nodes);
         let api = ApiServer::start(&cluster.outside, (outside_address(), API_PORT));
         cluster.nodes.iter().for_each(|node| api.apply(&node.yaml()));
         (cluster, api)
@@ -100,8 +106,7 @@ impl Cluster {
 
     /// As [`Cluster::dual`], with a configuration file for each agent.
     pub fn configured(nodes: u8, config: &str) -> Self {
-        let shared = Arc::<Manifests>::default();
-        let mut cluster = Self::build(nodes, true, |_| shared.clone());
+        let mut cluster = Self::idle(nodes);
         for node in &mut cluster.nodes {
             node.start_with(Some(config));
         }
@@ -111,8 +116,7 @@ impl Cluster {
 
     /// As [`Cluster::dual`], attached as on kernels before 6.6.
     pub fn clsact(nodes: u8) -> Self {
-        let shared = Arc::<Manifests>::default();
-        let mut cluster = Self::build(nodes, true, |_| shared.clone());
+        let mut cluster = Self::idle(nodes);
         for node in &mut cluster.nodes {
             node.start_from(Some(node.manifests.path().to_owned()), None, &["--force-clsact"]);
         }
@@ -135,17 +139,27 @@ impl Cluster {
     /// As [`Cluster::dual`], with a program in the driver of each uplink, and
     /// frames between the hosts as a wire would bring them.
     pub fn xdp(nodes: u8) -> Self {
-        let shared = Arc::<Manifests>::default();
-        let mut cluster = Self::build(nodes, true, |_| shared.clone());
-        offload::off(&cluster.outside, "eth0");
-        for node in &mut cluster.nodes {
+        let mut cluster = Self::idle(nodes);
+        cluster.start_with_xdp(|node, config| node.start_with(Some(config)));
+        cluster
+    }
+
+    /// As [`Cluster::xdp`], but the agents take everything from an API server.
+    pub fn xdp_watching(nodes: u8) -> (Self, ApiServer) {
+        let (mut cluster, api) = Self::beside_api(nodes);
+        cluster.start_with_xdp(|node, config| node.start_watching_with(&api, config));
+        (cluster, api)
+    }
+
+    fn start_with_xdp(&mut self, start: impl Fn(&mut Node, &str)) {
+        offload::off(&self.outside, "eth0");
+        for node in &mut self.nodes {
             offload::off(&node.netns, UPLINK);
             node.forward();
-            node.start_with(Some("xdp = true\n"));
+            start(node, "xdp = true\n");
         }
-        cluster.switch.take_xdp();
-        cluster.wait_converged();
-        cluster
+        self.switch.take_xdp();
+        self.wait_converged();
     }
 
     /// Nodes that read a directory each.
@@ -371,29 +385,4 @@ impl Node {
     pub fn detach(&self, name: &str) {
         self.agent().ask(&["endpoint", "detach", name]);
     }
-}
-
-pub fn node_address(index: u8) -> Ipv4Addr {
-    Ipv4Addr::new(192, 168, 77, 10 + index)
-}
-
-pub fn outside_address() -> Ipv4Addr {
-    Ipv4Addr::new(192, 168, 77, 200)
-}
-
-pub fn node_address6(index: u8) -> Ipv6Addr {
-    Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 0x10 + u16::from(index))
-}
-
-pub fn outside_address6() -> Ipv6Addr {
-    Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 0x200)
-}
-
-pub fn vip6(host: u8) -> Ipv6Addr {
-    Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, host.into())
-}
-
-/// A virtual address by its last byte.
-pub fn vip(host: u8) -> Ipv4Addr {
-    Ipv4Addr::new(10, 96, 0, host)
 }

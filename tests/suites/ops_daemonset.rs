@@ -1,5 +1,7 @@
 //! OPS-02: does an agent work as deploy/daemonset.yaml starts it, with what
-//! deploy/rbac.yaml lets it read, and are its rights no more than it needs?
+//! deploy/rbac.yaml lets it read, and are its rights no more than it needs? Its
+//! capabilities and volumes, each taken away by itself; its roles, held against
+//! all that agents ask the API server for.
 
 use std::{
     fs,
@@ -14,7 +16,7 @@ use std::{
 use causeway_testkit::{
     agent::{Agent, Said, Setup},
     apiserver::{
-        ApiServer, DISCOVERY, KINDS,
+        ApiServer, KINDS, kind,
         rbac::Rules,
         secure::{Identity, pem},
     },
@@ -128,6 +130,19 @@ fn a_pod_of_the_daemon_set_serves() {
     let note = |key: &str| pod.annotation(&format!("prometheus.io/{key}"));
     let (_, metrics) = get(&cluster, note("port").parse().unwrap(), &note("path"));
     assert!(metrics.contains("causeway_converged 1"), "{metrics}");
+    // And load balancers at kube-proxy's port.
+    let (head, body) = get(&cluster, 10256, "/healthz");
+    assert!(head.contains(" 200 ") && body.contains("nodeEligible\":true"), "{head}\n{body}");
+
+    // An Event is what the role lets it write.
+    let wrong = Service { name: "wrong".into(), ..web.clone() };
+    api.apply(&wrong.yaml());
+    let (end, agent) = (Instant::now() + PATIENCE, cluster.nodes[0].agent());
+    while api.events().0.is_empty() {
+        assert!(Instant::now() < end, "{}", agent.log_tail());
+        thread::sleep(Duration::from_millis(50));
+    }
+    api.delete(kind("Service"), "default", "wrong");
 
     // A pod is replaced: what it pinned stays, and is taken over.
     cluster.nodes[0].agent_mut().stop();
@@ -137,28 +152,62 @@ fn a_pod_of_the_daemon_set_serves() {
     cluster.wait_converged();
     serves(&client.netns);
     assert_eq!(cluster.nodes[0].agent().status().endpoints, 2);
+
+    // And when it is to end, by docs/install.md.
+    cluster.nodes[0].agent_mut().stop();
+    cluster.nodes[0].agent_mut().restart_with(&["--uninstall"]);
+    let (end, agent) = (Instant::now() + PATIENCE, cluster.nodes[0].agent());
+    while !agent.log_tail().contains("everything is taken off this node") {
+        assert!(Instant::now() < end, "{}", agent.log_tail());
+        thread::sleep(Duration::from_millis(50));
+    }
+    let (head, body) = get(&cluster, note("port").parse().unwrap(), "/readyz");
+    assert!(head.contains(" 200 ") && body == "uninstalled\n", "{head}\n{body}");
+    assert!(!agent.pins().join("causeway").exists());
+}
+
+/// Something of the manifest, and how the node looks without it.
+type Need = (&'static str, fn(&Agent) -> bool);
+
+const CAPABILITIES: [Need; 3] = [
+    ("NET_ADMIN", |agent| attach(agent).stderr.contains("create the veth pair: Operation not permitted")),
+    ("NET_RAW", |agent| alarms(agent, "cannot watch the neighbours")),
+    ("SYS_ADMIN", |agent| agent.log_tail().contains("cannot load the embedded BPF object")),
+];
+
+const VOLUMES: [Need; 6] = [
+    // The agent helps itself, but nothing is pinned where it outlives the pod.
+    ("bpf", |agent| agent.cli(&["converged"]).code == 0 && !agent.pins().join("causeway/maps").exists()),
+    ("cgroup", |agent| alarms(agent, "processes of the node itself cannot call services")),
+    ("sysctl", |agent| attach(agent).stderr.contains("mount the host's at /host/proc/sys/net")),
+    ("netns", |agent| attach(agent).stderr.contains("No such file")),
+    ("run", |agent| agent.log_tail().contains("create /run/causeway: Read-only file system")),
+    ("state", |agent| agent.log_tail().contains("/var/lib/causeway: Read-only file system")),
+];
+
+fn alarms(agent: &Agent, words: &str) -> bool {
+    agent.try_status().is_some_and(|status| status.alarms.iter().any(|alarm| alarm.contains(words)))
 }
 
 #[test]
 fn each_right_and_place_is_needed() {
-    type Fault = fn(&Agent) -> bool;
-    let cases: [(&str, Fault); 4] = [
-        ("NET_ADMIN", |agent| attach(agent).stderr.contains("create the veth pair: Operation not permitted")),
-        ("SYS_ADMIN", |agent| agent.log_tail().contains("cannot load the embedded BPF object")),
-        ("NET_RAW", |agent| {
-            let alarms = agent.try_status().map(|status| status.alarms).unwrap_or_default();
-            alarms.iter().any(|alarm| alarm.contains("cannot watch the neighbours"))
-        }),
-        ("sysctl", |agent| attach(agent).stderr.contains("mount the host's at /host/proc/sys/net")),
-    ];
-    let (_, _, pod) = scene();
-    assert_eq!(pod.capabilities().len(), 3, "{:?}", pod.capabilities());
-    for (name, is_missed) in cases {
+    let pod = Pod::read(&deploy("daemonset.yaml"), "DaemonSet");
+    let volumes = pod.spec("/volumes");
+    let volumes = volumes.as_array().unwrap().iter().map(|volume| volume["name"].as_str().unwrap());
+    let names = |needs: &[Need]| -> Vec<&str> { needs.iter().map(|(name, _)| *name).collect() };
+    assert_eq!(volumes.collect::<Vec<_>>(), names(&VOLUMES));
+    assert_eq!(pod.capabilities(), names(&CAPABILITIES));
+
+    // Nothing is missed of what is there.
+    let (mut cluster, _api, pod) = scene();
+    start(&mut cluster, pod);
+    cluster.wait_converged();
+    for (name, is_missed) in CAPABILITIES.iter().chain(&VOLUMES) {
+        assert!(!is_missed(cluster.nodes[0].agent()), "{name}");
+    }
+    let without = |name: &str, is_missed: fn(&Agent) -> bool, take: fn(&mut Pod, &str)| {
         let (mut cluster, _api, mut pod) = scene();
-        match name {
-            "sysctl" => pod.drop_volume(name),
-            _ => pod.drop_capability(name),
-        }
+        take(&mut pod, name);
         start(&mut cluster, pod);
         let agent = cluster.nodes[0].agent();
         let end = Instant::now() + PATIENCE;
@@ -166,17 +215,28 @@ fn each_right_and_place_is_needed() {
             assert!(Instant::now() < end, "nobody misses {name}: {:?}\n{}", attach(agent), agent.log_tail());
             thread::sleep(Duration::from_millis(50));
         }
-    }
+    };
+    CAPABILITIES.iter().for_each(|(name, is_missed)| without(name, *is_missed, Pod::drop_capability));
+    VOLUMES.iter().for_each(|(name, is_missed)| without(name, *is_missed, Pod::drop_volume));
 }
 
 #[test]
-fn the_role_allows_what_is_read() {
+fn the_roles_allow_what_is_read_and_kept_and_nothing_else() {
     let rules = Rules::of(&rbac(), "kube-system", "causeway");
-    let refused: Vec<_> = (0..KINDS.len()).filter(|kind| !rules.may_read(*kind)).collect();
-    assert!(refused.is_empty() && rules.may_read(DISCOVERY) && rules.may_keep_leases(), "{refused:?}");
+    let right = |group: &str, thing: &str, verb: &str| (group.into(), thing.into(), verb.into());
+    let read = KINDS.iter().flat_map(|(api, _, resource, ..)| {
+        let group = api.split_once('/').map_or("", |(group, _)| group);
+        ["list", "watch"].map(|verb| right(group, resource, verb))
+    });
+    let discovered = ["/apis", "/apis/*"].map(|path| right("", path, "get"));
+    let told = [right("events.k8s.io", "events", "create")];
+    let kept = ["list", "create", "patch"].map(|verb| right("coordination.k8s.io", "leases", verb));
+    assert_eq!(rules.granted(), [read.chain(discovered).chain(told).collect(), kept.into()]);
     assert_eq!(Pod::read(&deploy("daemonset.yaml"), "DaemonSet").spec("/serviceAccountName"), "causeway");
+}
 
-    // And would be missed.
+#[test]
+fn a_kind_that_must_not_be_read_is_told() {
     let (mut cluster, api, pod) = scene();
     let less = rbac().replace("[endpointslices]", "[leases]");
     api.authorise(&Rules::of(&less, "kube-system", "causeway"));
@@ -185,4 +245,39 @@ fn the_role_allows_what_is_read() {
         let told = |problem: &str| problem.contains("EndpointSlice") && problem.contains("deploy/rbac.yaml");
         status.problems.iter().any(|problem| told(&problem.to_string()))
     });
+}
+
+#[test]
+fn each_verb_for_leases_is_needed_in_the_accounts_namespace() {
+    let (mut cluster, api, pod) = scene();
+    let authorise = |verbs: &str, namespace: &str| {
+        let rules = rbac().replace("[list, create, patch]", verbs);
+        let rules = Rules::of(&rules, "kube-system", "causeway");
+        assert!(!rules.may_lease("list", "default") && !rules.may_lease("delete", namespace));
+        api.authorise(&rules);
+    };
+    let cannot_write = |agent: &Agent| alarms(agent, "Lease kube-system/causeway-n0");
+    // Whoever applies an object that is not there creates it.
+    authorise("[list, patch]", "kube-system");
+    start(&mut cluster, pod);
+    let wait = |what: &str, good: &dyn Fn(&Agent) -> bool| {
+        let agent = cluster.nodes[0].agent();
+        let end = Instant::now() + PATIENCE;
+        while !good(agent) {
+            assert!(Instant::now() < end, "{what}: {:?}\n{}", agent.try_status(), agent.log_tail());
+            thread::sleep(Duration::from_millis(50));
+        }
+    };
+    wait("create is missed", &cannot_write);
+    authorise("[list, create]", "kube-system");
+    api.apply(&cluster.nodes[0].yaml());
+    wait("patch is missed", &cannot_write);
+    authorise("[create, patch]", "kube-system");
+    wait("a Lease is written", &|agent| !cannot_write(agent));
+    wait("list is missed", &|agent| {
+        let said = agent.cli(&["converged", "--cluster"]);
+        said.code != 0 && said.stderr.contains("Leases of namespace kube-system")
+    });
+    authorise("[list, create, patch]", "kube-system");
+    wait("all is well", &|agent| agent.cli(&["converged", "--cluster"]).code == 0);
 }

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result};
 use xshell::{Shell, cmd};
 
-use crate::{elf, paths};
+use crate::{elf, paths, scratch::Scratch};
 
 /// A setting of the operator's that an upgrade does not overwrite.
 const CONFFILE: &str = "/etc/causeway/causeway.toml";
@@ -31,7 +31,7 @@ pub fn name(version: &str, binary: &Path) -> Result<String> {
 /// # Errors
 /// Names the file, or what `dpkg-deb` says.
 pub fn build(shell: &Shell, version: &str, binary: &Path, output: &Path) -> Result<()> {
-    let staging = Staging::new(output)?;
+    let staging = Staging::new()?;
     staging.copy(binary, "usr/bin/causeway", 0o755)?;
     let deploy = paths::root().join("deploy");
     staging.copy(&deploy.join("causeway.service"), "usr/lib/systemd/system/causeway.service", 0o644)?;
@@ -53,7 +53,7 @@ pub fn build(shell: &Shell, version: &str, binary: &Path, output: &Path) -> Resu
     staging.write("DEBIAN/conffiles", format!("{CONFFILE}\n").as_bytes(), 0o644)?;
     let control = control(version, architecture(binary)?, fs::metadata(binary)?.len());
     staging.write("DEBIAN/control", control.as_bytes(), 0o644)?;
-    let root = &staging.0;
+    let root = staging.0.path();
     cmd!(shell, "dpkg-deb --root-owner-group -Zgzip --build {root} {output}")
         .env("SOURCE_DATE_EPOCH", "0")
         .quiet()
@@ -109,21 +109,19 @@ fn copyright() -> Result<String> {
     ))
 }
 
-/// The tree that becomes the package; gone with the value.
-struct Staging(PathBuf);
+/// The tree that becomes the package.
+struct Staging(Scratch);
 
 impl Staging {
-    fn new(output: &Path) -> Result<Self> {
-        let place = output.with_extension("staging");
-        let _ = fs::remove_dir_all(&place);
-        let staging = Self(place);
+    fn new() -> Result<Self> {
+        let staging = Self(Scratch::new()?);
         staging.directory("DEBIAN")?;
         Ok(staging)
     }
 
     /// Whatever the umask is: directories of a package are 0755.
     fn directory(&self, path: &str) -> Result<()> {
-        let mut place = self.0.clone();
+        let mut place = self.0.path().to_owned();
         for part in Path::new("").join(path).components() {
             fs::create_dir_all(&place).with_context(|| format!("make {}", place.display()))?;
             fs::set_permissions(&place, fs::Permissions::from_mode(0o755))?;
@@ -143,12 +141,6 @@ impl Staging {
 
     fn copy(&self, from: &Path, to: &str, mode: u32) -> Result<()> {
         self.write(to, &fs::read(from).with_context(|| format!("read {}", from.display()))?, mode)
-    }
-}
-
-impl Drop for Staging {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 

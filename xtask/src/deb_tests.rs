@@ -5,30 +5,13 @@ use std::process::Command;
 use super::*;
 use crate::whole;
 
-/// A directory of its own, gone with the value.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("causeway-deb-{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn package(&self, file: &str) -> PathBuf {
-        let binary = whole::place();
-        assert!(binary.is_file(), "no {}: cargo xtask test builds it", binary.display());
-        let output = self.0.join(file);
-        build(&Shell::new().unwrap(), "1.2.3", &binary, &output).unwrap();
-        output
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+/// The package, in a directory of the test's.
+fn package(scratch: &Scratch, file: &str) -> PathBuf {
+    let binary = whole::place();
+    assert!(binary.is_file(), "no {}: cargo xtask test builds it", binary.display());
+    let output = scratch.join(file);
+    build(&Shell::new().unwrap(), "1.2.3", &binary, &output).unwrap();
+    output
 }
 
 /// Whether a program succeeded, and all it said.
@@ -46,8 +29,8 @@ fn done(program: &str, arguments: &[&str]) -> String {
 
 #[test]
 fn a_package_is_installed_used_and_purged() {
-    let scratch = Scratch::new("install");
-    let package = scratch.package("causeway.deb");
+    let scratch = Scratch::new().unwrap();
+    let package = package(&scratch, "causeway.deb");
     let package = package.to_str().unwrap();
     let info = done("dpkg-deb", &["--info", package]);
     for text in ["Package: causeway", "Version: 1.2.3", "Architecture: amd64", "prerm", "conffiles"] {
@@ -58,7 +41,7 @@ fn a_package_is_installed_used_and_purged() {
     assert!(contents.lines().all(|line| line.contains(" root/root ")), "{contents}");
 
     // The scripts see DPKG_ROOT and leave this machine alone.
-    let root = scratch.0.join("root");
+    let root = scratch.join("root");
     let database = root.join("var/lib/dpkg");
     ["info", "updates", "triggers"].iter().for_each(|name| fs::create_dir_all(database.join(name)).unwrap());
     ["status", "available"].iter().for_each(|name| fs::write(database.join(name), "").unwrap());
@@ -97,19 +80,19 @@ fn a_package_is_installed_used_and_purged() {
 
 #[test]
 fn the_same_input_gives_the_same_package() {
-    let scratch = Scratch::new("same");
-    let (one, two) = (scratch.package("one.deb"), scratch.package("two.deb"));
+    let scratch = Scratch::new().unwrap();
+    let (one, two) = (package(&scratch, "one.deb"), package(&scratch, "two.deb"));
     assert!(fs::read(one).unwrap() == fs::read(two).unwrap());
 }
 
 #[test]
 fn the_unit_is_one() {
-    let scratch = Scratch::new("unit");
+    let scratch = Scratch::new().unwrap();
     let unit = fs::read_to_string(paths::root().join("deploy/causeway.service")).unwrap();
     // systemd looks whether the program is there.
     let unit = unit.replace("/usr/bin/causeway", whole::place().to_str().unwrap());
     let verify = |text: &str| {
-        let path = scratch.0.join("causeway.service");
+        let path = scratch.join("causeway.service");
         fs::write(&path, text).unwrap();
         run("systemd-analyze", &["verify", "--man=no", path.to_str().unwrap()])
     };

@@ -26,13 +26,20 @@ pub struct Facts {
     pub revision: Option<String>,
 }
 
-/// The image as an OCI layout in a tar, which `podman load`, `skopeo copy
-/// oci-archive:` and `ctr images import` take. `docker load` before 25 reads
-/// `manifest.json` instead.
+/// An image, ready to be written.
+pub struct Packed {
+    pub archive: Vec<u8>,
+    /// Of its manifest: what names the image.
+    pub digest: String,
+}
+
+/// The image as an OCI layout in a tar, which `podman load` and `skopeo` take.
+/// Beside it is `manifest.json`, by which tools that are older than OCI find the
+/// same blobs; with none of them was it tried.
 ///
 /// # Errors
 /// When the binary is none that runs by itself.
-pub fn pack(binary: &[u8], facts: &Facts) -> Result<Vec<u8>> {
+pub fn pack(binary: &[u8], facts: &Facts) -> Result<Packed> {
     let of_binary = elf::read(binary).context("the binary")?;
     ensure!(of_binary.is_static, "the binary is not static, and there is nothing else in the image");
     let name = format!("causeway:{}", facts.version);
@@ -64,7 +71,7 @@ pub fn pack(binary: &[u8], facts: &Facts) -> Result<Vec<u8>> {
     files.extend(blobs.map(|blob| (blob.path(), blob.bytes.as_slice())));
     files.sort();
     let files: Vec<_> = files.iter().map(|(path, bytes)| (path.as_str(), 0o644, *bytes)).collect();
-    archive(&files)
+    Ok(Packed { archive: archive(&files)?, digest: manifest.digest })
 }
 
 /// Packs and writes; says what became of it.
@@ -73,9 +80,9 @@ pub fn pack(binary: &[u8], facts: &Facts) -> Result<Vec<u8>> {
 /// Those of [`pack`], and files that cannot be read or written.
 pub fn write(binary: &Path, output: &Path, facts: &Facts) -> Result<()> {
     let bytes = std::fs::read(binary).with_context(|| format!("read {}", binary.display()))?;
-    let image = pack(&bytes, facts)?;
-    std::fs::write(output, &image).with_context(|| format!("write {}", output.display()))?;
-    println!("{}: causeway:{}, {} bytes, {}", output.display(), facts.version, image.len(), digest(&image));
+    let Packed { archive, digest } = pack(&bytes, facts)?;
+    std::fs::write(output, &archive).with_context(|| format!("write {}", output.display()))?;
+    println!("{}: causeway:{}@{digest}, {} bytes", output.display(), facts.version, archive.len());
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::*;
-use crate::whole;
+use crate::{scratch::Scratch, whole};
 
 fn facts() -> Facts {
     Facts {
@@ -60,13 +60,14 @@ fn blob<'a>(files: &'a BTreeMap<String, (Vec<u8>, u32)>, descriptor: &Value, med
 #[test]
 fn the_layout_holds_one_static_program_under_right_digests() {
     let binary = binary();
-    let image = pack(&binary, &facts()).unwrap();
-    let files = self::files(&image);
+    let packed = pack(&binary, &facts()).unwrap();
+    let files = self::files(&packed.archive);
     let value = |bytes: &[u8]| -> Value { serde_json::from_slice(bytes).unwrap() };
     assert_eq!(value(&files["oci-layout"].0), json!({"imageLayoutVersion": "1.0.0"}));
     let index = value(&files["index.json"].0);
     let [descriptor] = index["manifests"].as_array().unwrap().as_slice() else { panic!("{index}") };
     let manifest = value(blob(&files, descriptor, MANIFEST));
+    assert_eq!(descriptor["digest"], packed.digest, "what is printed");
     let config_path = manifest["config"]["digest"].as_str().unwrap().replace("sha256:", "blobs/sha256/");
     let config = value(blob(&files, &manifest["config"], CONFIG));
     let [layer] = manifest["layers"].as_array().unwrap().as_slice() else { panic!("{manifest}") };
@@ -97,26 +98,23 @@ fn the_layout_holds_one_static_program_under_right_digests() {
 #[test]
 fn the_same_input_gives_the_same_image() {
     let binary = binary();
-    let image = pack(&binary, &facts()).unwrap();
-    assert!(image == pack(&binary, &facts()).unwrap());
-    assert!(image != pack(&binary, &Facts { version: "1.2.4".into(), ..facts() }).unwrap());
+    let image = pack(&binary, &facts()).unwrap().archive;
+    assert!(image == pack(&binary, &facts()).unwrap().archive);
+    assert!(image != pack(&binary, &Facts { version: "1.2.4".into(), ..facts() }).unwrap().archive);
 }
 
 #[test]
 fn a_program_that_needs_libraries_is_refused() {
     let own = std::fs::read(std::env::current_exe().unwrap()).unwrap();
-    let error = pack(&own, &facts()).unwrap_err().to_string();
+    let error = pack(&own, &facts()).err().unwrap().to_string();
     assert!(error.contains("not static"), "{error}");
 }
 
 #[test]
 fn the_program_runs_where_nothing_else_is() {
-    let root = std::env::temp_dir().join(format!("causeway-image-{}", std::process::id()));
-    std::fs::create_dir_all(&root).unwrap();
+    let root = Scratch::new().unwrap();
     std::fs::copy(whole::place(), root.join("causeway")).unwrap();
-    let said = Command::new("chroot").arg(&root).args(["/causeway", "version"]).output();
-    std::fs::remove_dir_all(&root).unwrap();
-    let said = said.unwrap();
+    let said = Command::new("chroot").arg(root.path()).args(["/causeway", "version"]).output().unwrap();
     let text = String::from_utf8_lossy(&said.stdout);
     assert!(said.status.success() && text.contains(env!("CARGO_PKG_VERSION")), "{said:?}");
 }

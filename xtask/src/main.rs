@@ -9,6 +9,7 @@ mod elf;
 mod image;
 mod paths;
 mod schemas;
+mod scratch;
 mod setup;
 mod suites;
 mod whole;
@@ -74,24 +75,29 @@ enum Command {
 #[derive(clap::Args)]
 struct Deb {
     /// Where to; target/causeway_VERSION_ARCHITECTURE.deb unless given.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = absolute)]
     output: Option<PathBuf>,
     /// Pack this static binary instead of building one.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = absolute)]
     binary: Option<PathBuf>,
 }
 
 #[derive(clap::Args)]
 struct Image {
     /// Where to; target/causeway-image.tar unless given.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = absolute)]
     output: Option<PathBuf>,
     /// Pack this static binary instead of building one.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = absolute)]
     binary: Option<PathBuf>,
     /// Where the source is, for the label org.opencontainers.image.source.
     #[arg(long, value_name = "URL")]
     source: Option<String>,
+}
+
+/// Tools run at the top of the tree: a path is meant from where the caller is.
+fn absolute(path: &str) -> std::io::Result<PathBuf> {
+    std::path::absolute(path)
 }
 
 fn main() -> ExitCode {
@@ -119,5 +125,25 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Tidy => suites::tidy(&shell),
         Command::Bench { arguments } => suites::bench(&shell, &arguments),
         Command::Ci => ci::run(&shell),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_named_from_where_the_caller_is() {
+        let here = std::env::current_dir().unwrap();
+        for command in ["image", "deb"] {
+            let arguments = ["xtask", command, "--output", "a/b", "--binary", "c"];
+            let (output, binary) = match Arguments::parse_from(arguments).command {
+                Command::Image(Image { output, binary, .. }) | Command::Deb(Deb { output, binary }) => {
+                    (output, binary)
+                }
+                _ => panic!("{command} is another command"),
+            };
+            assert_eq!((output, binary), (Some(here.join("a/b")), Some(here.join("c"))));
+        }
     }
 }

@@ -8,7 +8,6 @@
 
 mod netns;
 mod store;
-mod sysctl;
 mod uplink;
 
 pub use netns::Netns;
@@ -25,6 +24,7 @@ use crate::{
     model::desired::Endpoint,
     netlink::{Netlink, Route},
     snapshot::AttachRequest,
+    sysctl,
 };
 
 /// The container's interface unless the request says otherwise.

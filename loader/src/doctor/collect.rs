@@ -15,6 +15,7 @@ use crate::{
     kernel::{bpf, driver, netfilter},
     netlink::{Netlink, Seen},
     snapshot::Status,
+    sysctl,
 };
 
 /// How long an agent that is well may take.
@@ -139,14 +140,13 @@ fn kernel(bpffs: &Path) -> Kernel {
 
 fn settings(uplink: &str) -> Settings {
     let of = |family: &str, key: &str| read::<u64>(&format!("/proc/sys/net/{family}/conf/{uplink}/{key}"));
-    let no_ipv6 = !Path::new("/proc/sys/net/ipv6").exists();
     Settings {
         rp_filter_all: read("/proc/sys/net/ipv4/conf/all/rp_filter"),
         rp_filter: of("ipv4", "rp_filter"),
         forwarding_v4: of("ipv4", "forwarding"),
         forwarding_v6: of("ipv6", "forwarding"),
         accept_ra: of("ipv6", "accept_ra"),
-        ipv6_disabled: if no_ipv6 { Some(1) } else { of("ipv6", "disable_ipv6") },
+        ipv6_disabled: if sysctl::has_ipv6() { of("ipv6", "disable_ipv6") } else { Some(1) },
         local_ports: text("/proc/sys/net/ipv4/ip_local_port_range").and_then(|text| {
             let (first, last) = text.split_once(char::is_whitespace)?;
             Some((first.trim().parse().ok()?, last.trim().parse().ok()?))

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::{
     Shared,
     http::{json_of, not_found, status},
+    rbac::Rules,
 };
 
 /// Of one namespace, by name.
@@ -20,9 +21,18 @@ pub struct Leases {
     objects: BTreeMap<(String, String), Value>,
     pub writes: u64,
     pub forbidden: bool,
+    /// Who asks has what these allow; all, where there are none.
+    pub rules: Option<Rules>,
 }
 
 impl Leases {
+    /// Whether a request is allowed. One that applies may create.
+    fn allows(&self, method: &Method, namespace: &str) -> bool {
+        let verbs: &[&str] = if method == Method::PATCH { &["patch", "create"] } else { &["list"] };
+        let may = |rules: &Rules| verbs.iter().all(|verb| rules.may_lease(verb, namespace));
+        !self.forbidden && self.rules.as_ref().is_none_or(may)
+    }
+
     /// Who applies is the only one that ever writes it: what he says is all of it.
     fn apply(&mut self, namespace: &str, name: &str, mut lease: Value, revision: u64) -> Value {
         self.writes += 1;
@@ -53,7 +63,7 @@ pub(super) fn answer(
     body: &[u8],
 ) -> Response {
     let parts: Vec<&str> = path.split('/').collect();
-    if shared.state().leases.forbidden {
+    if !shared.state().leases.allows(method, parts[0]) {
         return status(403, "Forbidden", "leases.coordination.k8s.io is forbidden: User \"kit\"");
     }
     match (method, parts.as_slice()) {

@@ -1,5 +1,7 @@
-//! What may a service account read, by the manifests of its roles? As the
+//! What may a service account do, by the manifests of its roles? As the
 //! documentation has it under "Using RBAC Authorization".
+
+use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
@@ -7,10 +9,16 @@ use super::{ApiServer, DISCOVERY, KINDS, Kind, documents};
 
 /// Rules of the roles that are bound to one account: everywhere, and in its
 /// own namespace.
+#[derive(Clone)]
 pub struct Rules {
+    namespace: String,
     everywhere: Vec<Value>,
     inside: Vec<Value>,
 }
+
+/// What the rules may speak of: a group and a resource, or a path of none; and a
+/// verb.
+pub type Right = (String, String, String);
 
 impl Rules {
     /// Of an account `(namespace, name)`, by the documents of a text. The
@@ -40,6 +48,7 @@ impl Rules {
             of_kind(binding).filter(is_ours).flat_map(rules).collect()
         };
         Self {
+            namespace: namespace.to_owned(),
             everywhere: bound("ClusterRoleBinding", "ClusterRole", Value::Null),
             inside: bound("RoleBinding", "Role", json!(namespace)),
         }
@@ -58,11 +67,45 @@ impl Rules {
         may("list") && may("watch")
     }
 
-    /// Leases of the account's namespace.
-    pub fn may_keep_leases(&self) -> bool {
-        let asked = |verb| [("apiGroups", "coordination.k8s.io"), ("resources", "leases"), ("verbs", verb)];
-        ["list", "create", "patch"].iter().all(|verb| allow(&self.inside, asked(verb)))
+    /// Whether a verb is allowed for Leases of a namespace.
+    pub fn may_lease(&self, verb: &str, namespace: &str) -> bool {
+        let asked = [("apiGroups", "coordination.k8s.io"), ("resources", "leases"), ("verbs", verb)];
+        allow(&self.everywhere, asked) || namespace == self.namespace && allow(&self.inside, asked)
     }
+
+    /// Whether Events on any object may be created.
+    pub fn may_tell(&self) -> bool {
+        allow(
+            &self.everywhere,
+            [("apiGroups", "events.k8s.io"), ("resources", "events"), ("verbs", "create")],
+        )
+    }
+
+    /// All that is allowed everywhere, and all that is in the account's namespace.
+    pub fn granted(&self) -> [BTreeSet<Right>; 2] {
+        [&self.everywhere, &self.inside].map(|rules| rules.iter().flat_map(rights).collect())
+    }
+}
+
+/// What a rule allows, each combination by itself. One for objects of certain
+/// names is not known here.
+fn rights(rule: &Value) -> Vec<Right> {
+    assert_eq!(rule["resourceNames"], Value::Null, "{rule}");
+    let list = |key: &str| -> Vec<String> {
+        let items = rule[key].as_array().into_iter().flatten();
+        items.map(|item| item.as_str().unwrap().to_owned()).collect()
+    };
+    let of_groups = list("apiGroups").into_iter().flat_map(|group| {
+        let resources = list("resources").into_iter();
+        resources.map(move |resource| (group.clone(), resource)).collect::<Vec<_>>()
+    });
+    let of_paths = list("nonResourceURLs").into_iter().map(|path| (String::new(), path));
+    let things: Vec<_> = of_groups.chain(of_paths).collect();
+    let verbs = list("verbs");
+    let each = things.into_iter().flat_map(|(group, thing)| {
+        verbs.iter().map(move |verb| (group.clone(), thing.clone(), verb.clone())).collect::<Vec<_>>()
+    });
+    each.collect()
 }
 
 /// Whether one rule has all that is asked.
@@ -77,6 +120,7 @@ impl ApiServer {
     /// Refuses from now on (403) what the rules do not allow.
     pub fn authorise(&self, rules: &Rules) {
         (0..=DISCOVERY).for_each(|kind| self.allow(kind, rules.may_read(kind)));
-        self.allow_leases(rules.may_keep_leases());
+        self.allow_events(rules.may_tell());
+        self.shared.state().leases.rules = Some(rules.clone());
     }
 }

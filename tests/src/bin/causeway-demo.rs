@@ -17,11 +17,11 @@ use causeway_testkit::{
     load::{ConnectLoad, LoadReport},
     manifest::{Port, Service},
     netns::Netns,
-    offload, scratch,
+    scratch,
     sentinel::netfilter,
     server::Server,
     streams::{Streams, StreamsReport},
-    topology::{Cluster, Container, PATIENCE, UPLINK, node_address, node_address6, vip, vip6, widen},
+    topology::{Cluster, Container, PATIENCE, node_address, node_address6, vip, vip6, widen},
     wire::Protocol,
 };
 use clap::Parser;
@@ -86,7 +86,12 @@ impl Demo {
     fn new(arguments: &Arguments) -> Self {
         section("A cluster in this machine");
         let begun = Instant::now();
-        let (cluster, api) = if arguments.kubernetes { watching() } else { (Cluster::xdp(2), None) };
+        let (cluster, api) = if arguments.kubernetes {
+            let (cluster, api) = Cluster::xdp_watching(2);
+            (cluster, Some(api))
+        } else {
+            (Cluster::xdp(2), None)
+        };
         api.iter().for_each(|api| println!("API server {}, which the agents watch", api.url()));
         for node in &cluster.nodes {
             println!(
@@ -316,20 +321,6 @@ impl Demo {
             self.failures.push(otherwise.into());
         }
     }
-}
-
-/// As [`Cluster::xdp`], with agents that take everything from an API server.
-fn watching() -> (Cluster, Option<ApiServer>) {
-    let (mut cluster, api) = Cluster::beside_api(2);
-    offload::off(&cluster.outside, "eth0");
-    for node in &mut cluster.nodes {
-        offload::off(&node.netns, UPLINK);
-        node.netns.set_sysctl(&format!("net/ipv4/conf/{UPLINK}/forwarding"), "1");
-        node.start_watching_with(&api, "xdp = true\n");
-    }
-    cluster.switch.take_xdp();
-    cluster.wait_converged();
-    (cluster, Some(api))
 }
 
 /// Whom an agent has as backends of a service's ports.

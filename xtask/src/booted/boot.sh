@@ -13,7 +13,7 @@ mount -t overlay overlay -o "lowerdir=/,upperdir=$new/upper,workdir=$new/work" "
 mount --make-rshared /
 cd "$new/root"
 mount -t proc proc proc
-mount -t sysfs sysfs sys
+mount -t sysfs sysfs sys -o ro
 mount -t bpf bpf sys/fs/bpf -o mode=0700
 mount -t cgroup2 cgroup2 sys/fs/cgroup
 mount -t tmpfs tmpfs run
@@ -24,6 +24,12 @@ mount --bind proc/sys/net tmp/net
 mount --bind proc/sys proc/sys
 mount -o remount,bind,ro proc/sys
 mount --bind tmp/net proc/sys/net
+# And what else of /proc is the host's, as runtimes of containers have it.
+for part in sysrq-trigger bus fs irq; do
+    [ -e "proc/$part" ] || continue
+    mount --bind "proc/$part" "proc/$part"
+    mount -o remount,bind,ro "proc/$part"
+done
 mount -t tmpfs tmpfs dev
 for device in null zero random urandom; do
     touch "dev/$device"
@@ -39,6 +45,7 @@ printf '[Unit]\nDefaultDependencies=no\n' > etc/systemd/system/causeway.service.
 cat > etc/systemd/system/probe.service <<'UNIT'
 [Unit]
 DefaultDependencies=no
+FailureAction=exit-force
 [Service]
 Type=oneshot
 ExecStart=/bin/bash /mnt/probe.sh

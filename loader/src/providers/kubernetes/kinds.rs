@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn the_role_allows_to_read_these_and_nothing_else() {
+    fn the_role_allows_to_read_these_and_to_tell_and_nothing_else() {
         let text = include_str!("../../../../deploy/rbac.yaml");
         let documents: Vec<serde_json::Value> =
             text.split("\n---\n").map(|text| serde_saphyr::from_str(text).unwrap()).collect();
@@ -98,10 +98,17 @@ mod tests {
             (list(&paths["nonResourceURLs"]), list(&paths["verbs"])),
             (vec!["/apis".into(), "/apis/*".into()], vec!["get".to_owned()])
         );
-        for rule in rules {
-            assert_eq!(list(&rule["verbs"]), ["list", "watch"]);
+        let (read, told): (Vec<_>, Vec<_>) =
+            rules.into_iter().partition(|rule| list(&rule["verbs"]) == ["list", "watch"]);
+        let events = serde_json::json!({
+            "apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"],
+        });
+        assert_eq!(told, [&events]);
+        for rule in read {
             let groups = list(&rule["apiGroups"]);
-            allowed.extend(list(&rule["resources"]).into_iter().map(|plural| (groups[0].clone(), plural)));
+            for group in &groups {
+                allowed.extend(list(&rule["resources"]).into_iter().map(|plural| (group.clone(), plural)));
+            }
         }
         let mut wanted: Vec<_> =
             KINDS.iter().map(|watched| (watched.group().to_owned(), watched.plural.to_owned())).collect();

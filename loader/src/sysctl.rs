@@ -25,6 +25,7 @@ pub fn set(family: &str, interface: &str, key: &str, value: &str) -> io::Result<
     Err(io::Error::other(message))
 }
 
+/// A kernel without IPv6 has no switches of it.
 pub fn has_ipv6() -> bool {
     Path::new(USUAL).join("ipv6").exists()
 }
