@@ -6,6 +6,7 @@ pub mod attach;
 pub mod cli;
 pub mod cluster;
 pub mod config;
+pub mod connectivity;
 pub mod doctor;
 pub mod egress;
 pub mod event;

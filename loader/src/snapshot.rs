@@ -66,6 +66,8 @@ pub struct Attached {
     pub endpoint: Endpoint,
     /// Those given at its attach, and its pod's.
     pub labels: Labels,
+    /// Of its network namespace, as given at its attach.
+    pub netns: PathBuf,
 }
 
 /// What `causeway status -o json` prints, field by field.

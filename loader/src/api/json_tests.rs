@@ -83,6 +83,7 @@ fn every_field_is_documented() {
         ifindex: 1,
         mac: text(),
         labels: BTreeMap::new(),
+        netns: text(),
     };
     let policy = PolicyView {
         kind: text(),

@@ -184,7 +184,7 @@ async fn endpoints_come_and_go_by_names_with_slashes() {
             let (interface, mac) = ("cw1".into(), [2, 0, 0, 0, 0, 0xab]);
             let endpoint = Endpoint { addresses, interface, ifindex: 7, mac, policy: None };
             let labels = Arc::new(labels.iter().map(|(k, v)| (k[..].into(), v[..].into())).collect());
-            let _ = reply.send(Ok(Attached { endpoint, labels }));
+            let _ = reply.send(Ok(Attached { endpoint, labels, netns: "/run/netns/web-1".into() }));
         }
         Command::Detach(name, reply) => {
             told.send(name).unwrap();

@@ -89,6 +89,9 @@ pub struct EndpointView {
     /// By which policies select it.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// Path of its network namespace.
+    #[serde(default)]
+    pub netns: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -242,5 +245,6 @@ pub fn endpoint(name: &str, attached: &Attached) -> EndpointView {
         ifindex: endpoint.ifindex,
         mac: mac.join(":"),
         labels: attached.labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
+        netns: attached.netns.display().to_string(),
     }
 }

@@ -1,6 +1,7 @@
 //! The command line. Exit codes: 0 yes or done, 1 no or failed, 2 usage.
 
 mod agent;
+mod connectivity;
 mod doctor;
 mod explain;
 mod flow_lines;
@@ -59,6 +60,9 @@ enum Command {
     /// What is wrong with this node, and what mends it, with or without an agent: kernel, settings,
     /// networks that overlap, strangers. Changes nothing. Exit 0 without faults, 1 with any.
     Doctor(doctor::Arguments),
+    /// Does traffic reach the services, their backends and the other nodes, by real packets? From the
+    /// node and from a container. Exit 0 if nothing failed, 1 if something did.
+    ConnectivityTest(connectivity::Arguments),
     /// How the node stands: revision, read-back, problems, alarms, drift.
     Status,
     /// List what the agent knows.
@@ -202,6 +206,7 @@ async fn run(command: Command, socket: &Path, output: Output) -> anyhow::Result<
             let status: Status = get(socket, "/v1/status").await?;
             output.print(&status, render::status)?;
         }
+        Command::ConnectivityTest(arguments) => return connectivity::run(arguments, socket, output).await,
         Command::Doctor(arguments) => return doctor::run(arguments, socket, output).await,
         Command::Show { what } => show::run(what, socket, output).await?,
         Command::Plan { manifests } => return plan::run(&manifests, socket, output).await,

@@ -167,6 +167,7 @@ fn endpoints_nodes_flows_and_counters_are_lists() {
         ifindex: 7,
         mac: "02:00:00:00:00:01".into(),
         labels: [("app".into(), "web".into()), ("tier".into(), "front".into())].into(),
+        netns: String::new(),
     };
     check(
         &endpoints(&[endpoint]),

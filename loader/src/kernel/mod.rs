@@ -12,6 +12,7 @@ pub mod knock;
 pub mod memory;
 mod message;
 pub mod netfilter;
+pub mod ping;
 pub mod routes;
 pub mod solicit;
 

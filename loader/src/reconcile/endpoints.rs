@@ -57,7 +57,7 @@ impl Agent {
         let Stored { request, endpoint } = stored;
         let (namespace, labels) = self.model.endpoint_labels(&request.name, &request.labels);
         let labels = self.admitted(&namespace, labels);
-        Attached { endpoint: endpoint.clone(), labels }
+        Attached { endpoint: endpoint.clone(), labels, netns: request.netns.clone() }
     }
 
     async fn wire(&mut self, request: &AttachRequest) -> Result<Attached, String> {

@@ -95,6 +95,7 @@ fn said() -> Said {
         ifindex: 3,
         mac: String::new(),
         labels: [].into(),
+        netns: String::new(),
     };
     Said {
         status: Status {
