@@ -8,6 +8,7 @@ mod path;
 mod policy;
 mod program;
 mod stats;
+mod watch;
 
 use clap::{Parser, Subcommand};
 
@@ -35,6 +36,9 @@ enum What {
     Policy,
     /// Cold start with 10,000 services x 5 backends, one change, memory.
     Program,
+    /// An agent that watches an API server: cold start, one change, memory, and 1,000 changes a
+    /// second under load.
+    Watch,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -42,7 +46,7 @@ fn main() -> anyhow::Result<()> {
     if !nix::unistd::geteuid().is_root() {
         anyhow::bail!("benchmarks make network namespaces and load BPF programs: run them as root");
     }
-    let all = [What::Micro, What::Program, What::Path(path::Selection::default()), What::Policy];
+    let all = [What::Micro, What::Program, What::Watch, What::Path(path::Selection::default()), What::Policy];
     let chosen = arguments.what.map_or_else(|| all.into(), |what| vec![what]);
     for what in chosen {
         let report = match what {
@@ -50,6 +54,7 @@ fn main() -> anyhow::Result<()> {
             What::Path(selection) => path::run(arguments.quick, &selection)?,
             What::Policy => policy::run(arguments.quick)?,
             What::Program => program::run(arguments.quick)?,
+            What::Watch => watch::run(arguments.quick)?,
         };
         if arguments.json {
             println!("{}", serde_json::to_string_pretty(&report)?);

@@ -115,16 +115,16 @@ fn json() -> String {
 }
 
 /// In MiB.
-struct Memory {
-    anonymous: f64,
+pub struct Memory {
+    pub anonymous: f64,
     /// Without the maps that the agent has mapped: they are counted below.
-    text: f64,
-    maps: f64,
-    flows: f64,
+    pub text: f64,
+    pub maps: f64,
+    pub flows: f64,
 }
 
 /// What a process holds, and what the BPF maps that it has open are charged.
-fn memory(pid: u32) -> Result<Memory> {
+pub fn memory(pid: u32) -> Result<Memory> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let kib = |field: &str| -> f64 {
         let line = status.lines().find(|line| line.starts_with(field));

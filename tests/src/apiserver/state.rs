@@ -196,8 +196,8 @@ impl State {
 
     /// The changes of a kind after a revision, in order.
     pub fn since(&self, kind: Kind, revision: u64) -> Vec<Change> {
-        let later = self.log.iter().filter(|change| change.kind == kind && change.revision > revision);
-        later.cloned().collect()
+        let later = self.log.partition_point(|change| change.revision <= revision);
+        self.log[later..].iter().filter(|change| change.kind == kind).cloned().collect()
     }
 
     /// The changes of a kind that led to a revision, the last few.
