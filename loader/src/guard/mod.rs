@@ -46,9 +46,10 @@ pub type Question = (Arc<str>, Vec<Kind>);
 #[derive(Debug, Default)]
 struct Source {
     wards: BTreeMap<Kind, Ward>,
-    /// It has said everything it knows once.
+    /// It has said everything it knows once; and everything about containers.
     begun: bool,
-    /// What an earlier agent had heard of it, until then.
+    containers: bool,
+    /// What an earlier agent had heard of it, until it has said all of a kind.
     remembered: BTreeMap<Kind, usize>,
 }
 
@@ -95,23 +96,20 @@ impl Guard {
             let ward = source.wards.entry(kind).or_default();
             batch.events.extend(ward.take(events, limits, now, &known));
         }
-        if batch.synced && !source.begun {
-            source.begun = true;
-            for (kind, before) in std::mem::take(&mut source.remembered) {
-                source.wards.entry(kind).or_default().begin(before, limits, now);
-            }
+        source.begun |= batch.synced;
+        source.containers |= batch.containers;
+        let (begun, containers) = (source.begun, source.containers);
+        let said = |kind: Kind| begun || containers && kind.is_about_containers();
+        for (kind, before) in source.remembered.extract_if(.., |kind, _| said(*kind)) {
+            source.wards.entry(kind).or_default().begin(before, limits, now);
         }
         for (kind, number) in &batch.looked {
             if let Some(ward) = source.wards.get_mut(kind) {
                 batch.events.extend(ward.looked(*number, limits, now));
             }
         }
-        // Until it has, nothing that an earlier agent left is deleted, and its
-        // policies stay in force.
-        batch.synced &= !source.has_earlier(limits, |_| true);
-        batch.containers &= !source.has_earlier(limits, Kind::is_about_containers);
         source.tell(&batch.source, before, limits);
-        batch
+        source.withhold(batch, limits)
     }
 
     /// Lets everything go that is held of a source; the batch that says so, and
@@ -126,14 +124,23 @@ impl Guard {
         if held > 0 {
             tracing::info!(source = %name, held, "let go by hand");
         }
-        let batch = Batch { source: name, events, synced: source.begun, ..Batch::default() };
-        Some((batch, held))
+        Some((source.batch(name, events, self.limits), held))
     }
 
-    /// When a source is to be asked again.
+    /// Lets go what others have come in place of; the batches that say so.
+    pub fn settle(&mut self, now: Instant) -> Vec<Batch> {
+        let limits = self.limits;
+        let settle = |(name, source): (&Arc<str>, &mut Source)| {
+            let events: Vec<Event> = source.wards.values_mut().flat_map(|ward| ward.settle(now)).collect();
+            (!events.is_empty()).then(|| source.batch(name.clone(), events, limits))
+        };
+        self.sources.iter_mut().filter_map(settle).collect()
+    }
+
+    /// When a source is to be asked again, or something is to [settle](Self::settle).
     pub fn due(&self) -> Option<Instant> {
         let wards = self.sources.values().flat_map(|source| source.wards.values());
-        wards.filter_map(|ward| ward.due(self.limits)).min()
+        wards.flat_map(|ward| ward.due(self.limits).into_iter().chain(ward.settles())).min()
     }
 
     /// Who is to be asked now, under which number.
@@ -164,11 +171,11 @@ impl Guard {
     /// What an agent that starts after this one has to know.
     pub fn counts(&self) -> Counts {
         let of = |source: &Source| {
-            if !source.begun {
-                return source.remembered.clone();
-            }
             let wards = source.wards.iter().map(|(kind, ward)| (*kind, ward.count()));
-            wards.filter(|(_, count)| *count > 0).collect()
+            let mut counts: BTreeMap<Kind, usize> = wards.filter(|(_, count)| *count > 0).collect();
+            // Of these it has not said all.
+            counts.extend(&source.remembered);
+            counts
         };
         self.sources.iter().map(|(name, source)| (name.to_string(), of(source))).collect()
     }
@@ -181,6 +188,21 @@ impl Guard {
 }
 
 impl Source {
+    /// What becomes of what was held, in words of the source.
+    fn batch(&self, name: Arc<str>, events: Vec<Event>, limits: Limits) -> Batch {
+        let (synced, containers) = (self.begun, self.containers);
+        let batch = Batch { source: name, events, synced, containers, ..Batch::default() };
+        self.withhold(batch, limits)
+    }
+
+    /// Until it is known what an earlier agent had, nothing that this left is deleted,
+    /// and its policies stay in force.
+    fn withhold(&self, mut batch: Batch, limits: Limits) -> Batch {
+        batch.synced &= !self.has_earlier(limits, |_| true);
+        batch.containers &= !self.has_earlier(limits, Kind::is_about_containers);
+        batch
+    }
+
     fn held(&self, limits: Limits) -> usize {
         self.wards.values().filter_map(|ward| ward.held(limits)).map(|held| held.objects).sum()
     }

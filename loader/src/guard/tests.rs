@@ -70,6 +70,9 @@ impl Bed {
         if self.guard.due().is_none_or(|due| due > self.now) {
             return BTreeMap::new();
         }
+        for batch in self.guard.settle(self.now) {
+            self.model.apply(batch);
+        }
         let (number, questions) = self.guard.ask(self.now);
         questions.into_iter().flat_map(|(_, kinds)| kinds).map(|kind| (kind, number)).collect()
     }
@@ -170,8 +173,40 @@ fn others_in_their_place_are_no_loss() {
     bed.check(100..200, 100);
     bed.say(200..250);
     bed.check(100..250, 100);
+    // Those that are missing now have a while to be named after all.
     bed.say(200..300);
+    bed.check(100..300, 100);
+    bed.pass(4);
+    assert!(bed.asked().is_empty());
+    bed.check(100..300, 100);
+    bed.pass(1);
+    assert!(bed.asked().is_empty());
     bed.check(200..300, 0);
+    // As they are that others come among.
+    bed.pass(60);
+    bed.say([]);
+    bed.say((200..299).chain([500]));
+    bed.check((200..300).chain([500]), 1);
+    bed.pass(1);
+    bed.say((200..300).chain([500]));
+    bed.check((200..300).chain([500]), 0);
+}
+
+/// A kind about containers is known before all is, or without ever all being.
+#[test]
+fn policies_wait_for_what_was_there_though_not_all_is_said() {
+    let source: Arc<str> = SOURCE.into();
+    let counts = Counts::from([(SOURCE.to_owned(), [(Kind::Pod, 100), (Kind::Service, 100)].into())]);
+    let mut guard = Guard::new(LIMITS, std::slice::from_ref(&source), counts);
+    let mut say = |synced| {
+        let batch = Batch { source: source.clone(), synced, containers: true, ..Batch::default() };
+        let believed = guard.take(batch, Instant::now(), |_| None);
+        let counts = guard.counts()[SOURCE].clone();
+        assert_eq!(counts, [(Kind::Pod, 100), (Kind::Service, 100)].into());
+        (believed.synced, believed.containers, guard.held(SOURCE).count())
+    };
+    assert_eq!(say(false), (false, false, 1));
+    assert_eq!(say(true), (false, false, 2));
 }
 
 #[test]

@@ -47,6 +47,8 @@ struct Hold {
     asked: Option<(u64, Instant)>,
     /// When the last one ended.
     looked: Option<Instant>,
+    /// The source names as many as before, since then.
+    regained: Option<Instant>,
 }
 
 /// What an operator is told of a hold.
@@ -97,7 +99,7 @@ impl Ward {
             self.let_go(before, start, lost, now, &mut believed);
         }
         self.named = after;
-        self.clear(&mut believed);
+        self.clear(now, &mut believed);
         believed
     }
 
@@ -142,13 +144,30 @@ impl Ward {
         }
     }
 
-    /// Ends a hold that has lost its ground: the source names as many as it
-    /// did, be they those or others in their place.
-    fn clear(&mut self, believed: &mut Vec<Event>) {
-        let Some(hold) = &self.hold else { return };
-        if self.named >= hold.before || hold.is_empty() {
+    /// Ends a hold that has lost its ground: nothing is missing any more. Or the
+    /// source names as many as it did, others among them: what is still missing may
+    /// be about to be named, and has [a while](Self::settle) for that.
+    fn clear(&mut self, now: Instant, believed: &mut Vec<Event>) {
+        let Some(hold) = &mut self.hold else { return };
+        if self.named >= hold.before {
+            hold.earlier = false;
+            hold.regained.get_or_insert(now);
+        } else {
+            hold.regained = None;
+        }
+        if hold.is_empty() {
             believed.extend(self.release());
         }
+    }
+
+    /// Lets go what others have come in place of.
+    pub fn settle(&mut self, now: Instant) -> Vec<Event> {
+        if self.settles().is_some_and(|at| at <= now) { self.release() } else { Vec::new() }
+    }
+
+    /// When there is something to [settle](Self::settle).
+    pub fn settles(&self) -> Option<Instant> {
+        Some(self.hold.as_ref()?.regained? + WINDOW)
     }
 
     /// Lets everything go that is held.
@@ -190,7 +209,7 @@ impl Ward {
             hold.oldest = hold.missing.values().copied().min().unwrap_or(hold.since);
         }
         let mut believed: Vec<Event> = gone.into_iter().map(|key| Event { key, object: None }).collect();
-        self.clear(&mut believed);
+        self.clear(now, &mut believed);
         believed
     }
 
@@ -239,6 +258,7 @@ impl Hold {
             oldest: now,
             asked: None,
             looked: None,
+            regained: None,
         }
     }
 

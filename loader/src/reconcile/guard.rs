@@ -73,8 +73,16 @@ impl Agent {
         self.guarded.guard.take(batch, Instant::now(), |key| model.said(&source, key))
     }
 
-    /// Asks the sources whose loss has lasted long enough.
-    pub fn look_again(&mut self) {
+    /// Asks the sources whose loss has lasted long enough, and lets go what others
+    /// have come in place of.
+    pub async fn look_again(&mut self) {
+        for mut batch in self.guarded.guard.settle(Instant::now()) {
+            tracing::info!(source = %batch.source, gone = batch.events.len(), "others are in their place");
+            batch.problems = self.model.problems_of(&batch.source).to_vec();
+            let start = Instant::now();
+            let touched = self.model.apply(batch);
+            self.enact(touched, false, start).await;
+        }
         let (number, questions) = self.guarded.guard.ask(Instant::now());
         for (source, kinds) in questions {
             tracing::info!(%source, ?kinds, "asked again whether it has lost so much");

@@ -92,7 +92,7 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
             error = agent.sources.died() => break Err(error),
             () = tokio::time::sleep(pause) => agent.audit().await,
             () = tokio::time::sleep(judgement) => agent.judge_flows(),
-            () = tokio::time::sleep(look) => agent.look_again(),
+            () = tokio::time::sleep(look) => agent.look_again().await,
             // The agent holds the sender.
             Ok(()) = report.changed() => agent.settle_egress().await,
             _ = terminate.recv() => break Ok(()),
