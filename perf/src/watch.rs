@@ -29,7 +29,7 @@ use crate::{
 
 /// Enough for all that is measured here.
 const CAPACITY: &str =
-    "[capacity]\nfrontends = 131072\nservices = 65536\nbackends = 524288\narena = 1048576\n";
+    "[capacity]\nfrontends = 131072\nservices = 65536\nbackends = 524288\narena = 5300000\n";
 const PATIENCE: Duration = Duration::from_secs(120);
 
 const CHANGING: u32 = 500;

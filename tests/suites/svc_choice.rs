@@ -13,7 +13,7 @@ use causeway_testkit::{
     pinned::Pinned,
     random::Random,
     streams::Streams,
-    topology::{Cluster, Node, vip},
+    topology::{Cluster, Node, PATIENCE, vip},
 };
 
 const FLOWS: u32 = 50_000;
@@ -170,6 +170,49 @@ fn established_connections_stay_where_they_are() {
         cluster.wait_converged();
         std::thread::sleep(Duration::from_millis(300));
     }
+    streams.close().assert_clean(200);
+}
+
+#[test]
+fn a_service_may_ask_for_maglev_while_it_serves() {
+    let cluster = Cluster::running(1);
+    let servers = cluster.servers(3, 8080);
+    let service = service(1);
+    for (weight, (at, _)) in [1, 2, 4].into_iter().zip(&servers) {
+        cluster.manifests().slice(&service.slice(&[at.address]).weighted(&at.name, weight));
+    }
+    cluster.manifests().write("service.yaml", &service.yaml());
+    let client = cluster.nodes[0].container("client", 100);
+    cluster.wait_converged();
+    let agent = cluster.nodes[0].agent();
+    let algorithm = || agent.ask(&["show", "services"])[0]["algorithm"].as_str().unwrap().to_owned();
+    assert_eq!(algorithm(), "weighted rendezvous");
+    let streams = Streams::open(&client.netns, at(1), 200, Duration::from_millis(20));
+    let cells = || agent.status().maps.iter().find(|map| map.map == "arena").unwrap().used;
+    let mut used = Vec::new();
+    for size in ["16381", "65521"] {
+        let asking = service.clone().annotated("causeway.io/algorithm", "maglev");
+        cluster.manifests().write("service.yaml", &asking.annotated("causeway.io/table-size", size).yaml());
+        cluster.wait_converged();
+        assert_eq!(algorithm(), "maglev");
+        used.push(cells());
+        let mut counts = BTreeMap::<Ipv4Addr, u32>::new();
+        for backend in chosen(&cluster.nodes[0], at(1)) {
+            *counts.entry(*backend.ip()).or_default() += 1;
+        }
+        for (weight, (at, _)) in [1.0, 2.0, 4.0].into_iter().zip(&servers) {
+            let got = f64::from(counts[&at.address]) / f64::from(FLOWS);
+            assert!((got - weight / 7.0).abs() < 0.02, "{size}: {got:.4} of the flows, of {weight} in 7");
+        }
+    }
+    assert!(used[1] > used[0] + 1000, "{used:?} cells");
+    // What cannot be is named, and what stands without it serves.
+    let asking = service.clone().annotated("causeway.io/algorithm", "random");
+    cluster.manifests().write("service.yaml", &asking.yaml());
+    let status = agent.wait_status("a problem", PATIENCE, |status| !status.problems.is_empty());
+    assert!(status.problems[0].to_string().contains("causeway.io/algorithm"), "{status:?}");
+    cluster.wait_converged();
+    assert_eq!(algorithm(), "weighted rendezvous");
     streams.close().assert_clean(200);
 }
 

@@ -202,7 +202,7 @@ async fn endpoints_come_and_go_by_names_with_slashes() {
     };
     let attached: EndpointView =
         ask(&agent.socket, Method::POST, "/v1/endpoints", Some(&request)).await.unwrap();
-    let expected = json!({"name": "default/web-1", "addresses": ["10.244.0.5"], "interface": "cw1", "ifindex": 7, "mac": "02:00:00:00:00:ab", "labels": {"app": "web"}});
+    let expected = json!({"name": "default/web-1", "addresses": ["10.244.0.5"], "interface": "cw1", "ifindex": 7, "mac": "02:00:00:00:00:ab", "labels": {"app": "web"}, "netns": "/run/netns/web-1"});
     assert_eq!(serde_json::to_value(attached).unwrap(), expected);
     for path in ["?name=default%2Fweb-1", "/default/web-1", "/default%2Fweb-1"] {
         let path = format!("/v1/endpoints{path}");

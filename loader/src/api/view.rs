@@ -181,7 +181,7 @@ pub fn services(desired: &DesiredState) -> Vec<ServiceView> {
             let equal = weights.clone().min() == weights.max();
             let algorithm = match service.backends.len() {
                 0 => "none",
-                count if count > RENDEZVOUS_MAX => "maglev",
+                count if service.options.table.maglev || count > RENDEZVOUS_MAX => "maglev",
                 _ if equal => "rendezvous",
                 _ => "weighted rendezvous",
             };

@@ -13,10 +13,23 @@ use super::backends::Backends;
 use super::ledger::Ledger;
 use super::ranges::Ranges;
 use super::{Family, Map};
+use crate::event::Table as Wish;
+
+/// Of a Maglev table; `None`: rendezvous.
+pub type Slots = Option<u32>;
+
+/// Which table backends get: what the service asks for, or what is usual for so many.
+pub fn slots(backends: usize, table: Wish) -> Slots {
+    let is_maglev = table.maglev || backends > RENDEZVOUS_MAX;
+    is_maglev.then(|| {
+        table.slots.map_or_else(|| maglev::length(backends), |least| maglev::length_of(least, backends))
+    })
+}
 
 #[derive(Debug)]
 pub struct TableStore {
-    by_lots: HashMap<Arc<[Lot]>, u32>,
+    /// By their slots, and then by their lots.
+    by_lots: HashMap<Slots, HashMap<Arc<[Lot]>, u32>>,
     /// By index of the first cell.
     tables: HashMap<u32, Table>,
     /// Tables of an earlier agent, by the hash of their cells, until a service
@@ -35,6 +48,12 @@ struct Table {
     services: u32,
     /// Where it stands in `adopted`, if it does.
     fingerprint: Option<u64>,
+}
+
+impl Table {
+    fn slots(&self) -> Slots {
+        (self.algorithm == Algorithm::Maglev).then_some(self.length)
+    }
 }
 
 /// A table that an earlier agent left in the arena.
@@ -84,15 +103,16 @@ impl TableStore {
         ledger: &mut Ledger<A>,
         backends: &mut Backends<A>,
         lots: &[Lot],
+        slots: Slots,
     ) -> Result<u32, Map> {
-        if let Some(&base) = self.by_lots.get(lots) {
+        if let Some(&base) = self.by_lots.get(&slots).and_then(|of_slots| of_slots.get(lots)) {
             self.hold(base);
             return Ok(base);
         }
-        if self.ranges.longest() < most_cells(lots.len()) && self.adopted.is_empty() {
+        if self.ranges.longest() < most_cells(lots.len(), slots) && self.adopted.is_empty() {
             return Err(Map::Arena);
         }
-        let (cells, length, algorithm) = build(lots);
+        let (cells, length, algorithm) = build(lots, slots);
         let lots: Arc<[Lot]> = lots.into();
         if !self.adopted.is_empty() {
             let print = fingerprint(&cells, algorithm, length);
@@ -107,7 +127,7 @@ impl TableStore {
                 table.lots.iter().for_each(|lot| backends.drop(lot.backend));
                 table.lots = lots.clone();
                 table.services += 1;
-                self.by_lots.insert(lots, base);
+                self.by_lots.entry(slots).or_default().insert(lots, base);
                 return Ok(base);
             }
         }
@@ -116,7 +136,7 @@ impl TableStore {
         lots.iter().for_each(|lot| backends.hold(lot.backend));
         let table = Table { lots: lots.clone(), length, algorithm, services: 1, fingerprint: None };
         self.tables.insert(base, table);
-        self.by_lots.insert(lots, base);
+        self.by_lots.entry(slots).or_default().insert(lots, base);
         Ok(base)
     }
 
@@ -155,7 +175,9 @@ impl TableStore {
             let Some(table) = self.tables.remove(&base) else { continue };
             match table.fingerprint {
                 Some(fingerprint) => self.adopted.remove(&fingerprint),
-                None => self.by_lots.remove(&table.lots),
+                None => {
+                    self.by_lots.get_mut(&table.slots()).and_then(|of_slots| of_slots.remove(&table.lots))
+                }
             };
             table.lots.iter().for_each(|lot| backends.drop(lot.backend));
             let cells = ledger.drop_table(base);
@@ -175,24 +197,22 @@ impl TableStore {
 }
 
 /// An upper bound of the cells that a table over `backends` takes.
-fn most_cells(backends: usize) -> u32 {
-    let cells = if backends <= RENDEZVOUS_MAX {
-        rendezvous::cells(backends)
-    } else {
-        maglev::cells(maglev::length(backends), backends)
+fn most_cells(backends: usize, slots: Slots) -> u32 {
+    let cells = match slots {
+        None => rendezvous::cells(backends),
+        Some(length) => maglev::cells(length, backends),
     };
     cells as u32
 }
 
-fn build(lots: &[Lot]) -> (Arc<[Cell]>, u32, Algorithm) {
-    let mut cells = vec![Cell::ZERO; most_cells(lots.len()) as usize];
-    if lots.len() <= RENDEZVOUS_MAX {
+fn build(lots: &[Lot], slots: Slots) -> (Arc<[Cell]>, u32, Algorithm) {
+    let mut cells = vec![Cell::ZERO; most_cells(lots.len(), slots) as usize];
+    let Some(length) = slots else {
         rendezvous::fill(lots, &mut cells);
         let weighted = lots.iter().any(|lot| lot.weight != lots[0].weight);
         let algorithm = if weighted { Algorithm::RendezvousWeighted } else { Algorithm::Rendezvous };
         return (cells.into(), lots.len() as u32, algorithm);
-    }
-    let length = maglev::length(lots.len());
+    };
     maglev::fill(lots, length, &mut vec![maglev::Walk::default(); lots.len()], &mut cells);
     // Backends too light for a slot may end the list. Cells that only they
     // stand in are left out, so that a table's extent can be told from its

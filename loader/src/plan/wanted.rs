@@ -6,7 +6,7 @@ use causeway_schema::{Frontend as Row, FrontendKey, Port, PortRange, choice::MAX
 
 use super::Family;
 use super::claims::Ranges;
-use crate::event::{Dsr, Origin, Problem, Protocol};
+use crate::event::{Dsr, Origin, Problem, Protocol, Table};
 use crate::model::desired::{Clients, Frontend, Service, ServiceId};
 
 /// Compact, because the planner keeps one of each service.
@@ -30,6 +30,7 @@ pub struct Options<A> {
     pub dsr: Option<Dsr>,
     /// Of a service with TCP ports.
     pub proxy: bool,
+    pub table: Table,
     /// Frontends' addresses that are not for all.
     pub restricted: Box<[A]>,
     /// Those where clients who come from outside are served by others.
@@ -161,6 +162,7 @@ fn options<A: Family>(
         idle_timeout: options.idle_timeout,
         dsr: options.dsr,
         proxy: options.proxy && tcp,
+        table: options.table,
         restricted: restricted.filter_map(|&address| A::from_ip(address)).collect(),
         clients: clients.filter_map(|net| Some((A::from_ip(net.network())?, net.prefix_len()))).collect(),
         inside: inside.into(),
@@ -171,6 +173,7 @@ fn options<A: Family>(
     let any = wanted.affinity.is_some() || wanted.idle_timeout.is_some() || wanted.dsr.is_some();
     let any = any || wanted.silent || wanted.proxy || !wanted.inside.is_empty() || !wanted.misfits.is_empty();
     let any = any || !wanted.restricted.is_empty() || !wanted.ranges.is_empty();
+    let any = any || wanted.table != Table::default();
     any.then(|| Box::new(wanted))
 }
 

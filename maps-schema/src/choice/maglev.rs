@@ -26,6 +26,13 @@ pub fn length(backends: usize) -> u32 {
     LENGTHS.into_iter().find(|&length| length as usize >= wanted).unwrap_or(LENGTHS[LENGTHS.len() - 1])
 }
 
+/// Slots for somebody who asks for so many: the next length there is, and never fewer
+/// than a hundred for each of `backends`.
+pub fn length_of(slots: u32, backends: usize) -> u32 {
+    let wanted = (slots as usize).max(backends.saturating_mul(100));
+    LENGTHS.into_iter().find(|&length| length as usize >= wanted).unwrap_or(LENGTHS[LENGTHS.len() - 1])
+}
+
 /// Cells that a table of `length` slots over `backends` takes.
 pub const fn cells(length: u32, backends: usize) -> usize {
     (length as usize).div_ceil(SLOTS) + backends.div_ceil(IDS)

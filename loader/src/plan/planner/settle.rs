@@ -10,7 +10,7 @@ use super::{Entry, Place, Planner};
 use crate::event::Problem;
 use crate::model::desired::ServiceId;
 use crate::plan::wanted::Wanted;
-use crate::plan::{Family, Map, describe};
+use crate::plan::{Family, Map, describe, tables::slots};
 
 /// Why a set of backends has no table.
 enum NoTable {
@@ -266,7 +266,9 @@ impl<A: Family> Planner<A> {
             lots.push(Lot { seed: hash::backend_seed(&share.addr, port), weight, backend });
         }
         lots.sort_unstable();
-        Ok(Some(self.tables.acquire(&mut self.ledger, &mut self.backends, &lots)?))
+        let slots =
+            slots(lots.len(), wanted.options.as_ref().map(|options| options.table).unwrap_or_default());
+        Ok(Some(self.tables.acquire(&mut self.ledger, &mut self.backends, &lots, slots)?))
     }
 
     fn target(&self, table: Option<u32>, wanted: &Wanted<A>) -> Target {

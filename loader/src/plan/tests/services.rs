@@ -1,10 +1,11 @@
 //! One rule of the planner a test.
 
-use causeway_schema::Port;
+use causeway_schema::{Algorithm, Port};
 
 use super::world::*;
+use crate::event::Table;
 use crate::model::desired::Clients;
-use crate::plan::Step;
+use crate::plan::{Capacity, Step};
 
 fn generation(node: &Node, name: &str) -> u32 {
     let id = node.planner.service_id(&id(name)).unwrap();
@@ -52,6 +53,31 @@ fn services_with_the_same_backends_share_rows_and_table() {
     node.change(&[(id("a"), None)]);
     assert_eq!(node.planner.image().tables.len(), 1);
     check_against_desired(&node);
+}
+
+#[test]
+fn a_table_is_what_the_service_asks_for() {
+    let mut node = Node::new(Capacity { arena: 8192, ..small() });
+    let mut set = |count: u16, table: Table| {
+        let backends: Vec<_> = (0..count).map(|number| (number, 8080, 1)).collect();
+        let mut wanted = service(&[(1, 80)], &backends);
+        wanted.options.table = table;
+        node.change(&[(id("web"), Some(wanted))]);
+        check_against_desired(&node);
+        let service = node.planner.service_id(&id("web")).unwrap();
+        let target = node.planner.image().services.get(&service).unwrap().target;
+        (target.algorithm(), target.len())
+    };
+    let maglev = |slots| Table { maglev: true, slots };
+    let sized = |slots| Table { maglev: false, slots: Some(slots) };
+    assert_eq!(set(3, Table::default()), (Algorithm::Rendezvous, 3));
+    assert_eq!(set(3, maglev(None)), (Algorithm::Maglev, 16_381));
+    assert_eq!(set(3, maglev(Some(16_382))), (Algorithm::Maglev, 32_749), "the next size there is");
+    assert_eq!(set(3, sized(16_382)), (Algorithm::Rendezvous, 3), "which has no size");
+    assert_eq!(set(40, sized(1)), (Algorithm::Maglev, 16_381), "less than is usual");
+    assert_eq!(set(40, Table::default()), (Algorithm::Maglev, 32_749));
+    node.rest();
+    assert_eq!(node.planner.image().tables.len(), 1, "the others are gone");
 }
 
 #[test]

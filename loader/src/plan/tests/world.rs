@@ -9,7 +9,7 @@ use std::time::Duration;
 use causeway_schema::{Frontend as FrontendRow, FrontendKey, Port, V4, choice, hash};
 use proptest::prelude::*;
 
-use crate::event::{Dsr, Origin, Protocol, ServiceOptions, SourceRanges, Traffic};
+use crate::event::{Dsr, Origin, Protocol, ServiceOptions, SourceRanges, Table, Traffic};
 use crate::kernel::Tables;
 use crate::kernel::memory::{Contents, MemoryTables};
 use crate::model::desired::{Backend, Clients, Frontend, Scope, Service, ServiceId};
@@ -77,6 +77,7 @@ pub fn options(affinity: u32, clients: &[&str]) -> ServiceOptions {
         dsr: None,
         proxy: false,
         affinity: Some(affinity).filter(|&seconds| seconds > 0),
+        table: Table::default(),
         traffic: Traffic::default(),
         source_ranges: (!clients.is_empty()).then_some(SourceRanges { addresses, clients }),
     }
@@ -123,10 +124,13 @@ pub fn change() -> impl Strategy<Value = Change> {
     let networks = proptest::sample::subsequence(vec!["10.0.0.0/8", "10.0.0.0/16", "fd00::/8"], 0..3);
     let dsr = prop_oneof![4 => Just(None), 1 => Just(Some(Dsr::Ipip)), 1 => Just(Some(Dsr::L2))];
     let proxy = prop_oneof![4 => Just(false), 1 => Just(true)];
-    let options = (prop_oneof![2 => Just(0), 1 => 1..3u32], networks, dsr, proxy);
-    let options = options.prop_map(|(affinity, clients, dsr, proxy)| ServiceOptions {
+    let maglev = Table { maglev: true, slots: None };
+    let table = prop_oneof![20 => Just(Table::default()), 1 => Just(maglev)];
+    let options = (prop_oneof![2 => Just(0), 1 => 1..3u32], networks, dsr, proxy, table);
+    let options = options.prop_map(|(affinity, clients, dsr, proxy, table)| ServiceOptions {
         dsr,
         proxy,
+        table,
         ..self::options(affinity, &clients)
     });
     let spans = vec![(70, 90), (80, 81), (81, 99), (91, 99), (1, 65_535)];

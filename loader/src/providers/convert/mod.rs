@@ -13,6 +13,7 @@ mod port;
 mod port_range;
 mod service;
 mod slice;
+mod table;
 pub mod wire;
 
 pub use egress::egress;

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 
 use super::{
     Refusal, port, quoted,
+    table::table,
     wire::{ObjectMeta, ServiceSpec},
 };
 use crate::event::{Distribution, Dsr, ServiceOptions, SourceRanges, Traffic, TrafficPolicy};
@@ -43,7 +44,8 @@ pub fn options(
     let dsr = dsr(metadata, refusals);
     let proxy = proxy(metadata, dsr, refusals);
     let traffic = traffic(spec, refusals);
-    let options = ServiceOptions { affinity, idle_timeout, dsr, proxy, source_ranges, traffic };
+    let table = table(metadata, refusals);
+    let options = ServiceOptions { affinity, idle_timeout, dsr, proxy, source_ranges, traffic, table };
     (options != ServiceOptions::default()).then(|| Box::new(options))
 }
 
