@@ -53,9 +53,9 @@ pub struct Snapshot {
     pub endpoints: Arc<BTreeMap<String, Attached>>,
     /// By name of the object.
     pub egress: Arc<BTreeMap<Arc<str>, Standing>>,
-    /// When the rows in the kernel were last as wanted, whatever the sources still
-    /// have to say; `None`: never yet.
-    pub programmed: Option<Timestamp>,
+    /// Since when services' rows in the kernel are not as wanted; `None`: they are,
+    /// or what an earlier agent left serves.
+    pub behind: Option<Timestamp>,
     /// This node will be gone soon.
     pub leaving: bool,
 }

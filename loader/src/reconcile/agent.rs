@@ -83,8 +83,10 @@ pub(super) struct Agent {
     pub repairs: VecDeque<String>,
 
     pub programming: Programming,
-    /// When the kernel's rows were last as wanted.
-    pub programmed: Option<Timestamp>,
+    /// Since when services' rows are not as wanted.
+    pub behind: Option<Timestamp>,
+    /// This node will be gone soon, by the last word of its object.
+    pub leaving: bool,
 
     pub fences: Fences,
     /// What readers hold of it, if any does: it is large.
@@ -152,7 +154,8 @@ impl Agent {
             repaired: 0,
             repairs: VecDeque::new(),
             programming: Programming::new(Timestamp::now()),
-            programmed: None,
+            behind: None,
+            leaving: false,
             fences: Fences::default(),
             desired: Weak::new(),
             snapshot: Arc::default(),
@@ -192,19 +195,21 @@ impl Agent {
         if !self.failures.contains_key(WRITE) {
             self.programming.stands(Timestamp::now());
         }
-        if self.is_programmed() {
-            self.programmed = Some(Timestamp::now());
+        self.behind = if self.is_behind() { self.behind.or_else(|| Some(Timestamp::now())) } else { None };
+        if let Some(node) = self.model.nodes().get(self.config.node.as_str()) {
+            self.leaving = node.leaving;
         }
+        let problems: Vec<Problem> = self.every_problem().collect();
         let endpoints = self.store.iter().map(|(name, stored)| (name.clone(), self.attached(stored)));
         let snapshot = Snapshot {
             endpoints: Arc::new(endpoints.collect()),
             egress: Arc::new(self.egress.decision.standing.clone()),
-            status: self.status(),
-            programmed: self.programmed,
-            leaving: self.model.nodes().get(self.config.node.as_str()).is_some_and(|node| node.leaving),
+            status: self.status(&problems),
+            behind: self.behind,
+            leaving: self.leaving,
         };
         self.snapshot.store(Arc::new(snapshot));
-        self.tell_owners();
+        self.tell_owners(problems);
         self.changed.send_modify(|version| *version += 1);
     }
 

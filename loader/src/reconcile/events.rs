@@ -27,12 +27,12 @@ impl Owners {
 }
 
 impl Agent {
-    /// Tells them what is wrong now.
-    pub(super) fn tell_owners(&self) {
+    /// Tells them what is wrong now, of all that is.
+    pub(super) fn tell_owners(&self, problems: Vec<Problem>) {
         let Some(owners) = &self.owners.0 else { return };
         let is_of_the_api =
             |problem: &Problem| problem.origin.as_ref().is_some_and(|origin| *origin.source == *SOURCE);
-        let wrong: Vec<Problem> = self.every_problem().filter(is_of_the_api).collect();
+        let wrong: Vec<Problem> = problems.into_iter().filter(is_of_the_api).collect();
         owners.send_if_modified(|before| {
             let is_news = *before.0 != wrong;
             *before = (if is_news { Arc::new(wrong) } else { before.0.clone() }, self.model.nodes().len());

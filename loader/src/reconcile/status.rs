@@ -1,5 +1,7 @@
 //! How do things stand, in the operator's words?
 
+use std::collections::BTreeSet;
+
 use super::{agent::Agent, plane::Plane};
 use crate::snapshot::{ALARM_PERCENT, Drift, MapUse, ProblemView, SourceStatus, Status};
 use crate::{
@@ -14,7 +16,7 @@ pub(super) const READ: &str = "read the maps back";
 pub(super) const ATTACH: &str = "attach programs";
 
 impl Agent {
-    pub fn status(&self) -> Status {
+    pub fn status(&self, problems: &[Problem]) -> Status {
         let revision = self.model.revision();
         let maps = self.map_use();
         let reasons = self.reasons(revision);
@@ -38,7 +40,7 @@ impl Agent {
                     problems,
                 })
                 .collect(),
-            problems: self.problems(),
+            problems: views(problems),
             alarms: self.alarms(&maps),
             maps,
             drift: Drift { repaired: self.repaired, last: self.repairs.iter().cloned().collect() },
@@ -58,13 +60,12 @@ impl Agent {
         self.reasons(self.model.revision()).is_empty()
     }
 
-    /// Whether the kernel's rows are as wanted, whatever sources have yet to say.
-    pub fn is_programmed(&self) -> bool {
-        self.dataplane.is_some()
-            && self.start_micros > 0
-            && self.failures.is_empty()
-            && self.kernel_digest() == Some(self.digest())
-            && self.policies.stand
+    /// Whether services' rows in the kernel are not as wanted, whatever sources have
+    /// yet to say; policies, and what cannot have room, are no matter of theirs.
+    pub fn is_behind(&self) -> bool {
+        let fails = [WRITE, READ, ATTACH].iter().any(|what| self.failures.contains_key(what));
+        let differs = self.kernel_digest().is_some_and(|digest| digest != self.digest());
+        self.dataplane.is_none() || fails || differs
     }
 
     /// Why the node has not converged; empty when it has.
@@ -114,14 +115,6 @@ impl Agent {
         kinds.map(|kind| format!("{} services wait for room: {}", kind.len(), kind[0])).collect()
     }
 
-    fn problems(&self) -> Vec<ProblemView> {
-        let mut problems: Vec<ProblemView> =
-            self.every_problem().map(|problem| ProblemView::from(&problem)).collect();
-        // Each port of a service has a plan of its own.
-        problems.dedup();
-        problems
-    }
-
     /// What cannot be served, wherever that was found.
     pub fn every_problem(&self) -> impl Iterator<Item = Problem> {
         let all = self.model.problems().chain(self.plan_problems()).chain(&self.route_problems);
@@ -131,8 +124,9 @@ impl Agent {
 
     /// What the plans could not serve; what is wrong in both families, once.
     pub fn plan_problems(&self) -> impl Iterator<Item = &Problem> {
-        let v4 = || self.v4.planner.problems();
-        v4().chain(self.v6.planner.problems().filter(move |problem| !v4().any(|other| other == *problem)))
+        let v4: BTreeSet<&Problem> = self.v4.planner.problems().collect();
+        let v6 = self.v6.planner.problems().filter(move |problem| !v4.contains(problem));
+        self.v4.planner.problems().chain(v6)
     }
 
     fn map_use(&self) -> Vec<MapUse> {
@@ -156,6 +150,13 @@ impl Agent {
         let all = held.chain(full).chain(self.waiting()).chain(failed).chain(self.published.trouble());
         all.chain(self.warnings.iter().cloned()).collect()
     }
+}
+
+fn views(problems: &[Problem]) -> Vec<ProblemView> {
+    let mut views: Vec<ProblemView> = problems.iter().map(ProblemView::from).collect();
+    // Each port of a service has a plan of its own.
+    views.dedup();
+    views
 }
 
 fn family_use<A: Family>(plane: &Plane<A>, capacity: &Capacity, suffix: &str) -> Vec<MapUse> {
