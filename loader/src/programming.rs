@@ -2,10 +2,15 @@
 //! follow it? SIG Scalability's network programming latency, which kube-proxy
 //! publishes in the same buckets.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use prometheus_client::metrics::histogram::Histogram;
 
-use crate::event::{Event, Object};
+use crate::{
+    event::{Event, Object, ObjectKey},
+    model::{ServiceName, desired::ServiceId},
+};
 
 /// Changes that may wait for their rows; of more, the later ones are not measured.
 const WAITING: usize = 10_000;
@@ -39,16 +44,31 @@ impl Programming {
         Self { since, waiting: Vec::new(), latency: Latency::default() }
     }
 
-    /// Notes when what is said had happened.
-    pub fn hear(&mut self, events: &[Event]) {
-        for event in events {
-            let Some((object, _)) = &event.object else { continue };
-            let Object::Slice(slice) = &**object else { continue };
-            let news = slice.changed.filter(|changed| *changed > self.since);
-            if let Some(changed) = news.filter(|_| self.waiting.len() < WAITING) {
-                self.waiting.push(changed);
-            }
+    /// When what is said had happened, by service. `known`: what was said before.
+    pub fn news(
+        &self,
+        events: &[Event],
+        known: impl Fn(&ObjectKey) -> Option<Timestamp>,
+    ) -> Vec<(ServiceName, Timestamp)> {
+        let news = |event: &Event| {
+            let Object::Slice(slice) = &*event.object.as_ref()?.0 else { return None };
+            let changed = slice.changed.filter(|changed| *changed > self.since)?;
+            // Another word of what had happened then.
+            let is_old = known(&event.key) == Some(changed);
+            (!is_old).then(|| ((event.key.namespace.clone(), slice.service.clone()), changed))
+        };
+        events.iter().filter_map(news).collect()
+    }
+
+    /// Those that concern services with rows wait for them.
+    pub fn wait(&mut self, news: Vec<(ServiceName, Timestamp)>, touched: &BTreeSet<ServiceId>) {
+        if news.is_empty() {
+            return;
         }
+        let services: BTreeSet<_> = touched.iter().map(|id| (&id.namespace, &id.name)).collect();
+        let news = news.into_iter().filter(|((namespace, name), _)| services.contains(&(namespace, name)));
+        let room = WAITING.saturating_sub(self.waiting.len());
+        self.waiting.extend(news.map(|(_, changed)| changed).take(room));
     }
 
     /// All that was heard is in the kernel, read back.
@@ -67,7 +87,10 @@ mod tests {
     use prometheus_client::{encoding::text::encode, registry::Registry};
 
     use super::*;
-    use crate::event::{Kind, ObjectKey, Origin, SliceObject};
+    use crate::{
+        event::{Kind, Origin, SliceObject},
+        model::desired::Scope,
+    };
 
     fn at(text: &str) -> Timestamp {
         format!("2026-11-22T12:00:{text}Z").parse().unwrap()
@@ -88,14 +111,25 @@ mod tests {
         text
     }
 
+    /// The service of the slices has rows.
+    fn hear(programming: &mut Programming, events: &[Event], known: Option<Timestamp>) {
+        let news = programming.news(events, |_| known);
+        let id = ServiceId::new("n".into(), "s".into(), "".into(), Scope::Cluster);
+        programming.wait(news, &[id].into());
+    }
+
     #[test]
     fn a_change_is_measured_once_it_stands_and_once() {
         let mut programming = Programming::new(at("10"));
         let gone = Event { object: None, ..slice(None) };
-        programming.hear(&[slice(Some(at("09"))), slice(None), gone]);
+        hear(&mut programming, &[slice(Some(at("09"))), slice(None), gone], None);
+        // Said again, and of a service without rows.
+        hear(&mut programming, &[slice(Some(at("15")))], Some(at("15")));
+        let news = programming.news(&[slice(Some(at("15")))], |_| None);
+        programming.wait(news, &BTreeSet::new());
         programming.stands(at("20"));
         assert!(text(&programming.latency).contains("t_count 0"), "nothing of ours");
-        programming.hear(&[slice(Some(at("20"))), slice(Some(at("22.6")))]);
+        hear(&mut programming, &[slice(Some(at("20"))), slice(Some(at("22.6")))], Some(at("15")));
         assert!(text(&programming.latency).contains("t_count 0"), "nothing stands");
         programming.stands(at("23"));
         programming.stands(at("24"));
@@ -123,7 +157,7 @@ mod tests {
     #[test]
     fn a_clock_that_is_ahead_counts_as_no_time() {
         let mut programming = Programming::new(at("10"));
-        programming.hear(&[slice(Some(at("30")))]);
+        hear(&mut programming, &[slice(Some(at("30")))], None);
         programming.stands(at("20"));
         assert!(text(&programming.latency).contains("t_sum 0.0"));
     }

@@ -6,7 +6,12 @@ use std::{
 };
 
 use super::{agent::Agent, status::WRITE};
-use crate::{event::Batch, heap, kernel::routes, model::Touched};
+use crate::{
+    event::{Batch, Object},
+    heap,
+    kernel::routes,
+    model::Touched,
+};
 
 /// After a change everything is read back this soon: the change's own rows
 /// were read back at once.
@@ -34,9 +39,16 @@ impl Agent {
             news |= self.model.is_news(&batch);
             let marks = batch.marks.clone();
             // Into the model before the next one is judged by that.
+            // What the guard brings back had happened long ago.
+            let (model, source) = (&self.model, &batch.source);
+            let changed = self.programming.news(&batch.events, |key| {
+                let (object, _) = model.said(source, key)?;
+                if let Object::Slice(slice) = &*object { slice.changed } else { None }
+            });
             let believed = self.believed(batch);
-            self.programming.hear(&believed.events);
-            touched.extend(self.model.apply(believed));
+            let of_batch = self.model.apply(believed);
+            self.programming.wait(changed, &of_batch.services);
+            touched.extend(of_batch);
             if let Some(marks) = marks {
                 self.published.hear(self.model.revision(), marks);
             }

@@ -121,7 +121,8 @@ pub async fn uninstall(config: AgentConfig) -> anyhow::Result<()> {
     let listener = crate::api::server::bind(&config.socket)?;
     // Maps of another version go as well.
     let config = AgentConfig { recreate_maps: true, ..config };
-    let mut agent = Agent::start(config.clone(), Sources::default(), Instant::now()).await?;
+    let sources = Sources::silent(&config).await;
+    let mut agent = Agent::start(config.clone(), sources, Instant::now()).await?;
     agent.uninstall().await.map_err(anyhow::Error::msg)?;
     drop(listener);
     let _ = std::fs::remove_file(&config.socket);

@@ -19,11 +19,15 @@ use crate::{
 };
 
 /// The providers that the configuration names, started.
-#[derive(Default)]
 pub struct Sources {
     manifests: Option<Manifests>,
     kubernetes: Option<Kubernetes>,
+    /// The way to other agents of one that has no sources.
+    cluster: Option<Cluster>,
 }
+
+/// The source of an agent that has none.
+const NOBODY: &str = "nobody";
 
 impl Sources {
     /// # Errors
@@ -35,7 +39,21 @@ impl Sources {
             Some(access) => Some(Kubernetes::spawn(access, Timing::default(), batches).await?),
             None => None,
         };
-        Ok(Self { manifests, kubernetes })
+        Ok(Self { manifests, kubernetes, cluster: None })
+    }
+
+    /// For an agent that is to end everything: somebody who never says anything, so
+    /// that what stands is in force until it is taken away.
+    pub async fn silent(config: &AgentConfig) -> Self {
+        let cluster = match (&config.kubernetes, &config.lease_namespace) {
+            (Some(access), Some(namespace)) => {
+                let cluster = Cluster::connect(access, namespace.as_str().into(), Timing::default()).await;
+                let told = "other nodes do not hear that this one has nothing any more";
+                cluster.inspect_err(|error| tracing::warn!(%error, "{told}")).ok()
+            }
+            _ => None,
+        };
+        Self { manifests: None, kubernetes: None, cluster }
     }
 
     /// Why a source has stopped to speak, once one has. (The thread that reads
@@ -51,7 +69,8 @@ impl Sources {
     pub fn names(&self) -> Vec<Arc<str>> {
         let manifests = self.manifests.as_ref().map(|_| manifests::SOURCE.into());
         let kubernetes = self.kubernetes.as_ref().map(|_| kubernetes::SOURCE.into());
-        manifests.into_iter().chain(kubernetes).collect()
+        let names: Vec<Arc<str>> = manifests.into_iter().chain(kubernetes).collect();
+        if names.is_empty() { vec![NOBODY.into()] } else { names }
     }
 
     /// Asks every source for a look now; each says so in a batch with `fence`.
@@ -66,7 +85,8 @@ impl Sources {
 
     /// The way to other agents, where there is an API server.
     pub fn cluster(&self, namespace: &str) -> Option<Cluster> {
-        self.kubernetes.as_ref().map(|kubernetes| kubernetes.cluster(namespace.into()))
+        let watched = self.kubernetes.as_ref().map(|kubernetes| kubernetes.cluster(namespace.into()));
+        watched.or_else(|| self.cluster.clone())
     }
 
     /// Who tells of objects that cannot be served, where there is an API server.

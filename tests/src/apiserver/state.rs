@@ -117,7 +117,11 @@ impl State {
             metadata["namespace"] = json!(namespace);
         }
         metadata["resourceVersion"] = json!(self.revision.to_string());
-        metadata["uid"] = json!(format!("{kind}-{namespace}-{name}"));
+        let before = self.objects[kind].get(&(namespace.clone(), name.clone()));
+        metadata["uid"] = before.map_or_else(
+            || json!(format!("{kind}-{namespace}-{name}-{}", self.revision)),
+            |before| before["metadata"]["uid"].clone(),
+        );
         metadata["managedFields"] = json!([{"manager": "kit", "operation": "Update", "fieldsType": "FieldsV1", "fieldsV1": {"f:spec": {}}}]);
         let before = self.objects[kind].insert((namespace, name), object.clone());
         let type_ = if before.is_some() { "MODIFIED" } else { "ADDED" };

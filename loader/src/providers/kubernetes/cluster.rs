@@ -18,7 +18,8 @@ use tokio::{
 };
 
 use super::{
-    Timing,
+    Access, Timing, client,
+    fare::Fares,
     kinds::{KINDS, Watched},
     listed::OfKind,
 };
@@ -70,6 +71,15 @@ impl Cluster {
         };
         let leases = Api::namespaced_with(client.clone(), &namespace, &lease);
         Self { client, leases, namespace, timing }
+    }
+
+    /// For whoever watches nothing.
+    ///
+    /// # Errors
+    /// When the server's address or our credentials cannot be used.
+    pub async fn connect(access: &Access, namespace: Arc<str>, timing: Timing) -> anyhow::Result<Self> {
+        let config = client::configuration(access).await?;
+        Ok(Self::new(client::connect(&config, timing, Arc::new(Fares::new()))?, namespace, timing))
     }
 
     /// Publishes the newest word for a node until nobody speaks any more; says in

@@ -38,6 +38,11 @@ const NAME: usize = 253;
 const LASTING: Duration = Duration::from_secs(5);
 /// What lasts is told again: the server forgets Events after an hour.
 const AGAIN: Duration = Duration::from_secs(3660);
+/// Sooner when somebody had told it before, who knows when; and when nobody answered.
+const SHARED: Duration = Duration::from_secs(1200);
+const UNHEARD: Duration = Duration::from_secs(60);
+/// Requests that telling takes.
+const REQUESTS: u32 = 2;
 /// How long a request may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -48,7 +53,8 @@ pub type Wrong = (Arc<Vec<Problem>>, usize);
 pub struct Recorder {
     client: Client,
     node: Arc<str>,
-    notices: BTreeMap<Notice, Told>,
+    /// When each is to be told.
+    notices: BTreeMap<Notice, Instant>,
 }
 
 /// What is wrong with an object.
@@ -60,24 +66,20 @@ struct Notice {
     note: String,
 }
 
-struct Told {
-    since: Instant,
-    last: Option<Instant>,
-}
-
 impl Recorder {
     pub(super) fn new(client: Client, node: Arc<str>) -> Self {
         Self { client, node, notices: BTreeMap::new() }
     }
 
-    /// Tells until nobody says anything any more: no more than one thing at once, as
-    /// often as [agents write](pace).
+    /// Tells until nobody says anything any more: one thing at once, and requests no
+    /// more often than [agents write](pace).
     pub async fn run(mut self, mut wrong: watch::Receiver<Wrong>) {
         loop {
-            let nodes = {
+            let turn = {
                 let wrong = wrong.borrow_and_update();
-                self.hear(&wrong.0, Instant::now());
-                wrong.1
+                let turn = pace(wrong.1) * REQUESTS;
+                self.hear(&wrong.0, Instant::now(), turn);
+                turn
             };
             let Some((due, notice)) = self.next() else {
                 if wrong.changed().await.is_err() {
@@ -93,35 +95,43 @@ impl Recorder {
                 () = sleep_until(due) => {}
             }
             let (kind, name) = (KINDS[notice.kind].name, &notice.name);
-            match timeout(PATIENCE, self.tell(&notice)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::warn!(kind, name, %error, "cannot tell of it by an Event"),
-                Err(_) => tracing::warn!(kind, name, "cannot tell of it by an Event: no answer"),
+            let again = match timeout(PATIENCE, self.tell(&notice)).await {
+                Ok(Ok(())) => AGAIN,
+                // Another node, or an earlier agent, has said so.
+                Ok(Err(Error::Api(status))) if status.code == 409 => SHARED,
+                Ok(Err(error)) => {
+                    tracing::warn!(kind, name, %error, "cannot tell of it by an Event");
+                    // What the server does not take it does not take a minute later.
+                    let refused = matches!(&error, Error::Api(status) if status.code < 429);
+                    if refused { AGAIN } else { UNHEARD }
+                }
+                Err(_) => {
+                    tracing::warn!(kind, name, "cannot tell of it by an Event: no answer");
+                    UNHEARD
+                }
+            };
+            if let Some(due) = self.notices.get_mut(&notice) {
+                *due = Instant::now() + again;
             }
-            // Nor is the server asked again and again for what it does not take.
-            if let Some(told) = self.notices.get_mut(&notice) {
-                told.last = Some(Instant::now());
-            }
-            sleep(pace(nodes)).await;
+            sleep(turn).await;
         }
     }
 
-    /// What is not wrong any more is forgotten, and new if it ever comes back.
-    fn hear(&mut self, problems: &[Problem], now: Instant) {
+    /// What is not wrong any more is forgotten, and new if it ever comes back. Nodes
+    /// tell of the same one after the other: within the `turn` that each of them takes.
+    fn hear(&mut self, problems: &[Problem], now: Instant, turn: Duration) {
         let mut before = std::mem::take(&mut self.notices);
         for notice in problems.iter().filter_map(Notice::of) {
-            let told = before.remove(&notice).unwrap_or(Told { since: now, last: None });
-            self.notices.insert(notice, told);
+            let place = version_hash(&self.node, &notice.name, &notice.note) as f64 / u64::MAX as f64;
+            let due = before.remove(&notice).unwrap_or(now + LASTING + turn.mul_f64(place));
+            self.notices.insert(notice, due);
         }
     }
 
-    /// What is to be told next, and when. Each node has an order of its own.
+    /// What is to be told next, and when.
     fn next(&self) -> Option<(Instant, Notice)> {
-        let due = |told: &Told| told.last.map_or(told.since + LASTING, |last| last + AGAIN);
-        let order = |notice: &Notice| version_hash(&self.node, &notice.name, &notice.note);
-        let all = self.notices.iter().map(|(notice, told)| (due(told), notice));
-        let (due, notice) = all.min_by_key(|(due, notice)| (*due, order(notice)))?;
-        Some((due, notice.clone()))
+        let (notice, due) = self.notices.iter().min_by_key(|(_, due)| **due)?;
+        Some((*due, notice.clone()))
     }
 
     async fn tell(&self, notice: &Notice) -> Result<(), Error> {
@@ -138,11 +148,7 @@ impl Recorder {
         let event = notice.event(&self.node, &uid, Timestamp::now());
         let events: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), notice.at(), &type_);
         let event: DynamicObject = serde_json::from_value(event).map_err(Error::SerdeError)?;
-        match events.create(&PostParams::default(), &event).await {
-            // Another node, or an earlier agent, has said so.
-            Err(Error::Api(status)) if status.code == 409 => Ok(()),
-            other => other.map(drop),
-        }
+        events.create(&PostParams::default(), &event).await.map(drop)
     }
 
     async fn uid(&self, watched: &'static Watched, notice: &Notice) -> Result<Option<String>, Error> {
@@ -181,7 +187,8 @@ impl Notice {
 
     fn event(&self, node: &str, uid: &str, now: Timestamp) -> Value {
         let watched = &KINDS[self.kind];
-        let hash = format!("{:016x}", version_hash(watched.name, &self.name, &self.note));
+        // Of an object that was made anew it is said anew.
+        let hash = format!("{:016x}", version_hash(watched.name, uid, &self.note));
         let name = cut(&self.name, NAME - 1 - hash.len()).trim_end_matches(['-', '.']);
         let reason = if watched.kind.is_policy() { "NotEnforced" } else { "NotServed" };
         json!({
@@ -228,17 +235,34 @@ mod tests {
         let (mut recorder, begun) = (recorder(), Instant::now());
         let wrong = [problem("kubernetes", "Service/a/web", "is wrong")];
         assert!(recorder.next().is_none());
-        recorder.hear(&wrong, begun);
+        let turn = Duration::from_secs(100);
+        recorder.hear(&wrong, begun, turn);
         let (due, notice) = recorder.next().unwrap();
-        assert_eq!(due, begun + LASTING);
-        recorder.hear(&wrong, begun + Duration::from_secs(3));
+        assert!((begun + LASTING..=begun + LASTING + turn).contains(&due));
+        recorder.hear(&wrong, begun + Duration::from_secs(3), turn);
         assert_eq!(recorder.next().unwrap().0, due, "it has lasted since");
-        recorder.notices.get_mut(&notice).unwrap().last = Some(due);
+        *recorder.notices.get_mut(&notice).unwrap() = due + AGAIN;
+        recorder.hear(&wrong, due, turn);
         assert_eq!(recorder.next().unwrap().0, due + AGAIN);
-        recorder.hear(&[], due);
+        recorder.hear(&[], due, turn);
         assert!(recorder.next().is_none());
-        recorder.hear(&wrong, due);
-        assert_eq!(recorder.next().unwrap().0, due + LASTING);
+        recorder.hear(&wrong, due, turn);
+        let again = recorder.next().unwrap().0;
+        assert!((due + LASTING..=due + LASTING + turn).contains(&again));
+    }
+
+    #[tokio::test]
+    async fn many_nodes_tell_one_after_the_other() {
+        let (now, turn) = (Instant::now(), Duration::from_secs(100));
+        let wrong = [problem("kubernetes", "Service/a/web", "is wrong")];
+        let due = |number: usize| {
+            let mut recorder = Recorder { node: format!("n{number}").into(), ..recorder() };
+            recorder.hear(&wrong, now, turn);
+            (recorder.next().unwrap().0 - now - LASTING).as_secs() / 10
+        };
+        let mut counts = [0; 10];
+        (0..1000).for_each(|number| counts[due(number) as usize] += 1);
+        assert!(counts.iter().all(|count| (50..150).contains(count)), "{counts:?}");
     }
 
     #[test]
@@ -267,9 +291,9 @@ mod tests {
         let length = |field: &str| event[field].as_str().unwrap().len();
         assert_eq!((length("note"), length("reportingInstance")), (1024, INSTANCE));
         assert_eq!(event["eventTime"], "1970-01-01T00:00:00.000000Z");
-        // Whoever says it, it is the same.
-        let other = notice.event("n2", "u", Timestamp::UNIX_EPOCH);
-        assert_eq!(other["metadata"], event["metadata"]);
+        // Whoever says it, it is the same, but of another object.
+        let other = |uid| notice.event("n2", uid, Timestamp::UNIX_EPOCH)["metadata"].clone();
+        assert!(other("u") == event["metadata"] && other("v") != event["metadata"]);
         let policy = Notice::of(&problem("kubernetes", "NetworkPolicy/a/p", "x")).unwrap();
         assert_eq!(policy.event("n", "u", Timestamp::UNIX_EPOCH)["reason"], "NotEnforced");
     }
