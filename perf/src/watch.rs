@@ -117,6 +117,9 @@ fn one_change(services: u32, changes: u32) -> f64 {
     let agent = cluster.nodes[0].agent();
     let measured = Service::new("measured", vip(200), &[Port::tcp(80, 8080)]);
     api.apply(&measured.yaml());
+    agent.wait_status("the service", PATIENCE, |status| {
+        status.converged && status.services > services as usize
+    });
     let change = |number| {
         let before = agent.status().applied_revision;
         api.apply(&measured.slice(&[backend(0, number % 7)]).yaml());
@@ -198,6 +201,7 @@ fn churn(time: Duration, report: &mut Report) -> Result<()> {
                     loop {
                         let asked = Instant::now();
                         let (answer, _) = answered()?;
+                        anyhow::ensure!(changed.elapsed() < PATIENCE, "a change does not arrive");
                         if answer.server == *name {
                             return anyhow::Ok((asked - changed).as_micros() as u64);
                         }

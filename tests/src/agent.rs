@@ -150,6 +150,19 @@ impl Agent {
         self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
+    /// Waits until the process has ended by itself; its exit code.
+    pub fn ended(&mut self, patience: Duration) -> Option<i32> {
+        let end = Instant::now() + patience;
+        loop {
+            let status = self.child.as_mut().unwrap().try_wait().unwrap();
+            match status {
+                Some(status) => return status.code(),
+                None => assert!(Instant::now() < end, "it goes on: {}", self.log_tail()),
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.as_ref().map_or(0, Child::id)
     }

@@ -37,7 +37,7 @@ fn of(report: &Value, outcome: &str) -> Vec<[String; 3]> {
     found
 }
 
-/// Two nodes, a server on each and a client on the first.
+/// Two nodes, two servers on each and a client on the first.
 struct Rig {
     cluster: Cluster,
     servers: Vec<(Container, Server)>,
@@ -48,7 +48,7 @@ struct Rig {
 impl Rig {
     fn new() -> Self {
         let cluster = Cluster::dual(2);
-        let servers = cluster.servers(1, 8080);
+        let servers = cluster.servers(2, 8080);
         let client = cluster.nodes[0].container("client", 100);
         let ports = [Port::tcp(80, 8080).at_node(NODE_PORT), Port::udp(53, 8080)];
         let web = Service::new("web", vip(1), &ports).dual(vip6(1));
@@ -73,17 +73,17 @@ fn what_is_reached_is_counted_and_what_is_not_is_named() {
             assert!(reached.contains(&format!("{from} > {to}")), "{from} {to}: {reached:#?}");
         }
     }
-    // The other node by both families, and two frontends and two backends of each.
-    assert_eq!(reached.len(), 2 + 2 * 8, "{reached:#?}");
+    // The other node by both families, and two frontends and four backends of each.
+    assert_eq!(reached.len(), 2 + 2 * 12, "{reached:#?}");
     assert_eq!(said.json["tried"].as_array().unwrap().len(), reached.len());
     let text = node.agent().text(&["connectivity-test", "--netns", node.netns.path().to_str().unwrap()]);
-    assert_eq!(text.trim(), "18 of 18 reached, 0 denied by policies, 0 skipped, 0 unclear, 0 failed");
+    assert_eq!(text.trim(), "26 of 26 reached, 0 denied by policies, 0 skipped, 0 unclear, 0 failed");
 
     // A backend that is away, seen from a container alone.
     drop(rig.servers.pop());
     let said = test(&rig.cluster.nodes[0], &["--from", "client", "--service", "default/web"]);
     let failed = of(&said.json, "failed");
-    let away = ["client", "10.244.1.10:8080/TCP", "refused"].map(str::to_owned);
+    let away = ["client", "10.244.1.11:8080/TCP", "refused"].map(str::to_owned);
     assert!(said.code == 1 && failed.contains(&away), "{said:?}");
     assert!(failed.iter().all(|[from, ..]| from == "client"), "{failed:#?}");
     // Without endpoints there is nothing to try.
@@ -104,8 +104,16 @@ fn what_is_reached_is_counted_and_what_is_not_is_named() {
 #[test]
 fn what_a_policy_denies_is_no_failure() {
     let rig = Rig::new();
-    let pods: Vec<String> = rig.servers.iter().map(|(at, _)| at.pod("app: web")).collect();
-    rig.cluster.manifests().write("pods.yaml", &pods.join("---\n"));
+    let pods = |selected: &dyn Fn(&str) -> bool| {
+        let pods: Vec<String> = rig
+            .servers
+            .iter()
+            .filter(|(at, _)| selected(&at.name))
+            .map(|(at, _)| at.pod("app: web"))
+            .collect();
+        rig.cluster.manifests().write("pods.yaml", &pods.join("---\n"));
+    };
+    pods(&|name| name.ends_with("-0"));
     rig.cluster.manifests().write("policy.yaml", POLICY);
     rig.cluster.wait_converged();
     let said = test(&rig.cluster.nodes[0], &[]);
@@ -127,6 +135,38 @@ fn what_a_policy_denies_is_no_failure() {
         reached.iter().any(|[from, to, _]| from == "host" && to == "10.244.0.10:8080/TCP"),
         "{reached:#?}"
     );
+
+    // When nothing on the other node is reached, it is no policy before somebody has looked.
+    pods(&|name| name.ends_with("-0") || name.contains("-n1-"));
+    rig.cluster.wait_converged();
+    let said = test(&rig.cluster.nodes[0], &[]);
+    let failed = of(&said.json, "failed");
+    let told = failed.iter().all(|[.., why]| why.contains("no backend on node n1 was reached at all"));
+    assert!(said.code == 1 && !failed.is_empty() && told, "{failed:#?}");
+}
+
+/// As the node is configured, and the service wants it.
+#[test]
+fn what_is_meant_so_is_no_failure() {
+    let mut rig = Rig::new();
+    let agent = rig.cluster.nodes[0].agent_mut();
+    agent.stop();
+    agent.reconfigure("host_services = false\n");
+    agent.restart();
+    rig.cluster.wait_converged();
+    let said = test(&rig.cluster.nodes[0], &["--from", "host"]);
+    assert_eq!((said.code, said.json["skipped"].as_u64()), (0, Some(4)), "{said:?}");
+    let ranged = Service { name: "ranged".into(), address: vip(2), address6: None, ..rig.web.clone() };
+    let ranged = Service { ports: vec![Port::tcp(80, 8080)], ..ranged }
+        .with("type: LoadBalancer")
+        .with("loadBalancerSourceRanges: [203.0.113.0/24]");
+    let text = format!("{}status: {{loadBalancer: {{ingress: [{{ip: 10.96.7.7}}]}}}}\n", ranged.yaml());
+    rig.cluster.manifests().write("ranged.yaml", &text);
+    rig.cluster.manifests().slice(&ranged.slice(&[rig.servers[0].0.address]).placed());
+    rig.cluster.wait_converged();
+    let said = test(&rig.cluster.nodes[0], &["--from", "client", "--service", "default/ranged"]);
+    let denied = ["client", "10.96.7.7:80/TCP", "its source ranges leave this client out"].map(str::to_owned);
+    assert!(said.code == 0 && of(&said.json, "denied") == [denied], "{said:?}");
 }
 
 #[test]

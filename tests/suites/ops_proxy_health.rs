@@ -9,7 +9,7 @@ use std::{
 };
 
 use causeway_testkit::{
-    apiserver::documents,
+    apiserver::{documents, kind},
     manifest::{Port, Service},
     topology::{Cluster, PATIENCE, node_address, node_address6, vip},
 };
@@ -46,7 +46,7 @@ fn until<T>(what: &str, good: impl Fn() -> Option<T>) -> T {
 
 #[test]
 fn load_balancers_hear_whether_to_send_to_a_node() {
-    let (mut cluster, api) = Cluster::beside_api(1);
+    let (mut cluster, mut api) = Cluster::beside_api(1);
     // As a kube-proxy that still runs.
     let taken = cluster.nodes[0].netns.run(|| TcpListener::bind(("::", HEALTH)).unwrap());
     cluster.nodes[0].start_watching_with(&api, CONFIG);
@@ -65,13 +65,32 @@ fn load_balancers_hear_whether_to_send_to_a_node() {
     let mut node = documents(&cluster.nodes[0].yaml()).remove(0);
     node["spec"]["taints"] = json!([{"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}]);
     api.put(node);
-    let eligible =
-        || get(&cluster, here, "/healthz").map(|(status, said)| (status, said["nodeEligible"].clone()));
-    until("no more traffic", || (eligible()? == (503, json!(false))).then_some(()));
+    let eligible = |cluster: &Cluster| {
+        get(cluster, here, "/healthz").map(|(status, said)| (status, said["nodeEligible"].clone()))
+    };
+    until("no more traffic", || (eligible(&cluster)? == (503, json!(false))).then_some(()));
     let (status, said) = get(&cluster, here, "/livez").unwrap();
     assert!(status == 200 && said.get("nodeEligible").is_none(), "{said}");
     api.apply(&cluster.nodes[0].yaml());
-    until("traffic again", || (eligible()? == (200, json!(true))).then_some(()));
+    until("traffic again", || (eligible(&cluster)? == (200, json!(true))).then_some(()));
+    // A node that goes as it was about to is not one that stays.
+    let mut node = documents(&cluster.nodes[0].yaml()).remove(0);
+    node["metadata"]["deletionTimestamp"] = json!("2026-11-22T12:00:00Z");
+    api.put(node);
+    until("no more traffic", || (eligible(&cluster)? == (503, json!(false))).then_some(()));
+    api.delete(kind("Node"), "", "n0");
+    cluster.nodes[0].agent().wait_status("no node", PATIENCE, |status| status.nodes == 0);
+    assert_eq!(eligible(&cluster), Some((503, json!(false))));
+
+    // An agent that starts while its sources are away has what another left.
+    api.apply(&cluster.nodes[0].yaml());
+    let agent = cluster.nodes[0].agent_mut();
+    agent.kill9();
+    api.down();
+    cluster.nodes[0].agent_mut().restart();
+    cluster.nodes[0].agent().wait_up(PATIENCE);
+    until("traffic still", || (eligible(&cluster)? == (200, json!(true))).then_some(()));
+    assert!(!cluster.nodes[0].agent().status().converged);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{SocketAddrV4, TcpStream},
+    net::{SocketAddr, SocketAddrV4, TcpStream},
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -66,10 +66,13 @@ fn an_agent_that_is_to_uninstall_takes_off_what_another_left() {
 
     // Not while there is one.
     let agent = cluster.nodes[0].agent();
-    let socket = agent.socket();
-    let said =
-        Command::new(binary()).args(["agent", "--uninstall", "--socket"]).arg(&socket).output().unwrap();
-    assert!(!said.status.success() && agent.status().converged, "{said:?}");
+    let mut second = Command::new(binary());
+    second.args(["agent", "--uninstall", "--socket"]).arg(agent.socket()).arg("--bpffs").arg(agent.pins());
+    second.arg("--state-dir").arg(agent.state_dir()).arg("--netns").arg(cluster.nodes[0].netns.path());
+    let said = second.output().unwrap();
+    assert!(!said.status.success(), "{said:?}");
+    assert!(String::from_utf8_lossy(&said.stderr).contains("another agent"), "{said:?}");
+    assert!(agent.status().converged);
 
     cluster.nodes[0].agent_mut().kill9();
     cluster.nodes[0].agent_mut().restart_with(&["--uninstall", "--metrics", "127.0.0.1:9102"]);
@@ -95,12 +98,39 @@ fn an_agent_that_is_to_uninstall_takes_off_what_another_left() {
 
     // Where there is nothing, and nobody who probes, it is done at once.
     cluster.nodes[0].agent_mut().restart_with(&["--uninstall"]);
-    let end = Instant::now() + PATIENCE;
-    while cluster.nodes[0].agent_mut().is_alive() {
-        assert!(Instant::now() < end, "it goes on");
-        thread::sleep(Duration::from_millis(50));
-    }
+    assert_eq!(cluster.nodes[0].agent_mut().ended(PATIENCE), Some(0));
     assert_eq!(before.difference(&Snapshot::take(&cluster.nodes[0].netns, &pins)), "", "left on the node");
+}
+
+/// Endpoints go one by one; until one has gone, its policies are in force.
+#[test]
+fn who_was_closed_is_closed_until_it_is_gone() {
+    let mut cluster = Cluster::running(2);
+    let (home, away) = (&cluster.nodes[0], &cluster.nodes[1]);
+    let _others: Vec<_> =
+        (0..30).map(|number| home.container(&format!("a-{number:02}"), 20 + number)).collect();
+    let closed = home.container("z-closed", 10);
+    let _server = Server::start(&closed.netns, "z-closed", 8080);
+    let client = away.container("client", 100);
+    cluster.manifests().write("pods.yaml", &closed.pod("app: closed"));
+    let to = SocketAddr::from((closed.address, 8080));
+    let opens = |patience| TcpStream::connect_timeout(&to, patience).is_ok();
+    cluster.wait_converged();
+    assert!(client.netns.run(|| opens(PATIENCE)), "it answers");
+    cluster.manifests().write(
+        "policy.yaml",
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: closed}\n\
+         spec: {podSelector: {matchLabels: {app: closed}}, policyTypes: [Ingress]}\n",
+    );
+    cluster.wait_converged();
+    cluster.nodes[0].agent_mut().kill9();
+    cluster.nodes[0].agent_mut().restart_with(&["--uninstall"]);
+    let mut tried = 0;
+    while cluster.nodes[0].agent_mut().is_alive() {
+        assert!(!client.netns.run(|| opens(Duration::from_millis(3))), "it opened after {tried} attempts");
+        tried += 1;
+    }
+    assert!(tried > 10, "{tried} attempts");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::Context;
+use causeway_schema::Verdict;
 use hyper::Method;
 
 use super::{Output, render::table};
@@ -35,11 +36,16 @@ pub struct Arguments {
     #[arg(long, value_name = "NAME")]
     service: Vec<String>,
     /// How long each attempt may take.
-    #[arg(long, default_value = "2s", value_name = "DURATION", value_parser = super::duration)]
+    #[arg(long, default_value = "2s", value_name = "DURATION", value_parser = patience)]
     timeout: Duration,
     /// The node's network namespace, as the agent's --netns.
     #[arg(long, env = "CAUSEWAY_NETNS", value_name = "PATH")]
     netns: Option<PathBuf>,
+}
+
+fn patience(text: &str) -> Result<Duration, String> {
+    super::duration(text)
+        .and_then(|time| if time.is_zero() { Err("no time at all".into()) } else { Ok(time) })
 }
 
 /// True when nothing has failed.
@@ -58,7 +64,15 @@ pub async fn run(arguments: Arguments, socket: &Path, output: Output) -> anyhow:
     }
     let netlink = Netlink::open().context("open a netlink socket")?;
     let mtu = attach::uplink(&netlink, status.uplink.as_deref()).await?.mtu;
-    let ground = Ground { node: &status.node, mtu: mtu as usize, nodes: &nodes, services: &services };
+    let host_services = status.hook.contains("sockets");
+    let (nodes_of, services_of) = (nodes.as_slice(), services.as_slice());
+    let ground = Ground {
+        node: &status.node,
+        mtu: mtu as usize,
+        nodes: nodes_of,
+        services: services_of,
+        host_services,
+    };
     let attempts = plan(&ground, &from);
     let namespaces: BTreeMap<String, PathBuf> =
         endpoints.into_iter().map(|endpoint| (endpoint.name, endpoint.netns.into())).collect();
@@ -78,6 +92,7 @@ pub async fn run(arguments: Arguments, socket: &Path, output: Output) -> anyhow:
             (tried.outcome, tried.detail) = why(attempt, to, tried, own, &status, socket).await;
         }
     }
+    nodes_out_of_reach(&attempts, &mut tried);
     let report = Report::new(tried);
     output.print(&report, text)?;
     Ok(report.good)
@@ -142,14 +157,41 @@ async fn why(
             return (Outcome::Denied, said.text.clone());
         }
         let reason = reply.program.map(|program| program.reason).unwrap_or_default();
+        if reason == Verdict::DropSourceRange.name() {
+            return (Outcome::Denied, "its source ranges leave this client out".into());
+        }
         return (Outcome::Failed, format!("{}: the program drops it: {reason}", tried.detail));
     }
-    if attempt.elsewhere && status.policies > 0 {
+    if attempt.restricted {
+        return (Outcome::Unclear, format!("{}: its source ranges may leave this client out", tried.detail));
+    }
+    if attempt.elsewhere.is_some() && status.policies > 0 {
         let detail =
             format!("{}: a policy may deny it: ask `causeway explain` on the backend's node", tried.detail);
         return (Outcome::Unclear, detail);
     }
     (Outcome::Failed, tried.detail.clone())
+}
+
+/// That policies deny all of a node's backends is less likely than that nothing gets
+/// there.
+fn nodes_out_of_reach(attempts: &[Attempt], tried: &mut [Tried]) {
+    let direct = |attempt: &Attempt| attempt.what.starts_with("backend");
+    let reached: BTreeSet<String> = attempts
+        .iter()
+        .zip(tried.iter())
+        .filter(|(attempt, tried)| direct(attempt) && tried.outcome == Outcome::Ok)
+        .filter_map(|(attempt, _)| attempt.elsewhere.clone())
+        .collect();
+    for (attempt, tried) in attempts.iter().zip(tried) {
+        if tried.outcome == Outcome::Unclear
+            && direct(attempt)
+            && let Some(node) = attempt.elsewhere.as_ref().filter(|node| !reached.contains(*node))
+        {
+            tried.outcome = Outcome::Failed;
+            let _ = write!(tried.detail, "; no backend on node {node} was reached at all");
+        }
+    }
 }
 
 fn text(report: &Report) -> String {
@@ -204,6 +246,33 @@ mod tests {
         assert_eq!(names(&["b"]).unwrap(), ["b"]);
         assert!(names(&["c"]).unwrap_err().contains("--from c"));
         assert_eq!(who(Vec::new(), &[]).unwrap(), ["host"]);
+    }
+
+    #[test]
+    fn a_node_of_which_nothing_is_reached_is_a_failure() {
+        let attempt = |node: &str| Attempt {
+            from: HOST.into(),
+            goal: Goal::Skip(""),
+            what: "backend of web".into(),
+            elsewhere: Some(node.into()),
+            restricted: false,
+        };
+        let outcome = |outcome| Tried {
+            from: HOST.into(),
+            to: String::new(),
+            what: String::new(),
+            outcome,
+            micros: None,
+            detail: "no answer".into(),
+        };
+        let attempts = ["n1", "n1", "n2"].map(attempt);
+        let mut tried = [Outcome::Unclear, Outcome::Ok, Outcome::Unclear].map(outcome);
+        nodes_out_of_reach(&attempts, &mut tried);
+        assert_eq!(
+            tried.each_ref().map(|tried| tried.outcome),
+            [Outcome::Unclear, Outcome::Ok, Outcome::Failed]
+        );
+        assert_eq!(tried[2].detail, "no answer; no backend on node n2 was reached at all");
     }
 
     #[test]

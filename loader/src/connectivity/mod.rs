@@ -6,7 +6,7 @@
 mod run;
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
 };
 
@@ -27,8 +27,11 @@ pub struct Attempt {
     pub goal: Goal,
     /// What that is, in words.
     pub what: String,
-    /// Some who may answer are on other nodes, whose policies this one does not know.
-    pub elsewhere: bool,
+    /// Who may answer is on another node (the backend's, if it is one), whose policies
+    /// this one does not know.
+    pub elsewhere: Option<String>,
+    /// Not all clients may come there.
+    pub restricted: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +102,8 @@ pub struct Ground<'a> {
     pub mtu: usize,
     pub nodes: &'a [NodeView],
     pub services: &'a [ServiceView],
+    /// The node's own processes may call services.
+    pub host_services: bool,
 }
 
 /// From each of these: every frontend of TCP, and every backend behind them; and
@@ -106,45 +111,44 @@ pub struct Ground<'a> {
 pub fn plan(ground: &Ground, from: &[String]) -> Vec<Attempt> {
     let mut attempts = Vec::new();
     for from in from {
-        let mut add = |goal, what, elsewhere| {
-            attempts.push(Attempt { from: from.clone(), goal, what, elsewhere });
-        };
+        let attempt =
+            |goal, what| Attempt { from: from.clone(), goal, what, elsewhere: None, restricted: false };
         if from == HOST {
             for node in ground.nodes.iter().filter(|node| node.name != ground.node) {
                 let addresses = node.addresses.iter().filter_map(|address| address.parse().ok());
-                addresses
-                    .for_each(|to| add(Goal::Ping(to, ground.mtu), format!("node {}", node.name), false));
+                let ping = |to| attempt(Goal::Ping(to, ground.mtu), format!("node {}", node.name));
+                attempts.extend(addresses.map(ping));
             }
         }
-        let mut backends = BTreeSet::new();
+        let mut backends = BTreeMap::new();
         for service in ground.services {
-            let name = &service.name;
-            let frontends = service.frontends.iter().filter_map(|text| ground.frontend(text));
-            for to in frontends {
-                let mut serving =
-                    service.backends.iter().filter(|backend| is_of(&backend.address, to)).peekable();
-                let serves = serving.peek().is_some();
-                let goal = if serves { Goal::Connect(to) } else { Goal::Skip("no endpoint serves it here") };
-                add(
-                    goal,
-                    format!("service {name} at {to}"),
-                    serving.any(|backend| ground.is_elsewhere(backend)),
-                );
-            }
-            if service.frontends.iter().any(|text| ground.frontend(text).is_some()) {
-                let backend = |backend: &ServiceBackend| {
-                    Some((backend.address.parse().ok()?, name.as_str(), ground.is_elsewhere(backend)))
+            let frontends: Vec<SocketAddr> =
+                service.frontends.iter().filter_map(|text| ground.frontend(text)).collect();
+            for &to in &frontends {
+                let serving = service.backends.iter().filter(|backend| is_of(&backend.address, to));
+                let goal = match ground.obstacle(from, service, serving.clone().count()) {
+                    Some(why) => Goal::Skip(why),
+                    None => Goal::Connect(to),
                 };
-                backends.extend(service.backends.iter().filter_map(backend));
+                let address = to.ip().to_string();
+                let ranges = service.source_ranges.as_ref();
+                attempts.push(Attempt {
+                    elsewhere: serving.clone().find_map(|backend| ground.elsewhere(backend)),
+                    restricted: ranges.is_some_and(|ranges| ranges.addresses.contains(&address)),
+                    ..attempt(goal, format!("service {} at {to}", service.name))
+                });
+            }
+            // One that serves several is tried once.
+            for backend in service.backends.iter().filter(|_| !frontends.is_empty()) {
+                if let Ok(to) = backend.address.parse::<SocketAddr>() {
+                    backends.entry(to).or_insert((service, backend));
+                }
             }
         }
-        // One that serves several is tried once.
-        let mut before = None;
-        for (to, name, elsewhere) in backends {
-            if before.replace(to) != Some(to) {
-                add(Goal::Connect(to), format!("backend of {name}"), elsewhere);
-            }
-        }
+        attempts.extend(backends.into_iter().map(|(to, (service, backend))| Attempt {
+            elsewhere: ground.elsewhere(backend),
+            ..attempt(Goal::Connect(to), format!("backend of {}", service.name))
+        }));
     }
     attempts
 }
@@ -155,8 +159,26 @@ fn is_of(backend: &str, frontend: SocketAddr) -> bool {
 }
 
 impl Ground<'_> {
-    fn is_elsewhere(&self, backend: &ServiceBackend) -> bool {
-        backend.node.as_deref() != Some(self.node)
+    /// The other node that a backend is on; "another" where nobody says.
+    fn elsewhere(&self, backend: &ServiceBackend) -> Option<String> {
+        let node = backend.node.as_deref().unwrap_or("another");
+        (node != self.node).then(|| node.to_owned())
+    }
+
+    /// Why nobody is to be reached at a service, as it is meant.
+    fn obstacle(&self, from: &str, service: &ServiceView, backends: usize) -> Option<&'static str> {
+        if backends == 0 {
+            return Some("no endpoint serves it here");
+        }
+        if from != HOST {
+            return None;
+        }
+        if !self.host_services {
+            return Some("the node's own processes cannot call services (--host-services)");
+        }
+        let why =
+            "its backends are to hear who the client is, which the node's own processes cannot tell them";
+        service.proxy_protocol.as_ref().map(|_| why)
     }
 
     /// Where somebody of this node connects to for a frontend; `None`: it is not for
@@ -183,6 +205,7 @@ impl Ground<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::view::SourceRangesView;
 
     fn service(name: &str, frontends: &[&str], backends: &[&str]) -> ServiceView {
         let backend = |address: &&str| ServiceBackend {
@@ -213,7 +236,7 @@ mod tests {
 
     fn planned(services: &[ServiceView], from: &[&str]) -> Vec<String> {
         let nodes = [node("n0", &["192.168.0.1", "fd00::1"]), node("n1", &["192.168.0.2"])];
-        let ground = Ground { node: "n0", mtu: 1500, nodes: &nodes, services };
+        let ground = Ground { node: "n0", mtu: 1500, nodes: &nodes, services, host_services: true };
         let from: Vec<String> = from.iter().map(ToString::to_string).collect();
         let line = |Attempt { from, goal, what, .. }: Attempt| match goal {
             Goal::Connect(to) => format!("{from} > {to}: {what}"),
@@ -242,7 +265,7 @@ mod tests {
             "host: service default/web:http at [fd00::1]:30080: no endpoint serves it here",
             "host: service default/web:http at [fd00:10::1]:80: no endpoint serves it here",
             "host > 10.96.0.2:80: service default/alias:http at 10.96.0.2:80",
-            "host > 10.244.0.2:8080: backend of default/alias:http",
+            "host > 10.244.0.2:8080: backend of default/web:http",
             "host > 10.244.1.2:8080: backend of default/web:http",
         ];
         assert_eq!(planned(&services, &["host"]), expected);
@@ -252,17 +275,33 @@ mod tests {
     }
 
     #[test]
-    fn whom_other_nodes_may_deny_is_known() {
+    fn what_is_meant_so_is_skipped_and_whom_others_decide_about_is_known() {
         let mut web = service("web", &["10.96.0.1:80/TCP"], &["10.244.0.2:80", "10.244.1.2:80"]);
         web.backends[0].node = Some("n0".into());
-        let elsewhere = |web: &ServiceView| -> Vec<bool> {
+        let plan = |web: &ServiceView, from: &str, host_services| {
             let services = std::slice::from_ref(web);
-            let ground = Ground { node: "n0", mtu: 1500, nodes: &[], services };
-            plan(&ground, &[HOST.into()]).iter().map(|attempt| attempt.elsewhere).collect()
+            let ground = Ground { node: "n0", mtu: 1500, nodes: &[], services, host_services };
+            plan(&ground, &[from.into()])
         };
-        assert_eq!(elsewhere(&web), [true, false, true], "the service, and each backend");
+        let elsewhere = |web: &ServiceView| -> Vec<Option<String>> {
+            plan(web, HOST, true).into_iter().map(|attempt| attempt.elsewhere).collect()
+        };
+        let other = Some("another".to_owned());
+        assert_eq!(elsewhere(&web), [other.clone(), None, other], "the service, and each backend");
+        web.backends[1].node = Some("n1".into());
+        assert_eq!(elsewhere(&web)[2].as_deref(), Some("n1"));
         web.backends.pop();
-        assert_eq!(elsewhere(&web), [false, false]);
+        assert_eq!(elsewhere(&web), [None, None]);
+
+        let is_skipped = |web: &ServiceView, from, host_services| {
+            matches!(plan(web, from, host_services)[0].goal, Goal::Skip(_))
+        };
+        assert!(!is_skipped(&web, HOST, true) && is_skipped(&web, HOST, false));
+        web.proxy_protocol = Some("v2".into());
+        assert!(is_skipped(&web, HOST, true) && !is_skipped(&web, "default/a", true));
+        let (addresses, clients) = (vec!["10.96.0.1".into()], vec![]);
+        web.source_ranges = Some(SourceRangesView { addresses, clients });
+        assert!(plan(&web, HOST, true)[0].restricted && !plan(&web, HOST, true)[1].restricted);
     }
 
     #[test]

@@ -37,7 +37,8 @@ pub fn ping(to: IpAddr, length: usize, timeout: Duration) -> io::Result<Duration
     socket.write_all(&message)?;
     let mut buffer = vec![0; length + header + HEADER];
     loop {
-        let left = timeout.checked_sub(begun.elapsed()).filter(|left| !left.is_zero());
+        // The socket counts microseconds, and none of them is for ever.
+        let left = timeout.checked_sub(begun.elapsed()).filter(|left| left.as_micros() > 0);
         socket.set_read_timeout(Some(left.ok_or(io::ErrorKind::TimedOut)?))?;
         let received = socket.read(&mut buffer)?;
         // An IPv4 raw socket shows the IP header, an IPv6 one does not.
