@@ -74,7 +74,9 @@ pub fn fill(lots: &[Lot], length: u32, walks: &mut [Walk], table: &mut [Cell]) {
             walk.credit -= heaviest;
             // `length` is prime, so the walk visits every slot.
             while slots[walk.next as usize] != FREE {
-                walk.next = (walk.next + walk.skip) % length;
+                // A division would be most of the time that this takes.
+                walk.next += walk.skip;
+                walk.next -= if walk.next >= length { length } else { 0 };
             }
             slots[walk.next as usize] = index as u16;
             left -= 1;

@@ -38,7 +38,7 @@ fn digest(frontends: &[(u8, u16)], backends: &[(u16, u16, u32)]) -> Digest {
 #[test]
 fn every_difference_shows() {
     let many =
-        |weight| (0..40).map(|number| (number, 80, if number == 7 { weight } else { 1 })).collect::<Vec<_>>();
+        |weight| (0..80).map(|number| (number, 80, if number == 7 { weight } else { 1 })).collect::<Vec<_>>();
     let digests = [
         digest(&[], &[]),
         digest(&[(1, 80)], &[]),

@@ -74,8 +74,8 @@ fn a_table_is_what_the_service_asks_for() {
     assert_eq!(set(3, maglev(None)), (Algorithm::Maglev, 16_381));
     assert_eq!(set(3, maglev(Some(16_382))), (Algorithm::Maglev, 32_749), "the next size there is");
     assert_eq!(set(3, sized(16_382)), (Algorithm::Rendezvous, 3), "which has no size");
-    assert_eq!(set(40, sized(1)), (Algorithm::Maglev, 16_381), "less than is usual");
-    assert_eq!(set(40, Table::default()), (Algorithm::Maglev, 32_749));
+    assert_eq!(set(70, sized(1)), (Algorithm::Maglev, 16_381), "less than is usual");
+    assert_eq!(set(70, Table::default()), (Algorithm::Maglev, 65_521));
     node.rest();
     assert_eq!(node.planner.image().tables.len(), 1, "the others are gone");
 }

@@ -119,7 +119,7 @@ pub fn change() -> impl Strategy<Value = Change> {
         (0..8u16, prop_oneof![4 => Just(8080u16), 1 => 8080..8082u16], weight),
         0..6,
     );
-    let many = (0..3u16).prop_map(|more| (0..40 + more).map(|number| (number, 8080, 1)).collect());
+    let many = (0..3u16).prop_map(|more| (0..70 + more).map(|number| (number, 8080, 1)).collect());
     let backends = prop_oneof![20 => few, 1 => many];
     let networks = proptest::sample::subsequence(vec!["10.0.0.0/8", "10.0.0.0/16", "fd00::/8"], 0..3);
     let dsr = prop_oneof![4 => Just(None), 1 => Just(Some(Dsr::Ipip)), 1 => Just(Some(Dsr::L2))];
