@@ -175,9 +175,10 @@ fn put<A: Family>(ctx: &TcContext, datagram: &Datagram<A>) -> Option<()> {
     held.of = datagram.fold();
     held.length = length as u32;
     held.since = flow::now();
-    // SAFETY: the length is within the frame's.
-    let loaded =
-        unsafe { bpf_skb_load_bytes(ctx.skb.skb.cast(), 0, held.frame.as_mut_ptr().cast(), length as u32) };
+    // What is not 0 is not yet at least 1 to the verifier of Linux 6.1.
+    let size = core::hint::black_box(length as u32).wrapping_sub(1).min(LONGEST as u32 - 1) + 1;
+    // SAFETY: the size is within the frame's.
+    let loaded = unsafe { bpf_skb_load_bytes(ctx.skb.skb.cast(), 0, held.frame.as_mut_ptr().cast(), size) };
     if loaded != 0 {
         return None;
     }

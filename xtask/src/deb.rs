@@ -79,7 +79,7 @@ fn control(version: &str, architecture: &str, size: u64) -> String {
          Description: dataplane of a container host, without iptables\n \
          TC and XDP programs carry packets from container to container and to\n \
          services; one agent per node fills their BPF maps from manifests or the\n \
-         API server of Kubernetes. Needs Linux 6.1 or later.\n",
+         API server of Kubernetes. Needs Linux 6.12 or later.\n",
         size.div_ceil(1024)
     )
 }
