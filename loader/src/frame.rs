@@ -57,8 +57,8 @@ fn framed(source: SocketAddr, destination: SocketAddr, protocol: Protocol, l4: V
             frame.extend([0, 0, 0x40, 0, 64, protocol.number(), 0, 0]);
             frame.extend(source.octets());
             frame.extend(destination.octets());
-            let header = sum(&frame[ETHERNET..]);
-            frame[ETHERNET + 10..ETHERNET + 12].copy_from_slice(&(!fold(header)).to_be_bytes());
+            let check = checksum(&frame[ETHERNET..]);
+            frame[ETHERNET + 10..ETHERNET + 12].copy_from_slice(&check);
         }
         (IpAddr::V6(source), IpAddr::V6(destination)) => {
             frame.extend(ETHER_IPV6);
@@ -213,8 +213,15 @@ fn udp(source: u16, destination: u16) -> Vec<u8> {
 }
 
 /// Sum of big-endian 16-bit words; even lengths only, which ours are.
+/// The Internet checksum (RFC 1071) of a message whose own is still 0, as it is sent.
+pub fn checksum(message: &[u8]) -> [u8; 2] {
+    (!fold(sum(message))).to_be_bytes()
+}
+
+/// The last byte of an odd number is the upper half of a word.
 fn sum(bytes: &[u8]) -> u32 {
-    bytes.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum()
+    let word = |pair: &[u8]| u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
+    bytes.chunks(2).map(word).sum()
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::{
     snapshot::Attached,
 };
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ServiceView {
     /// `namespace/name:port`, with `@local` behind it where the endpoints of this node
     /// alone serve.
@@ -59,7 +59,7 @@ pub struct SourceRangesView {
     pub clients: Vec<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ServiceBackend {
     /// `address:port`.
     pub address: String,

@@ -162,9 +162,6 @@ async fn why(
         }
         return (Outcome::Failed, format!("{}: the program drops it: {reason}", tried.detail));
     }
-    if attempt.restricted {
-        return (Outcome::Unclear, format!("{}: its source ranges may leave this client out", tried.detail));
-    }
     if attempt.elsewhere.is_some() && status.policies > 0 {
         let detail =
             format!("{}: a policy may deny it: ask `causeway explain` on the backend's node", tried.detail);
@@ -176,16 +173,15 @@ async fn why(
 /// That policies deny all of a node's backends is less likely than that nothing gets
 /// there.
 fn nodes_out_of_reach(attempts: &[Attempt], tried: &mut [Tried]) {
-    let direct = |attempt: &Attempt| attempt.what.starts_with("backend");
     let reached: BTreeSet<String> = attempts
         .iter()
         .zip(tried.iter())
-        .filter(|(attempt, tried)| direct(attempt) && tried.outcome == Outcome::Ok)
+        .filter(|(attempt, tried)| attempt.direct && tried.outcome == Outcome::Ok)
         .filter_map(|(attempt, _)| attempt.elsewhere.clone())
         .collect();
     for (attempt, tried) in attempts.iter().zip(tried) {
         if tried.outcome == Outcome::Unclear
-            && direct(attempt)
+            && attempt.direct
             && let Some(node) = attempt.elsewhere.as_ref().filter(|node| !reached.contains(*node))
         {
             tried.outcome = Outcome::Failed;
@@ -255,7 +251,7 @@ mod tests {
             goal: Goal::Skip(""),
             what: "backend of web".into(),
             elsewhere: Some(node.into()),
-            restricted: false,
+            direct: true,
         };
         let outcome = |outcome| Tried {
             from: HOST.into(),

@@ -284,13 +284,8 @@ mod tests {
             frontends: vec!["10.96.0.1:80/TCP".into()],
             algorithm: "rendezvous".into(),
             backends: backends.iter().map(backend).collect(),
-            affinity_seconds: None,
-            idle_timeout_seconds: None,
-            dsr: None,
-            proxy_protocol: None,
-            source_ranges: None,
-            silent: false,
             origin: "manifests:web.yaml#1".into(),
+            ..ServiceView::default()
         }
     }
 

@@ -110,13 +110,8 @@ fn service(name: &str, backends: usize, weight: u32) -> ServiceView {
         frontends: vec!["10.96.0.1:80/TCP".into()],
         algorithm: "rendezvous".into(),
         backends: (1..=backends).map(backend).collect(),
-        affinity_seconds: None,
-        idle_timeout_seconds: None,
-        dsr: None,
-        proxy_protocol: None,
-        source_ranges: None,
-        silent: false,
         origin: "manifests:web.yaml#1".into(),
+        ..ServiceView::default()
     }
 }
 

@@ -30,8 +30,8 @@ pub struct Attempt {
     /// Who may answer is on another node (the backend's, if it is one), whose policies
     /// this one does not know.
     pub elsewhere: Option<String>,
-    /// Not all clients may come there.
-    pub restricted: bool,
+    /// A backend itself is called, not its service.
+    pub direct: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,8 +111,7 @@ pub struct Ground<'a> {
 pub fn plan(ground: &Ground, from: &[String]) -> Vec<Attempt> {
     let mut attempts = Vec::new();
     for from in from {
-        let attempt =
-            |goal, what| Attempt { from: from.clone(), goal, what, elsewhere: None, restricted: false };
+        let attempt = |goal, what| Attempt { from: from.clone(), goal, what, elsewhere: None, direct: false };
         if from == HOST {
             for node in ground.nodes.iter().filter(|node| node.name != ground.node) {
                 let addresses = node.addresses.iter().filter_map(|address| address.parse().ok());
@@ -130,11 +129,8 @@ pub fn plan(ground: &Ground, from: &[String]) -> Vec<Attempt> {
                     Some(why) => Goal::Skip(why),
                     None => Goal::Connect(to),
                 };
-                let address = to.ip().to_string();
-                let ranges = service.source_ranges.as_ref();
                 attempts.push(Attempt {
                     elsewhere: serving.clone().find_map(|backend| ground.elsewhere(backend)),
-                    restricted: ranges.is_some_and(|ranges| ranges.addresses.contains(&address)),
                     ..attempt(goal, format!("service {} at {to}", service.name))
                 });
             }
@@ -147,6 +143,7 @@ pub fn plan(ground: &Ground, from: &[String]) -> Vec<Attempt> {
         }
         attempts.extend(backends.into_iter().map(|(to, (service, backend))| Attempt {
             elsewhere: ground.elsewhere(backend),
+            direct: true,
             ..attempt(Goal::Connect(to), format!("backend of {}", service.name))
         }));
     }
@@ -205,27 +202,15 @@ impl Ground<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::view::SourceRangesView;
 
     fn service(name: &str, frontends: &[&str], backends: &[&str]) -> ServiceView {
-        let backend = |address: &&str| ServiceBackend {
-            address: (*address).to_owned(),
-            weight: 1,
-            node: None,
-            origin: String::new(),
-        };
+        let backend =
+            |address: &&str| ServiceBackend { address: (*address).into(), ..ServiceBackend::default() };
         ServiceView {
             name: name.into(),
             frontends: frontends.iter().map(ToString::to_string).collect(),
-            algorithm: String::new(),
             backends: backends.iter().map(backend).collect(),
-            affinity_seconds: None,
-            idle_timeout_seconds: None,
-            dsr: None,
-            proxy_protocol: None,
-            source_ranges: None,
-            silent: false,
-            origin: String::new(),
+            ..ServiceView::default()
         }
     }
 
@@ -299,9 +284,6 @@ mod tests {
         assert!(!is_skipped(&web, HOST, true) && is_skipped(&web, HOST, false));
         web.proxy_protocol = Some("v2".into());
         assert!(is_skipped(&web, HOST, true) && !is_skipped(&web, "default/a", true));
-        let (addresses, clients) = (vec!["10.96.0.1".into()], vec![]);
-        web.source_ranges = Some(SourceRangesView { addresses, clients });
-        assert!(plan(&web, HOST, true)[0].restricted && !plan(&web, HOST, true)[1].restricted);
     }
 
     #[test]

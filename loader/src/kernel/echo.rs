@@ -8,12 +8,11 @@ use std::{
     os::fd::{AsRawFd, OwnedFd},
 };
 
-use causeway_schema::checksum::fold;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, recvfrom, sendto, socket,
 };
 
-use crate::egress::Heard;
+use crate::{egress::Heard, frame};
 
 /// Types of request and reply.
 const V4: (u8, u8) = (8, 0);
@@ -122,9 +121,8 @@ fn message(kind: u8, token: Token, word: [u8; 4]) -> [u8; LENGTH] {
     message[8..12].copy_from_slice(&MAGIC);
     message[12..].copy_from_slice(&word);
     // The kernel makes the checksum of ICMPv6 itself.
-    let words = message.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
-    let check = !fold(words.sum());
-    message[2..4].copy_from_slice(&check.to_be_bytes());
+    let check = frame::checksum(&message);
+    message[2..4].copy_from_slice(&check);
     message
 }
 

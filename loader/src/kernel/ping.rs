@@ -8,8 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use causeway_schema::checksum::fold;
 use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::frame;
 
 /// In the place of a program's own identifier, as [`echo`](super::echo) has another.
 const ID: [u8; 2] = 0xca06_u16.to_be_bytes();
@@ -66,9 +67,8 @@ fn message(kind: u8, nonce: [u8; NONCE], length: usize) -> Vec<u8> {
     message[4..6].copy_from_slice(&ID);
     message[HEADER..HEADER + NONCE].copy_from_slice(&nonce);
     // The kernel makes the checksum of ICMPv6 itself.
-    let word = |pair: &[u8]| u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
-    let check = !fold(message.chunks(2).map(word).sum());
-    message[2..4].copy_from_slice(&check.to_be_bytes());
+    let check = frame::checksum(&message);
+    message[2..4].copy_from_slice(&check);
     message
 }
 

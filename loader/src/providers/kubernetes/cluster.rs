@@ -9,7 +9,7 @@ use futures_util::future::try_join_all;
 use jiff::Timestamp;
 use kube::{
     Api, Client,
-    api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams},
+    api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams},
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -62,13 +62,7 @@ pub struct Cluster {
 
 impl Cluster {
     pub(super) fn new(client: Client, namespace: Arc<str>, timing: Timing) -> Self {
-        let lease = ApiResource {
-            group: API.into(),
-            version: "v1".into(),
-            api_version: format!("{API}/v1"),
-            kind: "Lease".into(),
-            plural: "leases".into(),
-        };
+        let lease = ApiResource::from_gvk(&GroupVersionKind::gvk(API, "v1", "Lease"));
         let leases = Api::namespaced_with(client.clone(), &namespace, &lease);
         Self { client, leases, namespace, timing }
     }

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use jiff::Timestamp;
 use kube::{
     Api, Client, Error,
-    api::{ApiResource, DynamicObject, ListParams, PostParams},
+    api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, PostParams},
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -138,13 +138,7 @@ impl Recorder {
         let watched = &KINDS[notice.kind];
         // Who describes an object is shown what is said of this very one.
         let Some(uid) = self.uid(watched, notice).await? else { return Ok(()) };
-        let type_ = ApiResource {
-            group: API.into(),
-            version: "v1".into(),
-            api_version: format!("{API}/v1"),
-            kind: "Event".into(),
-            plural: "events".into(),
-        };
+        let type_ = ApiResource::from_gvk(&GroupVersionKind::gvk(API, "v1", "Event"));
         let event = notice.event(&self.node, &uid, Timestamp::now());
         let events: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), notice.at(), &type_);
         let event: DynamicObject = serde_json::from_value(event).map_err(Error::SerdeError)?;
