@@ -3,11 +3,13 @@
 
 mod compare;
 mod load;
+mod memory;
 mod micro;
 mod path;
 mod policy;
 mod program;
 mod stats;
+mod stock;
 mod watch;
 
 use clap::{Parser, Subcommand};

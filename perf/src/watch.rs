@@ -20,11 +20,11 @@ use causeway_testkit::{
     worker::Ends,
 };
 use hdrhistogram::Histogram;
-use serde_json::json;
 
 use crate::{
-    program::{Memory, memory},
+    memory::{self, Memory},
     stats::{Report, median},
+    stock,
 };
 
 /// Enough for all that is measured here.
@@ -63,33 +63,10 @@ pub fn run(quick: bool) -> Result<Report> {
     Ok(report)
 }
 
-fn backend(service: u32, number: u32) -> Ipv4Addr {
-    Ipv4Addr::from_bits(Ipv4Addr::new(10, 128, 0, 0).to_bits() + service * 64 + number)
-}
-
 /// A node, and a server that holds services with so many endpoints each.
 fn stocked(services: u32, endpoints: u32) -> (Cluster, ApiServer) {
     let (cluster, api) = Cluster::beside_api(1);
-    for index in 0..services {
-        let name = format!("service-{index}");
-        let address = Ipv4Addr::from_bits(Ipv4Addr::new(10, 97, 0, 0).to_bits() + index).to_string();
-        let port = json!({"name": "tcp", "protocol": "TCP", "port": 80, "targetPort": 8080});
-        api.put(json!({
-            "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "default"},
-            "spec": {"clusterIP": address, "ports": [port]},
-        }));
-        let endpoint = |number| {
-            let conditions = json!({"ready": true, "serving": true, "terminating": false});
-            let pod = json!({"kind": "Pod", "namespace": "default", "name": format!("{name}-{number}")});
-            json!({"addresses": [backend(index, number).to_string()], "conditions": conditions, "targetRef": pod})
-        };
-        api.put(json!({
-            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-            "metadata": {"name": name, "namespace": "default", "labels": {"kubernetes.io/service-name": name}},
-            "addressType": "IPv4", "ports": [{"name": "tcp", "protocol": "TCP", "port": 8080}],
-            "endpoints": (0..endpoints).map(endpoint).collect::<Vec<_>>(),
-        }));
-    }
+    stock::objects(services, endpoints).for_each(|object| api.put(object));
     (cluster, api)
 }
 
@@ -122,7 +99,7 @@ fn one_change(services: u32, changes: u32) -> f64 {
     });
     let change = |number| {
         let before = agent.status().applied_revision;
-        api.apply(&measured.slice(&[backend(0, number % 7)]).yaml());
+        api.apply(&measured.slice(&[stock::backend(0, number % 7)]).yaml());
         let status = agent.wait_status("the change applied", PATIENCE, |status| {
             status.applied_revision > before && status.converged
         });
@@ -141,7 +118,7 @@ fn standing(services: u32, endpoints: u32) -> Result<Memory> {
     });
     // What the first list took is given back.
     thread::sleep(Duration::from_secs(2));
-    memory(agent.pid())
+    memory::of(agent.pid())
 }
 
 /// Slices change all the time, connections begin at a service that does not, and one

@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io::{Read, Write},
     os::unix::{net::UnixStream, process::CommandExt},
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -23,6 +22,7 @@ use nix::{
 use serde_json::Value;
 
 use crate::{
+    http::get_by,
     pod::{self, Pod},
     scratch::{Dir, PinDir},
 };
@@ -261,11 +261,7 @@ impl Agent {
 
     /// The body of a GET on the agent's socket.
     pub fn get(&self, path: &str) -> String {
-        let mut stream = UnixStream::connect(self.socket()).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: causeway\r\nConnection: close\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or(answer)
+        get_by(UnixStream::connect(self.socket()).unwrap(), path).unwrap().body
     }
 
     pub fn node(&self) -> &str {

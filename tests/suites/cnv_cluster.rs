@@ -21,6 +21,7 @@ use causeway_testkit::{
     random::Random,
     server::Server,
     topology::{Cluster, Container, PATIENCE, outside_address, vip, vip6},
+    until::until,
     watcher::{Watcher, block_on},
     wire::Protocol,
     worker::Ends,
@@ -218,15 +219,11 @@ fn who_loses_what_stood_or_leaves_is_named_though_nothing_is_new() {
     pinned.freeze("FRONTENDS_V4");
     rig.agent(1).wait_status("a row that cannot be mended", PATIENCE, |status| !status.converged);
     let nobody = |rig: &Rig, agents: &[&str]| {
-        let end = Instant::now() + PATIENCE;
-        loop {
+        let laggards = || {
             let view = ask(rig.agent(0), &["converged", "--cluster"]);
-            if lagging(&view) == agents {
-                return view;
-            }
-            assert!(Instant::now() < end, "{view:?}, not {agents:?}");
-            thread::sleep(Duration::from_millis(100));
-        }
+            (lagging(&view) == agents).then_some(view)
+        };
+        until(&format!("{agents:?}"), PATIENCE, laggards)
     };
     let view = nobody(&rig, &["n1"]);
     assert!(view.laggards[0].reason.contains("not all stands"), "{view:?}");

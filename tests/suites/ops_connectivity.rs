@@ -7,7 +7,7 @@ use causeway_testkit::{
     agent::Said,
     manifest::{Port, Service},
     server::Server,
-    topology::{Cluster, Container, Node, UPLINK, node_address, vip, vip6},
+    topology::{Cluster, Container, Node, PATIENCE, UPLINK, node_address, vip, vip6},
 };
 use serde_json::Value;
 
@@ -81,6 +81,7 @@ fn what_is_reached_is_counted_and_what_is_not_is_named() {
 
     // A backend that is away, seen from a container alone.
     drop(rig.servers.pop());
+    rig.cluster.nodes[1].agent().wait_status("one endpoint less", PATIENCE, |status| status.endpoints == 1);
     let said = test(&rig.cluster.nodes[0], &["--from", "client", "--service", "default/web"]);
     let failed = of(&said.json, "failed");
     let away = ["client", "10.244.1.11:8080/TCP", "refused"].map(str::to_owned);

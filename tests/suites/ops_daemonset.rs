@@ -5,8 +5,7 @@
 
 use std::{
     fs,
-    io::{Read, Write},
-    net::{IpAddr, SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -21,11 +20,13 @@ use causeway_testkit::{
         secure::{Identity, pem},
     },
     client::requests,
+    http::{self, Answer},
     manifest::{Port, Service},
     netns::Netns,
     pod::Pod,
     server::Server,
     topology::{API_PORT, Cluster, PATIENCE, UPLINK, outside_address, vip, vip6},
+    until::until,
     wire::Protocol,
 };
 
@@ -72,18 +73,9 @@ fn start(cluster: &mut Cluster, pod: Pod) {
     node.hold(agent);
 }
 
-/// The first line and the body of an answer to somebody outside the node.
-fn get(cluster: &Cluster, port: u16, path: &str) -> (String, String) {
-    let at = SocketAddr::new(cluster.nodes[0].address.into(), port);
-    let text = cluster.outside.run(|| {
-        let mut stream = TcpStream::connect_timeout(&at, PATIENCE).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        text
-    });
-    let (head, body) = text.split_once("\r\n\r\n").unwrap();
-    (head.lines().next().unwrap().to_owned(), body.to_owned())
+/// To somebody outside the node.
+fn get(cluster: &Cluster, port: u16, path: &str) -> Answer {
+    cluster.outside.run(|| http::get((cluster.nodes[0].address, port), path)).unwrap()
 }
 
 /// What the command says that attaches a container of the node.
@@ -124,24 +116,20 @@ fn a_pod_of_the_daemon_set_serves() {
     for probe in ["livenessProbe", "readinessProbe"] {
         let path = of_container(&format!("{probe}/httpGet/path"));
         let port = of_container("ports/0/containerPort").as_u64().unwrap() as u16;
-        let (head, body) = get(&cluster, port, path.as_str().unwrap());
-        assert!(head.contains(" 200 "), "{probe}: {head}\n{body}");
+        let said = get(&cluster, port, path.as_str().unwrap());
+        assert_eq!(said.status, 200, "{probe}: {said:?}");
     }
     let note = |key: &str| pod.annotation(&format!("prometheus.io/{key}"));
-    let (_, metrics) = get(&cluster, note("port").parse().unwrap(), &note("path"));
+    let metrics = get(&cluster, note("port").parse().unwrap(), &note("path")).body;
     assert!(metrics.contains("causeway_converged 1"), "{metrics}");
     // And load balancers at kube-proxy's port.
-    let (head, body) = get(&cluster, 10256, "/healthz");
-    assert!(head.contains(" 200 ") && body.contains("nodeEligible\":true"), "{head}\n{body}");
+    let said = get(&cluster, 10256, "/healthz");
+    assert!(said.status == 200 && said.body.contains("nodeEligible\":true"), "{said:?}");
 
     // An Event is what the role lets it write.
     let wrong = Service { name: "wrong".into(), ..web.clone() };
     api.apply(&wrong.yaml());
-    let (end, agent) = (Instant::now() + PATIENCE, cluster.nodes[0].agent());
-    while api.events().0.is_empty() {
-        assert!(Instant::now() < end, "{}", agent.log_tail());
-        thread::sleep(Duration::from_millis(50));
-    }
+    until("an Event", PATIENCE, || (!api.events().0.is_empty()).then_some(()));
     api.delete(kind("Service"), "default", "wrong");
 
     // A pod is replaced: what it pinned stays, and is taken over.
@@ -156,14 +144,10 @@ fn a_pod_of_the_daemon_set_serves() {
     // And when it is to end, by docs/install.md.
     cluster.nodes[0].agent_mut().stop();
     cluster.nodes[0].agent_mut().restart_with(&["--uninstall"]);
-    let (end, agent) = (Instant::now() + PATIENCE, cluster.nodes[0].agent());
-    while !agent.log_tail().contains("everything is taken off this node") {
-        assert!(Instant::now() < end, "{}", agent.log_tail());
-        thread::sleep(Duration::from_millis(50));
-    }
-    let (head, body) = get(&cluster, note("port").parse().unwrap(), "/readyz");
-    assert!(head.contains(" 200 ") && body == "uninstalled\n", "{head}\n{body}");
-    assert!(!agent.pins().join("causeway").exists());
+    let at = (cluster.nodes[0].address, note("port").parse().unwrap());
+    let probed = until("the probes", PATIENCE, || cluster.outside.run(|| http::get(at, "/readyz")).ok());
+    assert_eq!((probed.status, probed.body.as_str()), (200, "uninstalled\n"));
+    assert!(!cluster.nodes[0].agent().pins().join("causeway").exists());
 }
 
 /// Something of the manifest, and how the node looks without it.

@@ -1,15 +1,13 @@
 //! SRC-01: does the owner of an object that cannot be served hear of it, by an Event
 //! on the object, once, however many nodes find the same?
 
-use std::{
-    fs, thread,
-    time::{Duration, Instant},
-};
+use std::{fs, thread, time::Duration};
 
 use causeway_testkit::{
     apiserver::{ApiServer, kind},
     manifest::{Port, Service},
     topology::{Cluster, PATIENCE, vip},
+    until::until,
 };
 use serde_json::Value;
 
@@ -36,14 +34,6 @@ metadata: {name: far}
 spec: {podCIDR: 10.9.0.5/24}
 ";
 
-fn until(what: &str, patience: Duration, good: impl Fn() -> bool) {
-    let end = Instant::now() + patience;
-    while !good() {
-        assert!(Instant::now() < end, "not within {patience:?}: {what}");
-        thread::sleep(Duration::from_millis(50));
-    }
-}
-
 /// Kind, name, reason and namespace of each, sorted.
 fn told(api: &ApiServer) -> Vec<[String; 4]> {
     let text = |event: &Value, path: &str| event.pointer(path).unwrap().as_str().unwrap().to_owned();
@@ -67,9 +57,9 @@ fn the_owner_hears_once_for_all_nodes_and_anew_when_it_comes_back() {
         ["Service", "nothing", "NotServed", "default"],
         ["Service", "web", "NotServed", "default"],
     ];
-    until("all four", TOLD, || told(&api).len() == wanted.len());
+    until("all four", TOLD, || (told(&api).len() == wanted.len()).then_some(()));
     // Every node has tried, each thing once, and is quiet from then on.
-    until("three times", TOLD, || api.events().1 == 3 * wanted.len() as u64);
+    until("three times", TOLD, || (api.events().1 == 3 * wanted.len() as u64).then_some(()));
     thread::sleep(QUIET);
     let (events, asked) = api.events();
     assert_eq!((told(&api), asked), (wanted.map(|line| line.map(str::to_owned)).to_vec(), 12), "{events:#?}");
@@ -92,7 +82,7 @@ fn the_owner_hears_once_for_all_nodes_and_anew_when_it_comes_back() {
     cluster.nodes[0].agent().wait_status("one less", PATIENCE, |status| status.problems.len() == 3);
     api.forget_events();
     api.apply(WRONG);
-    until("once more", TOLD, || told(&api).iter().any(|line| line[1] == "nothing"));
+    until("once more", TOLD, || (told(&api).iter().any(|line| line[1] == "nothing")).then_some(()));
     assert_eq!(told(&api).len(), 1, "of the rest it was told within the hour");
 
     // Of one that is made anew, while the server remembers what was said of the other.
@@ -104,7 +94,7 @@ fn the_owner_hears_once_for_all_nodes_and_anew_when_it_comes_back() {
     };
     deleted(3);
     api.apply(WRONG);
-    until("of the new one", TOLD, || told(&api).len() == 2);
+    until("of the new one", TOLD, || (told(&api).len() == 2).then_some(()));
 }
 
 #[test]
@@ -112,7 +102,7 @@ fn who_may_not_tell_serves_all_the_same() {
     let (mut cluster, api) = Cluster::watching(1);
     api.allow_events(false);
     api.apply(WRONG);
-    until("all three", TOLD, || api.events().1 == 3);
+    until("all three", TOLD, || (api.events().1 == 3).then_some(()));
     thread::sleep(QUIET);
     assert_eq!(api.events(), (Vec::new(), 3), "it does not insist");
     let status = cluster.nodes[0].agent().status();

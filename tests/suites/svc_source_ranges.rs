@@ -83,9 +83,13 @@ fn balanced(six: bool) -> SocketAddr {
 /// Each time from a port that was never used: who has come in once stays in.
 fn comes_in(netns: &Netns, to: SocketAddr) -> bool {
     static NEXT: AtomicU16 = AtomicU16::new(20_000);
+    comes_in_from(netns, to, || NEXT.fetch_add(1, Relaxed))
+}
+
+fn comes_in_from(netns: &Netns, to: SocketAddr, port: impl Fn() -> u16 + Sync) -> bool {
     let own: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let knock = || {
-        let socket = UdpSocket::bind((own, NEXT.fetch_add(1, Relaxed))).unwrap();
+        let socket = UdpSocket::bind((own, port())).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         socket.send_to(WHO.as_bytes(), to).is_ok() && socket.recv_from(&mut [0; 512]).is_ok()
     };
@@ -142,6 +146,19 @@ fn other_addresses_are_for_all() {
     ];
     for to in open {
         assert!(comes_in(&rig.cluster.outside, to) && comes_in(&rig.client.netns, to), "{to}");
+    }
+}
+
+#[test]
+fn a_flow_of_udp_stays_as_long_as_it_is_open() {
+    let rig = Rig::new();
+    rig.allow(&OUTSIDE);
+    for six in [false, true] {
+        let comes_in = |port| comes_in_from(&rig.cluster.outside, balanced(six), || port);
+        assert!(comes_in(30_000));
+        rig.allow(&PODS);
+        assert!(comes_in(30_000) && !comes_in(30_001), "IPv6 {six}");
+        rig.allow(&OUTSIDE);
     }
 }
 

@@ -1,0 +1,40 @@
+//! What does an HTTP server say to a GET?
+
+use std::{
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
+
+/// How long a connection, and each part of an answer, may take.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub body: String,
+}
+
+/// # Errors
+/// When nobody answers, or with something else.
+pub fn get(at: impl Into<SocketAddr>, path: &str) -> io::Result<Answer> {
+    let stream = TcpStream::connect_timeout(&at.into(), PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    get_by(stream, path)
+}
+
+/// By a connection of whatever kind, which is used up.
+///
+/// # Errors
+/// As [`get`].
+pub fn get_by(mut stream: impl Read + Write, path: &str) -> io::Result<Answer> {
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let read = || {
+        let (head, body) = text.split_once("\r\n\r\n")?;
+        let status = head.split(' ').nth(1)?.parse().ok()?;
+        Some(Answer { status, body: body.to_owned() })
+    };
+    read().ok_or_else(|| io::Error::other(format!("no answer: {text:?}")))
+}
