@@ -175,16 +175,24 @@ fn put<A: Family>(ctx: &TcContext, datagram: &Datagram<A>) -> Option<()> {
     held.of = datagram.fold();
     held.length = length as u32;
     held.since = flow::now();
-    // What is not 0 is not yet at least 1 to the verifier of Linux 6.1.
-    let size = core::hint::black_box(length as u32).wrapping_sub(1).min(LONGEST as u32 - 1) + 1;
     // SAFETY: the size is within the frame's.
-    let loaded = unsafe { bpf_skb_load_bytes(ctx.skb.skb.cast(), 0, held.frame.as_mut_ptr().cast(), size) };
+    let loaded = unsafe {
+        bpf_skb_load_bytes(ctx.skb.skb.cast(), 0, held.frame.as_mut_ptr().cast(), bounded(length as u32))
+    };
     if loaded != 0 {
         return None;
     }
-    queue.slots[place] = slot as u16;
+    // The verifier of Linux 6.1 has forgotten what was asked.
+    queue.slots[core::hint::black_box(place) % PER_DATAGRAM] = slot as u16;
     queue.count += 1;
     Some(())
+}
+
+/// A length from 1 to [`LONGEST`], as itself: what is not 0 is not yet at least 1 to
+/// the verifier of Linux 6.1.
+#[inline(always)]
+fn bounded(length: u32) -> u32 {
+    core::hint::black_box(length).wrapping_sub(1).min(LONGEST as u32 - 1) + 1
 }
 
 /// The next slot whose frame has left, or has waited longer than any will.
@@ -230,7 +238,7 @@ pub fn release<A: Family>(ctx: &TcContext, loose: &Loose<A>) {
             }
             (*held).of = 0;
             if bpf_skb_change_tail(skb, length, 0) == 0
-                && bpf_skb_store_bytes(skb, 0, (*held).frame.as_ptr().cast(), length, 0) == 0
+                && bpf_skb_store_bytes(skb, 0, (*held).frame.as_ptr().cast(), bounded(length), 0) == 0
             {
                 bpf_clone_redirect(skb, ifindex, u64::from(BPF_F_INGRESS));
             }

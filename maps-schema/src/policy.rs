@@ -173,21 +173,23 @@ pub fn find(steps: Steps, place: u32, at: impl Fn(u32) -> Option<PolicyStep>) ->
     let end = steps.base.wrapping_add(steps.len);
     let mut low = steps.base;
     let mut found = at(low)?;
-    // The largest power of two that a list can be long, then its halves.
+    // The largest power of two that a list can be long, then its halves. The end is
+    // asked for last: verifiers before 6.2 take no loop whose head is fallen into.
     let mut width = MAX_STEPS;
-    for _ in 0..=MAX_STEPS.trailing_zeros() {
+    loop {
         let next = low.wrapping_add(width);
-        width /= 2;
-        if next >= end {
-            continue;
+        if next < end {
+            let step = at(next)?;
+            if step.from <= place {
+                low = next;
+                found = step;
+            }
         }
-        let step = at(next)?;
-        if step.from <= place {
-            low = next;
-            found = step;
+        width /= 2;
+        if width == 0 {
+            return Some(found);
         }
     }
-    Some(found)
 }
 
 const _: () = {

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use xshell::{Shell, cmd};
 
-use crate::{ebpf, paths, schemas, setup, suites, whole};
+use crate::{ebpf, kernels, paths, schemas, setup, suites, whole};
 
 /// # Errors
 /// Names the step that failed.
@@ -41,6 +41,9 @@ pub fn run(shell: &Shell) -> Result<()> {
         passed = tests(&cargo)?;
         Ok(())
     })?;
+    // The oldest kernel: what loads and works on both ends does so in between.
+    let suites = ["packets", "svc_fragments"].map(str::to_owned);
+    step("Linux 6.1", &mut || kernels::run(shell, &["6.1".to_owned()], &suites))?;
     for (name, seconds) in times {
         println!("{name}: {seconds} s");
     }

@@ -7,6 +7,7 @@ mod deb;
 mod ebpf;
 mod elf;
 mod image;
+mod kernels;
 mod paths;
 mod schemas;
 mod scratch;
@@ -50,6 +51,8 @@ enum Command {
         #[arg(long)]
         update: bool,
     },
+    /// Boot other kernels (Debian's, in QEMU), load every program there, and run suites (root).
+    Kernels(Kernels),
     /// Play a folder of policy cases over real connections (root); docs/netpol.md.
     Netpol {
         /// The folder and what else is passed on; --help tells.
@@ -70,6 +73,16 @@ enum Command {
     },
     /// Everything that must pass: format, lints, tests, verification.
     Ci,
+}
+
+#[derive(clap::Args)]
+struct Kernels {
+    /// Of which kernels: the newest that Debian 12 or its backports have.
+    #[arg(value_name = "VERSION", default_values = kernels::VERSIONS)]
+    versions: Vec<String>,
+    /// A suite of tests/suites to run there; may be given several times.
+    #[arg(long = "suite", value_name = "NAME", default_values = kernels::SUITES)]
+    suites: Vec<String>,
 }
 
 #[derive(clap::Args)]
@@ -119,6 +132,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Demo { arguments } => suites::demo(&shell, &arguments),
         Command::Test { arguments } => suites::test(&shell, &arguments),
         Command::Verify { update } => suites::verify(&shell, update),
+        Command::Kernels(Kernels { versions, suites }) => suites::kernels(&shell, &versions, &suites),
         Command::Netpol { arguments } => suites::netpol(&shell, &arguments),
         Command::Image(Image { output, binary, source }) => suites::image(&shell, output, binary, source),
         Command::Deb(Deb { output, binary }) => suites::deb(&shell, output, binary),

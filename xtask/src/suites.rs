@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use xshell::{Shell, cmd};
 
-use crate::{deb, ebpf, image, paths, schemas, setup, whole};
+use crate::{deb, ebpf, image, kernels, paths, schemas, setup, whole};
 
 pub fn demo(shell: &Shell, arguments: &[String]) -> Result<()> {
     need_root("the demo makes network namespaces and loads BPF programs")?;
@@ -32,6 +32,13 @@ pub fn verify(shell: &Shell, update: bool) -> Result<()> {
     let verify = paths::built("causeway-verify");
     let update = update.then_some("--update");
     run(shell, cmd!(shell, "{verify} {update...}"))
+}
+
+pub fn kernels(shell: &Shell, versions: &[String], suites: &[String]) -> Result<()> {
+    need_root("the kernels' packages and QEMU are Debian's, installed by apt-get")?;
+    prepare(shell)?;
+    build(shell, &["-p", "causeway", "-p", "causeway-testkit", "--bins"])?;
+    kernels::run(shell, versions, suites)
 }
 
 pub fn netpol(shell: &Shell, arguments: &[String]) -> Result<()> {

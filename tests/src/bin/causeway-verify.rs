@@ -9,7 +9,7 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use aya::{
     Ebpf,
     programs::{Program, SchedClassifier},
@@ -23,6 +23,9 @@ struct Arguments {
     /// Rewrite the file, for review.
     #[arg(long)]
     update: bool,
+    /// Only whether they load: the counts in the file are of another kernel.
+    #[arg(long, conflicts_with = "update")]
+    load_only: bool,
 }
 
 const OBJECTS: [&str; 2] = ["causeway.bpf.o", "bench-front.bpf.o"];
@@ -54,6 +57,9 @@ fn run(arguments: &Arguments) -> Result<()> {
         writeln!(text, "{program:<20} {verified:>7} {translated:>7} {jited:>7}")?;
     }
     print!("{text}");
+    if arguments.load_only {
+        return Ok(());
+    }
     if arguments.update {
         return fs::write(&file, text).with_context(|| format!("write {}", file.display()));
     }
@@ -64,19 +70,24 @@ type Counts = BTreeMap<String, (u32, u32, u32)>;
 
 fn load(path: &Path) -> Result<Counts> {
     let mut object = Ebpf::load(&fs::read(path)?)?;
-    let mut counts = Counts::new();
+    let (mut counts, mut refused) = (Counts::new(), Vec::new());
     for (name, program) in object.programs_mut() {
-        let name = name.to_owned();
         let loaded = match &mut *program {
             Program::Xdp(program) => program.load(),
             Program::CgroupSockAddr(program) => program.load(),
             program => TryInto::<&mut SchedClassifier>::try_into(program)?.load(),
         };
-        loaded.with_context(|| format!("program {name} is refused by the verifier"))?;
+        if let Err(error) = loaded {
+            refused
+                .push(format!("program {name} is refused by the verifier: {:#}", anyhow::Error::from(error)));
+            continue;
+        }
         let info = program.info()?;
+        // Counted since 5.16.
         let verified = info.verified_instruction_count().context("the kernel does not count")?;
-        counts.insert(name, (verified, info.size_translated().unwrap_or(0), info.size_jitted()));
+        counts.insert(name.to_owned(), (verified, info.size_translated().unwrap_or(0), info.size_jitted()));
     }
+    ensure!(refused.is_empty(), "{}", refused.join("\n"));
     Ok(counts)
 }
 
