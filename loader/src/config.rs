@@ -8,10 +8,17 @@ use causeway_schema::egress::NETWORKS;
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use crate::{guard::Limits, plan::Capacity, providers::kubernetes::Access};
+use crate::{
+    guard::Limits,
+    ipam::{self, Pool},
+    plan::Capacity,
+    providers::kubernetes::Access,
+};
 
 /// Where the agent listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/causeway/agent.sock";
+/// Where it keeps what the next agent has to know, unless told otherwise.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/causeway";
 /// Where a DaemonSet of the system has its Leases.
 const LEASE_NAMESPACE: &str = "kube-system";
 /// How often everything is read back, in milliseconds.
@@ -61,6 +68,12 @@ pub struct AgentConfig {
     pub masquerade: bool,
     /// Networks where containers' own addresses are known.
     pub native: Vec<IpNet>,
+    /// Where containers that ask for no address get theirs; empty: in the networks that
+    /// the cluster gives this node.
+    pub pools: Vec<Pool>,
+    /// Where container runtimes look for plugins, and for configurations of them.
+    pub cni_bin: Option<PathBuf>,
+    pub cni_conf: Option<PathBuf>,
     /// Ask hosts next to this node whether they are still where we send to.
     pub watch_neighbours: bool,
     pub recreate_maps: bool,
@@ -106,6 +119,9 @@ pub struct Settings {
     pub host_services: Option<bool>,
     pub masquerade: Option<bool>,
     pub native: Option<Vec<IpNet>>,
+    pub pools: Option<Vec<Pool>>,
+    pub cni_bin: Option<PathBuf>,
+    pub cni_conf: Option<PathBuf>,
     pub watch_neighbours: Option<bool>,
 }
 
@@ -160,6 +176,8 @@ impl Settings {
                 "native: {count} networks of {family}: use at most {NETWORKS}, joining neighbours"
             );
         }
+        let pools = self.pools.or(file.pools).unwrap_or_default();
+        ipam::check(&pools).context("pools")?;
         let manifests = self.manifests.or(file.manifests);
         let access = Access {
             kubeconfig: self.kubeconfig.or(file.kubeconfig),
@@ -178,7 +196,7 @@ impl Settings {
             events: self.events.or(file.events).unwrap_or(true),
             uplink: self.uplink.or(file.uplink),
             netns: self.netns.or(file.netns),
-            state_dir: self.state_dir.or(file.state_dir).unwrap_or_else(|| "/var/lib/causeway".into()),
+            state_dir: self.state_dir.or(file.state_dir).unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
             bpffs: self.bpffs.or(file.bpffs).unwrap_or_else(|| "/sys/fs/bpf/causeway".into()),
             socket: self.socket.or(file.socket).unwrap_or_else(|| DEFAULT_SOCKET.into()),
             metrics: self.metrics.or(file.metrics),
@@ -192,6 +210,9 @@ impl Settings {
             host_services: self.host_services.or(file.host_services).unwrap_or(true),
             masquerade: self.masquerade.or(file.masquerade).unwrap_or_default(),
             native,
+            pools,
+            cni_bin: self.cni_bin.or(file.cni_bin),
+            cni_conf: self.cni_conf.or(file.cni_conf),
             watch_neighbours: self.watch_neighbours.or(file.watch_neighbours).unwrap_or(true),
             recreate_maps: false,
             force_clsact: false,

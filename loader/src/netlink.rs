@@ -1,6 +1,7 @@
 //! How do we talk to rtnetlink? Links, addresses, routes and neighbours by a
 //! few verbs; adding what is there and deleting what is not are no errors.
 
+mod pair;
 mod survey;
 
 use std::{
@@ -18,8 +19,9 @@ use netlink_packet_route::{
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
-use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
 
+pub use pair::End;
 pub use survey::{Seen, SeenRoute};
 
 /// Who has put an address there (`IFA_PROTO`): we have.
@@ -95,10 +97,6 @@ impl Netlink {
     pub async fn links(&self) -> io::Result<Vec<Link>> {
         let messages: Vec<LinkMessage> = self.0.link().get().execute().try_collect().await.map_err(to_io)?;
         Ok(messages.into_iter().map(link).collect())
-    }
-
-    pub async fn add_veth(&self, name: &str, peer: &str) -> io::Result<()> {
-        self.0.link().add(LinkVeth::new(name, peer).build()).execute().await.map_err(to_io)
     }
 
     /// Changes a link; see [`LinkMessageBuilder`].

@@ -3,6 +3,7 @@
 //! The reconcile loop publishes a [`Snapshot`] after each round; readers load
 //! it without waiting. Requests go to the loop as [`Command`]s.
 
+mod attachment;
 mod cluster;
 mod held;
 
@@ -20,6 +21,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub use attachment::{Attachment, JoinRefused, JoinRequest, JoinView, KeepRequest};
 pub use cluster::{ClusterView, Laggard};
 pub use held::HeldView;
 
@@ -192,7 +194,7 @@ pub struct FlowView {
     pub idle_seconds: u64,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct AttachRequest {
     /// Unique on this node, e.g. `namespace/pod`.
     pub name: String,
@@ -206,6 +208,12 @@ pub struct AttachRequest {
     /// By which policies select it, before those of the pod it is named after.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// The container's hardware address, `02:00:00:00:00:01`; made of the name unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+    /// Set for endpoints that a container runtime has asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attachment: Option<Attachment>,
 }
 
 /// Two who may want to talk.
@@ -345,6 +353,16 @@ pub enum Command {
     Attach(AttachRequest, Reply<Attached>),
     /// Detaching what is not there succeeds with `false`.
     Detach(String, Reply<bool>),
+    /// A container is to get an address and be attached with it.
+    Join(JoinRequest, oneshot::Sender<Result<JoinView, JoinRefused>>),
+    /// It is to go, and its address with it; `false` when there was none.
+    Leave(Attachment, Reply<bool>),
+    /// Whether a container is attached as it was; `None`: it is not known.
+    Look(Attachment, Reply<Option<JoinView>>),
+    /// Whether containers can join.
+    Ready(Reply<()>),
+    /// All others of a network are gone; their names.
+    Keep(KeepRequest, Reply<Vec<String>>),
     Trace(TraceRequest, Reply<TraceReply>),
     Explain(ExplainRequest, Reply<ExplainReply>),
     Selection(SelectionRequest, Reply<Selection>),

@@ -113,10 +113,13 @@ impl Agent {
     /// With places of its own for what the manifest has on the host.
     fn in_pod(&self, mut pod: Pod) -> Command {
         fs::create_dir_all(self.pins.path()).unwrap();
+        let [bin, conf] = self.cni_dirs();
         pod.hosts = vec![
             ("/run/causeway", self.dir.join("run")),
             ("/var/lib/causeway", self.state_dir()),
             ("/sys/fs/bpf", self.pins.path().to_owned()),
+            ("/opt/cni/bin", bin),
+            ("/etc/cni/net.d", conf),
         ];
         pod.netns.clone_from(&self.setup.netns);
         pod.fields.push(("spec.nodeName", self.setup.node.clone()));
@@ -278,6 +281,12 @@ impl Agent {
 
     pub fn state_dir(&self) -> PathBuf {
         self.dir.join("state")
+    }
+
+    /// Where the host of its pod has container runtimes look for plugins, and for their
+    /// configurations.
+    pub fn cni_dirs(&self) -> [PathBuf; 2] {
+        ["cni-bin", "cni-conf"].map(|name| self.dir.join(name))
     }
 
     pub fn log_path(&self) -> PathBuf {

@@ -14,6 +14,7 @@ pub mod bed;
 pub mod cable;
 pub mod capture;
 pub mod client;
+pub mod cni;
 pub mod container;
 pub mod cpu;
 pub mod direct;

@@ -155,7 +155,9 @@ impl Pod {
         for name in ["proc", "sys", "dev", SERVICE_ACCOUNT] {
             fs::create_dir_all(root.join(name)).unwrap();
         }
-        fs::copy(program, root.join("causeway")).unwrap();
+        for name in ["causeway", "causeway-cni"] {
+            fs::copy(program.with_file_name(name), root.join(name)).unwrap();
+        }
         let devices = ["null", "zero", "random", "urandom"];
         devices.iter().for_each(|name| fs::write(root.join("dev").join(name), "").unwrap());
         let account = root.join(SERVICE_ACCOUNT);

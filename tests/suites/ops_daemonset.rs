@@ -20,6 +20,7 @@ use causeway_testkit::{
         secure::{Identity, pem},
     },
     client::requests,
+    cni::Plugin,
     http::{self, Answer},
     manifest::{Port, Service},
     netns::Netns,
@@ -29,6 +30,7 @@ use causeway_testkit::{
     until::until,
     wire::Protocol,
 };
+use serde_json::{Value, json};
 
 const TOKEN: &str = "of-the-service-account";
 
@@ -126,6 +128,22 @@ fn a_pod_of_the_daemon_set_serves() {
     let said = get(&cluster, 10256, "/healthz");
     assert!(said.status == 200 && said.body.contains("nodeEligible\":true"), "{said:?}");
 
+    // Pods are attached by the plugin, where and as a runtime is told.
+    let [bin, conf] = cluster.nodes[0].agent().cni_dirs();
+    let list = conf.join("05-causeway.conflist");
+    let mut config = conflist(&list);
+    config["socket"] = cluster.nodes[0].agent().socket().to_str().unwrap().into();
+    let plugin = Plugin { program: bin.join("causeway-cni"), ..Plugin::of(&cluster.nodes[0]) };
+    let sandbox = Netns::new();
+    let ask = |verb| plugin.ask(verb, "sandbox", sandbox.path().to_str().unwrap(), &config);
+    let added = ask("ADD");
+    assert!(
+        added.code == 0 && added.json["ips"][0]["address"].as_str().unwrap().starts_with("10.244.0."),
+        "{added:?}"
+    );
+    serves(&sandbox);
+    assert_eq!(ask("DEL").code, 0);
+
     // An Event is what the role lets it write.
     let wrong = Service { name: "wrong".into(), ..web.clone() };
     api.apply(&wrong.yaml());
@@ -148,6 +166,24 @@ fn a_pod_of_the_daemon_set_serves() {
     let probed = until("the probes", PATIENCE, || cluster.outside.run(|| http::get(at, "/readyz")).ok());
     assert_eq!((probed.status, probed.body.as_str()), (200, "uninstalled\n"));
     assert!(!cluster.nodes[0].agent().pins().join("causeway").exists());
+    // What is still attached by another agent's work may go.
+    assert!(!list.exists() && plugin.program.exists());
+    assert_eq!(ask("DEL").code, 0);
+}
+
+/// The one plugin of a list, as a runtime hands it on.
+fn conflist(path: &Path) -> Value {
+    let list: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    assert_eq!(list["plugins"].as_array().unwrap().len(), 1);
+    let mut config = list["plugins"][0].clone();
+    assert_eq!(
+        (&config["type"], &config["socket"]),
+        (&json!("causeway-cni"), &json!("/run/causeway/agent.sock"))
+    );
+    for key in ["cniVersion", "name"] {
+        config[key] = list[key].clone();
+    }
+    config
 }
 
 /// Something of the manifest, and how the node looks without it.
@@ -159,7 +195,7 @@ const CAPABILITIES: [Need; 3] = [
     ("SYS_ADMIN", |agent| agent.log_tail().contains("cannot load the embedded BPF object")),
 ];
 
-const VOLUMES: [Need; 6] = [
+const VOLUMES: [Need; 8] = [
     // The agent helps itself, but nothing is pinned where it outlives the pod.
     ("bpf", |agent| agent.cli(&["converged"]).code == 0 && !agent.pins().join("causeway/maps").exists()),
     ("cgroup", |agent| alarms(agent, "processes of the node itself cannot call services")),
@@ -167,6 +203,8 @@ const VOLUMES: [Need; 6] = [
     ("netns", |agent| attach(agent).stderr.contains("No such file")),
     ("run", |agent| agent.log_tail().contains("create /run/causeway: Read-only file system")),
     ("state", |agent| agent.log_tail().contains("/var/lib/causeway: Read-only file system")),
+    ("cni-bin", |agent| alarms(agent, "put the CNI plugin in place: /opt/cni/bin/causeway-cni")),
+    ("cni-conf", |agent| alarms(agent, "put the CNI plugin in place: /etc/cni/net.d/05-causeway.conflist")),
 ];
 
 fn alarms(agent: &Agent, words: &str) -> bool {

@@ -1,4 +1,4 @@
-//! What is in the Debian package? The static binary, so that it depends on
+//! What is in the Debian package? The static binaries, so that it depends on
 //! nothing, its unit, an example of its settings, completions and the docs.
 
 use std::{
@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result};
 use xshell::{Shell, cmd};
 
-use crate::{elf, paths, scratch::Scratch};
+use crate::{elf, paths, scratch::Scratch, whole};
 
 /// A setting of the operator's that an upgrade does not overwrite.
 const CONFFILE: &str = "/etc/causeway/causeway.toml";
@@ -33,6 +33,8 @@ pub fn name(version: &str, binary: &Path) -> Result<String> {
 pub fn build(shell: &Shell, version: &str, binary: &Path, output: &Path) -> Result<()> {
     let staging = Staging::new()?;
     staging.copy(binary, "usr/bin/causeway", 0o755)?;
+    // Where Debian's container runtimes look for plugins.
+    staging.copy(&whole::plugin_of(binary), "usr/lib/cni/causeway-cni", 0o755)?;
     let deploy = paths::root().join("deploy");
     staging.copy(&deploy.join("causeway.service"), "usr/lib/systemd/system/causeway.service", 0o644)?;
     staging.copy(&deploy.join("causeway.toml"), &CONFFILE[1..], 0o644)?;
@@ -79,7 +81,7 @@ fn control(version: &str, architecture: &str, size: u64) -> String {
          Description: dataplane of a container host, without iptables\n \
          TC and XDP programs carry packets from container to container and to\n \
          services; one agent per node fills their BPF maps from manifests or the\n \
-         API server of Kubernetes. Needs Linux 6.12 or later.\n",
+         API server of Kubernetes. Needs Linux 6.1 or later.\n",
         size.div_ceil(1024)
     )
 }

@@ -1,4 +1,4 @@
-//! What is in the container image? One layer with the static binary, and what
+//! What is in the container image? One layer with the static binaries, and what
 //! the OCI image specification (1.1) puts around it; the same input gives the
 //! same bytes. No daemon is needed to make it.
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
 
-use crate::elf;
+use crate::{elf, whole};
 
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
@@ -39,11 +39,15 @@ pub struct Packed {
 ///
 /// # Errors
 /// When the binary is none that runs by itself.
-pub fn pack(binary: &[u8], facts: &Facts) -> Result<Packed> {
+pub fn pack(binary: &[u8], plugin: &[u8], facts: &Facts) -> Result<Packed> {
     let of_binary = elf::read(binary).context("the binary")?;
     ensure!(of_binary.is_static, "the binary is not static, and there is nothing else in the image");
+    ensure!(
+        elf::read(plugin).context("the plugin")?.is_static,
+        "the plugin is not static: nodes run it as it is"
+    );
     let name = format!("causeway:{}", facts.version);
-    let layer = archive(&[("causeway", 0o755, binary)])?;
+    let layer = archive(&[("causeway", 0o755, binary), ("causeway-cni", 0o755, plugin)])?;
     let config = Blob::json(&config(of_binary.architecture, facts, &digest(&layer)));
     let layer = Blob::new(layer);
     let manifest = Blob::json(&json!({
@@ -79,8 +83,8 @@ pub fn pack(binary: &[u8], facts: &Facts) -> Result<Packed> {
 /// # Errors
 /// Those of [`pack`], and files that cannot be read or written.
 pub fn write(binary: &Path, output: &Path, facts: &Facts) -> Result<()> {
-    let bytes = std::fs::read(binary).with_context(|| format!("read {}", binary.display()))?;
-    let Packed { archive, digest } = pack(&bytes, facts)?;
+    let read = |path: &Path| std::fs::read(path).with_context(|| format!("read {}", path.display()));
+    let Packed { archive, digest } = pack(&read(binary)?, &read(&whole::plugin_of(binary))?, facts)?;
     std::fs::write(output, &archive).with_context(|| format!("write {}", output.display()))?;
     println!("{}: causeway:{}@{digest}, {} bytes", output.display(), facts.version, archive.len());
     Ok(())

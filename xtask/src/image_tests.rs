@@ -25,6 +25,10 @@ fn binary() -> Vec<u8> {
         .unwrap_or_else(|error| panic!("{}: {error}: cargo xtask image builds it", place.display()))
 }
 
+fn plugin() -> Vec<u8> {
+    std::fs::read(whole::plugin_of(&whole::place())).unwrap()
+}
+
 /// Contents and mode of each file of a tar.
 fn files(archive: &[u8]) -> BTreeMap<String, (Vec<u8>, u32)> {
     let mut archive = tar::Archive::new(archive);
@@ -60,7 +64,7 @@ fn blob<'a>(files: &'a BTreeMap<String, (Vec<u8>, u32)>, descriptor: &Value, med
 #[test]
 fn the_layout_holds_one_static_program_under_right_digests() {
     let binary = binary();
-    let packed = pack(&binary, &facts()).unwrap();
+    let packed = pack(&binary, &plugin(), &facts()).unwrap();
     let files = self::files(&packed.archive);
     let value = |bytes: &[u8]| -> Value { serde_json::from_slice(bytes).unwrap() };
     assert_eq!(value(&files["oci-layout"].0), json!({"imageLayoutVersion": "1.0.0"}));
@@ -98,15 +102,17 @@ fn the_layout_holds_one_static_program_under_right_digests() {
 #[test]
 fn the_same_input_gives_the_same_image() {
     let binary = binary();
-    let image = pack(&binary, &facts()).unwrap().archive;
-    assert!(image == pack(&binary, &facts()).unwrap().archive);
-    assert!(image != pack(&binary, &Facts { version: "1.2.4".into(), ..facts() }).unwrap().archive);
+    let image = pack(&binary, &plugin(), &facts()).unwrap().archive;
+    assert!(image == pack(&binary, &plugin(), &facts()).unwrap().archive);
+    assert!(
+        image != pack(&binary, &plugin(), &Facts { version: "1.2.4".into(), ..facts() }).unwrap().archive
+    );
 }
 
 #[test]
 fn a_program_that_needs_libraries_is_refused() {
     let own = std::fs::read(std::env::current_exe().unwrap()).unwrap();
-    let error = pack(&own, &facts()).err().unwrap().to_string();
+    let error = pack(&own, &plugin(), &facts()).err().unwrap().to_string();
     assert!(error.contains("not static"), "{error}");
 }
 

@@ -59,6 +59,12 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Play a folder of cases of what the CNI plugin should say (root); docs/cni.md.
+    CniConformance {
+        /// The folder and what else is passed on; --help tells.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Build the container image, without a daemon: an OCI layout in a tar.
     Image(Image),
     /// Build the Debian package.
@@ -90,7 +96,7 @@ struct Deb {
     /// Where to; target/causeway_VERSION_ARCHITECTURE.deb unless given.
     #[arg(long, value_name = "FILE", value_parser = absolute)]
     output: Option<PathBuf>,
-    /// Pack this static binary instead of building one.
+    /// Pack this static binary, and the causeway-cni beside it, instead of building them.
     #[arg(long, value_name = "FILE", value_parser = absolute)]
     binary: Option<PathBuf>,
 }
@@ -100,7 +106,7 @@ struct Image {
     /// Where to; target/causeway-image.tar unless given.
     #[arg(long, value_name = "FILE", value_parser = absolute)]
     output: Option<PathBuf>,
-    /// Pack this static binary instead of building one.
+    /// Pack this static binary, and the causeway-cni beside it, instead of building them.
     #[arg(long, value_name = "FILE", value_parser = absolute)]
     binary: Option<PathBuf>,
     /// Where the source is, for the label org.opencontainers.image.source.
@@ -134,6 +140,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Verify { update } => suites::verify(&shell, update),
         Command::Kernels(Kernels { versions, suites }) => suites::kernels(&shell, &versions, &suites),
         Command::Netpol { arguments } => suites::netpol(&shell, &arguments),
+        Command::CniConformance { arguments } => suites::cni_conformance(&shell, &arguments),
         Command::Image(Image { output, binary, source }) => suites::image(&shell, output, binary, source),
         Command::Deb(Deb { output, binary }) => suites::deb(&shell, output, binary),
         Command::Tidy => suites::tidy(&shell),

@@ -49,6 +49,14 @@ pub fn netpol(shell: &Shell, arguments: &[String]) -> Result<()> {
     run(shell, cmd!(shell, "{netpol} {arguments...}"))
 }
 
+pub fn cni_conformance(shell: &Shell, arguments: &[String]) -> Result<()> {
+    need_root("cases are played in network namespaces, with loaded BPF programs")?;
+    prepare(shell)?;
+    build(shell, &["-p", "causeway", "-p", "causeway-testkit", "--bins"])?;
+    let conformance = paths::built("causeway-cni-conformance");
+    run(shell, cmd!(shell, "{conformance} {arguments...}"))
+}
+
 pub fn image(
     shell: &Shell,
     output: Option<PathBuf>,

@@ -1,41 +1,61 @@
-//! How is the agent built that needs nothing beside it? With the C library
+//! How are the programs built that need nothing beside them? With the C library
 //! inside, for places that have none or an older one: an image, another system.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, ensure};
 use xshell::{Shell, cmd};
 
 use crate::{elf, paths};
 
-/// Where the binary is put.
+/// The agent with its commands, and the plugin for container runtimes.
+const BINARIES: [&str; 2] = ["causeway", "causeway-cni"];
+
+/// Where the agent is put; the plugin is beside it.
 pub fn place() -> PathBuf {
-    paths::target().join("static").join("causeway")
+    paths::target().join("static").join(BINARIES[0])
 }
 
-/// Builds it. Only the binary is linked anew: what is inside is the build that
+/// The plugin that belongs to an agent's binary.
+pub fn plugin_of(binary: &Path) -> PathBuf {
+    binary.with_file_name(BINARIES[1])
+}
+
+/// Builds them. Only the binaries are linked anew: what is inside is the build that
 /// the tests run.
 ///
 /// # Errors
-/// When it does not build, or would need a library after all.
+/// When they do not build, or would need a library after all.
 pub fn build(shell: &Shell) -> Result<PathBuf> {
     let cargo = paths::cargo();
     let package = ["--release", "--quiet", "-p", "causeway"];
     let flags = ["-C", "target-feature=+crt-static", "-C", "strip=symbols"];
-    cmd!(shell, "{cargo} rustc {package...} --bin causeway -- {flags...}").quiet().run().context("build")?;
-    let binary = fs::read(paths::built("causeway")).context("read the built binary")?;
-    // Back in its place comes the one that the tests know.
-    cmd!(shell, "{cargo} build {package...} --bins").quiet().run().context("build")?;
-    let facts = elf::read(&binary).context("the built binary")?;
-    ensure!(facts.is_static, "the built binary is not static: it asks for a loader or libraries");
-    let place = place();
-    if fs::read(&place).ok().as_ref() != Some(&binary) {
-        fs::create_dir_all(place.parent().unwrap_or(&place)).context("make a directory")?;
-        // Another name first: the old file may be running.
-        let fresh = place.with_extension("new");
-        fs::write(&fresh, &binary).with_context(|| format!("write {}", fresh.display()))?;
-        fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755)).context("make it executable")?;
-        fs::rename(&fresh, &place).with_context(|| format!("write {}", place.display()))?;
+    let mut built = Vec::new();
+    for name in BINARIES {
+        cmd!(shell, "{cargo} rustc {package...} --bin {name} -- {flags...}")
+            .quiet()
+            .run()
+            .context("build")?;
+        built.push((name, fs::read(paths::built(name)).context("read the built binary")?));
     }
-    Ok(place)
+    // Back in their place come those that the tests know.
+    cmd!(shell, "{cargo} build {package...} --bins").quiet().run().context("build")?;
+    for (name, binary) in built {
+        let facts = elf::read(&binary).with_context(|| format!("the built {name}"))?;
+        ensure!(facts.is_static, "the built {name} is not static: it asks for a loader or libraries");
+        let place = place().with_file_name(name);
+        if fs::read(&place).ok().as_ref() != Some(&binary) {
+            fs::create_dir_all(place.parent().unwrap_or(&place)).context("make a directory")?;
+            // Another name first: the old file may be running.
+            let fresh = place.with_extension("new");
+            fs::write(&fresh, &binary).with_context(|| format!("write {}", fresh.display()))?;
+            fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755)).context("make it executable")?;
+            fs::rename(&fresh, &place).with_context(|| format!("write {}", place.display()))?;
+        }
+    }
+    Ok(place())
 }

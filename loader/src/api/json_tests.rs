@@ -9,14 +9,15 @@ use super::{
     refusal::ErrorView,
     selection_view::{SelectionEndpoint, SelectionPort, SelectionReply},
     view::{
-        BackendView, DesiredView, DetachView, EgressView, EndpointView, NodeView, PolicyView, ServiceBackend,
-        ServiceView, SourceRangesView, UninstallView, WaitView,
+        BackendView, DesiredView, DetachView, EgressView, EndpointView, KeptView, NodeView, PolicyView,
+        ServiceBackend, ServiceView, SourceRangesView, UninstallView, WaitView,
     },
 };
 use crate::event::Protocol;
 use crate::model::desired::{Clients, Frontend};
 use crate::snapshot::{
-    AttachRequest, Counter, FlowView, MapUse, ProblemView, SourceStatus, Status, TraceReply, TraceRequest,
+    AttachRequest, Attachment, Counter, FlowView, JoinRequest, JoinView, KeepRequest, MapUse, ProblemView,
+    SourceStatus, Status, TraceReply, TraceRequest,
 };
 
 /// Every name in a value, however deep.
@@ -125,6 +126,8 @@ fn every_field_is_documented() {
         interface: None,
         mtu: None,
         labels: BTreeMap::new(),
+        mac: Some(text()),
+        attachment: Some(Attachment::default()),
     };
     let values = json!([
         status,
@@ -139,6 +142,10 @@ fn every_field_is_documented() {
         endpoint,
         flow,
         attach,
+        JoinRequest { attachment: Attachment::default(), ..JoinRequest::default() },
+        JoinView::default(),
+        KeepRequest::default(),
+        KeptView { detached: vec![] },
         Counter { name: text(), drop: false, packets: 0 },
         WaitView::default(),
         selection,

@@ -64,6 +64,7 @@ pub async fn serve(listener: UnixListener, handle: Handle) {
         .route("/v1/explain", post(explain))
         .route("/v1/selection", get(selection))
         .route("/v1/uninstall", post(uninstall))
+        .merge(super::attachments::routes())
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .with_state(handle);
@@ -101,10 +102,10 @@ fn watching() -> Router<Handle> {
         .route("/readyz", get(ready))
 }
 
-type Answer<T> = Result<Json<T>, Refused>;
+pub(super) type Answer<T> = Result<Json<T>, Refused>;
 
 /// Sends a command and waits for its answer.
-async fn ask<T>(handle: &Handle, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, Refused> {
+pub(super) async fn ask<T>(handle: &Handle, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, Refused> {
     timeout(COMMAND_TIMEOUT, ask_patiently(handle, command)).await.map_err(|_| Refused::busy())?
 }
 

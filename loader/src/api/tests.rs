@@ -196,9 +196,8 @@ async fn endpoints_come_and_go_by_names_with_slashes() {
         name: "default/web-1".into(),
         netns: "/run/netns/x".into(),
         addresses: vec!["10.244.0.5".parse().unwrap()],
-        interface: None,
-        mtu: None,
         labels: [("app".into(), "web".into())].into(),
+        ..AttachRequest::default()
     };
     let attached: EndpointView =
         ask(&agent.socket, Method::POST, "/v1/endpoints", Some(&request)).await.unwrap();

@@ -136,6 +136,12 @@ pub struct ReleaseView {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KeptView {
+    /// Names of the endpoints that are gone.
+    pub detached: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DetachView {
     /// False when there was nothing to detach.
     pub detached: bool,

@@ -6,10 +6,13 @@
 //! [`prepare`] makes the pair with the inside down, [`activate`] gives it its
 //! addresses and brings it up.
 
+mod look;
+pub mod mac;
 mod netns;
 mod store;
 mod uplink;
 
+pub use look::is_whole;
 pub use netns::Netns;
 pub use store::{EndpointStore, Stored};
 pub use uplink::{Uplink, uplink};
@@ -22,10 +25,17 @@ use ipnet::IpNet;
 use crate::{
     event::label,
     model::desired::Endpoint,
-    netlink::{Netlink, Route},
+    netlink::{End, Link, Netlink, Route},
     snapshot::AttachRequest,
     sysctl,
 };
+
+/// Where to who has these addresses sends everything: one of each family.
+pub fn gateways(addresses: &[IpAddr]) -> Vec<IpAddr> {
+    let both = [IpAddr::V4(GATEWAY_V4.into()), IpAddr::V6(GATEWAY_V6.into())];
+    let used = |gateway: &IpAddr| addresses.iter().any(|address| address.is_ipv4() == gateway.is_ipv4());
+    both.into_iter().filter(used).collect()
+}
 
 /// The container's interface unless the request says otherwise.
 const INSIDE: &str = "eth0";
@@ -83,7 +93,13 @@ pub fn validate(request: &AttachRequest) -> Result<(), AttachError> {
     {
         return invalid("mtu", format!("{mtu} is out of range: use 576 to 65535"));
     }
+    mac_of(request)?;
     Ok(())
+}
+
+fn mac_of(request: &AttachRequest) -> Result<[u8; 6], AttachError> {
+    let invalid = |message| AttachError::Invalid { endpoint: request.name.clone(), field: "mac", message };
+    mac::of(request).map_err(invalid)
 }
 
 /// Makes the pair, or finds it made: host side up, inside down (unless an
@@ -184,16 +200,15 @@ pub async fn is_alive(netlink: &Netlink, endpoint: &Endpoint) -> io::Result<bool
     Ok(netlink.link(&endpoint.interface).await?.is_some_and(|link| link.index == endpoint.ifindex))
 }
 
+/// Whether a link is the host side of a pair of ours, by its name and address.
+pub fn is_ours(link: &Link) -> bool {
+    let digits = link.name.strip_prefix("cw").unwrap_or_default();
+    digits.len() == 13 && digits.chars().all(|digit| digit.is_ascii_hexdigit()) && link.mac == GATEWAY_MAC
+}
+
 /// The host side's name: short, stable, and ours by its prefix.
 fn host_name(endpoint: &str) -> String {
     format!("cw{:013x}", name_hash(endpoint) & 0xf_ffff_ffff_ffff)
-}
-
-/// The container's hardware address: of its name, so that it survives a new
-/// attach; locally administered, unicast.
-fn container_mac(endpoint: &str) -> [u8; 6] {
-    let [_, _, a, b, c, d, e, _] = hash::mix(name_hash(endpoint)).to_be_bytes();
-    [0x02, a, b, c, d, e]
 }
 
 fn name_hash(name: &str) -> u64 {
@@ -222,7 +237,7 @@ async fn make(
 ) -> Result<Endpoint, AttachError> {
     let step = |step| move |cause| AttachError::Step { endpoint: request.name.clone(), step, cause };
     let inside = request.interface.clone().unwrap_or_else(|| INSIDE.into());
-    let mac = container_mac(&request.name);
+    let mac = mac_of(request)?;
 
     let wanted = inside.clone();
     let found = netns.run(async move |netlink| netlink.link(&wanted).await).await;
@@ -236,19 +251,14 @@ async fn make(
         let message = format!("{inside} exists in the namespace and is not ours: remove or rename it");
         return Err(AttachError::Invalid { endpoint: request.name.clone(), field: "interface", message });
     }
-    if !(ours && outside.is_some()) {
+    if ours && outside.is_some() {
+        redress(netns, inside, mac, mtu).await.map_err(step("set up the interface inside"))?;
+    } else {
         // Half a pair, or one that leads into another namespace.
         netlink.delete_link(host).await.map_err(step("remove an older interface"))?;
-        let peer = format!("cx{}", &host[2..]);
-        netlink.add_veth(host, &peer).await.map_err(step("create the veth pair"))?;
-        let peer = netlink.link(&peer).await.map_err(step("find the new pair"))?;
-        let peer = peer
-            .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
-            .map_err(step("find the new pair"))?;
-        let fd = netns.fd();
-        // Renamed on its way in: the name inside may be taken on the host.
-        let change = |link: rtnetlink::LinkMessageBuilder<_>| link.setns_by_fd(fd).name(inside.clone());
-        netlink.set_link(peer.index, change).await.map_err(step("move the pair's end into the namespace"))?;
+        let outside = End { name: host, mac: GATEWAY_MAC, mtu };
+        let inside = End { name: &inside, mac, mtu };
+        netlink.add_veth(&outside, &inside, netns.fd()).await.map_err(step("create the veth pair"))?;
     }
     let outside = netlink.link(host).await.map_err(step("find the host side"))?;
     let outside = outside
@@ -258,19 +268,6 @@ async fn make(
         .map_err(step("set the host side's own switches"))?;
     let change = |link: rtnetlink::LinkMessageBuilder<_>| link.address(GATEWAY_MAC.to_vec()).mtu(mtu).up();
     netlink.set_link(outside.index, change).await.map_err(step("bring the host side up"))?;
-
-    let name = inside.clone();
-    let dressed = netns.run(async move |netlink| {
-        let link = netlink.link(&name).await?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-        if let Some(lo) = netlink.link("lo").await? {
-            netlink.set_link(lo.index, rtnetlink::LinkMessageBuilder::up).await?;
-        }
-        if link.mac != mac {
-            netlink.set_link(link.index, |link| link.address(mac.to_vec())).await?;
-        }
-        netlink.set_link(link.index, |link| link.mtu(mtu)).await
-    });
-    dressed.await.map_err(step("set up the interface inside"))?;
     Ok(Endpoint {
         addresses: request.addresses.clone(),
         interface: host.to_owned(),
@@ -278,6 +275,18 @@ async fn make(
         mac,
         policy: None,
     })
+}
+
+/// What somebody inside may have changed.
+async fn redress(netns: &Netns, name: String, mac: [u8; 6], mtu: u32) -> io::Result<()> {
+    let dressed = netns.run(async move |netlink| {
+        let link = netlink.link(&name).await?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        if link.mac != mac {
+            netlink.set_link(link.index, |link| link.address(mac.to_vec())).await?;
+        }
+        netlink.set_link(link.index, |link| link.mtu(mtu)).await
+    });
+    dressed.await
 }
 
 /// Switches of the interface that is ours alone. `bpf_fib_lookup` answers only
@@ -311,6 +320,9 @@ fn inside_sysctls(interface: &str, ipv6: bool) -> io::Result<()> {
 }
 
 async fn configure(netlink: &Netlink, inside: &str, addresses: &[IpAddr]) -> io::Result<()> {
+    if let Some(lo) = netlink.link("lo").await? {
+        netlink.set_link(lo.index, rtnetlink::LinkMessageBuilder::up).await?;
+    }
     let link = netlink.link(inside).await?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
     for there in netlink.addresses(link.index).await? {
         let link_local = matches!(there.addr(), IpAddr::V6(v6) if v6.is_unicast_link_local());
@@ -323,16 +335,14 @@ async fn configure(netlink: &Netlink, inside: &str, addresses: &[IpAddr]) -> io:
         netlink.add_address(link.index, *address).await?;
     }
     netlink.set_link(link.index, rtnetlink::LinkMessageBuilder::up).await?;
-    let everything: [(IpAddr, IpNet); 2] = [
-        (IpAddr::V4(GATEWAY_V4.into()), ipnet::Ipv4Net::default().into()),
-        (IpAddr::V6(GATEWAY_V6.into()), ipnet::Ipv6Net::default().into()),
-    ];
     let mut routes = Vec::new();
-    for (gateway, everything) in everything {
-        if addresses.iter().any(|address| address.is_ipv4() == gateway.is_ipv4()) {
-            routes.push(Route { destination: gateway.into(), via: None, ifindex: link.index });
-            routes.push(Route { destination: everything, via: Some(gateway), ifindex: link.index });
-        }
+    for gateway in gateways(addresses) {
+        let everything = match gateway {
+            IpAddr::V4(_) => IpNet::from(ipnet::Ipv4Net::default()),
+            IpAddr::V6(_) => ipnet::Ipv6Net::default().into(),
+        };
+        routes.push(Route { destination: gateway.into(), via: None, ifindex: link.index });
+        routes.push(Route { destination: everything, via: Some(gateway), ifindex: link.index });
     }
     for route in routes {
         match netlink.add_route(&route, libc::RTPROT_STATIC).await {

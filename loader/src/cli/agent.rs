@@ -9,7 +9,9 @@ use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::Subscriber
 use crate::{
     attach::Netns,
     config::{AgentConfig, LogFormat, Settings, Size},
-    heap, reconcile,
+    heap,
+    ipam::Pool,
+    reconcile,
 };
 
 #[derive(clap::Args, Debug)]
@@ -94,6 +96,18 @@ pub struct Arguments {
     /// (RFC 1918, 6598, 3927, 4193) unless given. At most 16 a family.
     #[arg(long, env = "CAUSEWAY_NATIVE", value_name = "CIDR", value_delimiter = ',')]
     native: Option<Vec<IpNet>>,
+    /// Networks that containers get addresses of from a container runtime (CNI): this node's alone. Those
+    /// of its Node's spec.podCIDRs unless given; several pools by the configuration file.
+    #[arg(long, env = "CAUSEWAY_POOL", value_name = "CIDR", value_delimiter = ',')]
+    pool: Vec<IpNet>,
+    /// Put the plugin of container runtimes, causeway-cni, into this directory, e.g. /opt/cni/bin; it has to
+    /// be beside this program.
+    #[arg(long, env = "CAUSEWAY_CNI_BIN", value_name = "DIR")]
+    cni_bin: Option<PathBuf>,
+    /// Once everything stands, put a configuration of the plugin into this directory, e.g. /etc/cni/net.d:
+    /// the node is then ready for pods.
+    #[arg(long, env = "CAUSEWAY_CNI_CONF", value_name = "DIR")]
+    cni_conf: Option<PathBuf>,
     /// Ask the hosts next to this node a few times a second whether they still have the hardware
     /// address that we send to; on unless false is given.
     #[arg(long, env = "CAUSEWAY_WATCH_NEIGHBOURS", value_name = "BOOL")]
@@ -185,6 +199,9 @@ fn resolve(arguments: Arguments, socket: Option<PathBuf>) -> anyhow::Result<Agen
         host_services: arguments.host_services,
         masquerade: arguments.masquerade,
         native: arguments.native,
+        pools: (!arguments.pool.is_empty()).then(|| vec![Pool::of(arguments.pool)]),
+        cni_bin: arguments.cni_bin,
+        cni_conf: arguments.cni_conf,
         watch_neighbours: arguments.watch_neighbours,
     };
     let config = given.resolve(file, &arguments.capacity)?;

@@ -3,6 +3,7 @@
 mod agent;
 mod connectivity;
 mod doctor;
+mod endpoint;
 mod explain;
 mod flow_lines;
 mod ground;
@@ -16,7 +17,6 @@ mod wait;
 
 use std::{
     io,
-    net::IpAddr,
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -28,12 +28,11 @@ use serde::Serialize;
 
 use crate::{
     api::{
-        client::{ask, escape, get},
-        view::{DetachView, EndpointView, UninstallView},
+        client::{ask, get},
+        view::UninstallView,
     },
     config::DEFAULT_SOCKET,
-    event::{label, policy::NETWORK},
-    snapshot::{AttachRequest, Status},
+    snapshot::Status,
 };
 
 pub use render::Output;
@@ -97,7 +96,7 @@ enum Command {
     /// Attach network namespaces to this node, and detach them.
     Endpoint {
         #[command(subcommand)]
-        action: Endpoint,
+        action: endpoint::Action,
     },
     /// May these two talk, which rule says so, and does the loaded program agree? Or: who serves a
     /// service? Exit 0 if they may, or somebody does; 1 if not.
@@ -136,37 +135,6 @@ struct Version {
     version: &'static str,
     /// Raised when the layout of the maps changes.
     schema: u32,
-}
-
-#[derive(Subcommand, Debug)]
-enum Endpoint {
-    /// Give a network namespace an interface, its addresses and the gateway.
-    Attach {
-        /// Unique on this node, e.g. default/web-1.
-        name: String,
-        /// Path of the namespace, e.g. /run/netns/x or /proc/PID/ns/net.
-        #[arg(long)]
-        netns: PathBuf,
-        /// The endpoint's addresses.
-        #[arg(long, required = true, value_delimiter = ',')]
-        address: Vec<IpAddr>,
-        /// The interface's name inside.
-        #[arg(long, default_value = "eth0")]
-        interface: String,
-        /// The uplink's MTU unless given.
-        #[arg(long)]
-        mtu: Option<u32>,
-        /// By which policies select it; may be given several times.
-        #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
-        label: Vec<(String, String)>,
-        /// A VirtualNetwork that has it among its members: the label causeway.io/network.
-        #[arg(long, value_name = "NAME")]
-        network: Option<String>,
-    },
-    /// Take the interface away; detaching what is not there succeeds.
-    Detach { name: String },
-    /// List the endpoints, as `show endpoints`.
-    List,
 }
 
 /// The exit code of what cannot be meant.
@@ -220,7 +188,7 @@ async fn run(command: Command, socket: &Path, output: Output) -> anyhow::Result<
             return wait::everywhere(Duration::ZERO, socket, output).await;
         }
         Command::Converged { cluster: false } => return wait::now(socket, output).await,
-        Command::Endpoint { action } => endpoint(action, socket, output).await?,
+        Command::Endpoint { action } => endpoint::run(action, socket, output).await?,
         Command::Explain(arguments) => return explain::run(arguments, socket, output).await,
         Command::Policy { action: Policy::Rehearse(arguments) } => {
             return rehearse::run(arguments, socket, output).await;
@@ -235,28 +203,6 @@ async fn run(command: Command, socket: &Path, output: Output) -> anyhow::Result<
     Ok(true)
 }
 
-async fn endpoint(action: Endpoint, socket: &Path, output: Output) -> anyhow::Result<()> {
-    match action {
-        Endpoint::Attach { name, netns, address, interface, mtu, label, network } => {
-            // The agent's working directory is not ours.
-            let netns = std::path::absolute(netns)?;
-            let network = network.map(|network| (NETWORK.to_owned(), network));
-            let (interface, labels) = (Some(interface), label.into_iter().chain(network).collect());
-            let request = AttachRequest { name, netns, addresses: address, interface, mtu, labels };
-            let attached: EndpointView = ask(socket, Method::POST, "/v1/endpoints", Some(&request)).await?;
-            output.print(&attached, |view| render::endpoints(std::slice::from_ref(view)))
-        }
-        Endpoint::Detach { name } => {
-            let path = format!("/v1/endpoints?name={}", escape(&name));
-            let answer: DetachView = ask(socket, Method::DELETE, &path, None::<&()>).await?;
-            output.print(&answer, |answer| {
-                format!("{name}: {}", if answer.detached { "detached" } else { "was not attached" })
-            })
-        }
-        Endpoint::List => show::run(show::What::Endpoints, socket, output).await,
-    }
-}
-
 fn version(output: Output) -> anyhow::Result<()> {
     let version =
         Version { version: env!("CARGO_PKG_VERSION"), schema: causeway_schema::config::SCHEMA_VERSION };
@@ -267,13 +213,6 @@ fn completion(shell: clap_complete::Shell) -> anyhow::Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "causeway", &mut script);
     Ok(render::write(&mut io::stdout().lock(), &script)?)
-}
-
-/// `app=web`; the value may be empty.
-fn label(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("write it as KEY=VALUE")?;
-    label::key(key).and_then(|()| label::value(value))?;
-    Ok((key.to_owned(), value.to_owned()))
 }
 
 /// `500ms`, `30s`, `2m`; a bare number is seconds.
@@ -317,31 +256,6 @@ mod tests {
             assert_eq!((cli.output, cli.socket), (Output::Json, Some("/s".into())));
             assert!(matches!(cli.command, Command::Show { what: show::What::Flows { limit: 3 } }));
         }
-    }
-
-    #[test]
-    fn several_addresses_are_one_list() {
-        let line = "causeway endpoint attach default/web-1 --netns /n --address 10.0.0.1,10.0.0.2";
-        let Command::Endpoint { action: Endpoint::Attach { name, address, interface, mtu, .. } } =
-            parse(line).unwrap().command
-        else {
-            panic!("not an attach");
-        };
-        assert_eq!(
-            (name.as_str(), address.len(), interface.as_str(), mtu),
-            ("default/web-1", 2, "eth0", None)
-        );
-    }
-
-    #[test]
-    fn labels_are_given_one_by_one() {
-        let line = "causeway endpoint attach x --netns /n --address 10.0.0.1 --label app=web --label a/b=";
-        let Command::Endpoint { action: Endpoint::Attach { label, .. } } = parse(line).unwrap().command
-        else {
-            panic!("not an attach");
-        };
-        let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
-        assert_eq!(label, [pair("app", "web"), pair("a/b", "")]);
     }
 
     #[test]

@@ -23,12 +23,14 @@ use super::{
     policies::Policies,
     sources::{Fences, Sources},
     status::WRITE,
+    wiring::Wiring,
 };
 use crate::{
     attach::{self, EndpointStore, Uplink},
     config::AgentConfig,
     event::Problem,
     guard::{Guard, Memory},
+    ipam::Ipam,
     kernel::{
         bpf::{Dataplane, Node, Options},
         routes::RouteTable,
@@ -56,6 +58,10 @@ pub(super) struct Agent {
     pub netlink: Netlink,
     pub routes: RouteTable,
     pub store: EndpointStore,
+    pub ipam: Ipam,
+    pub wiring: Wiring,
+    /// Differs from start to start.
+    pub started_at: u64,
     pub uplink: Uplink,
     pub sources: Sources,
     pub guarded: Guarded,
@@ -135,6 +141,9 @@ impl Agent {
             netlink,
             routes: RouteTable::default(),
             store,
+            ipam: Ipam::default(),
+            wiring: Wiring::default(),
+            started_at: Timestamp::now().as_microsecond().unsigned_abs(),
             uplink,
             sources,
             guarded: Guarded::new(guard, memory),
@@ -252,6 +261,7 @@ impl Agent {
             let pruned = dataplane.prune_links();
             self.note("remove an earlier agent's links", pruned);
         }
+        self.install_plugin();
         self.settled = true;
     }
 

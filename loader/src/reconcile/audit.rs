@@ -13,6 +13,7 @@ impl Agent {
     pub async fn audit(&mut self) {
         let start = Instant::now();
         self.audit_endpoints().await;
+        self.finish_pending().await;
         self.audit_links();
         self.keep_routes().await;
         self.audit_policies();
@@ -61,6 +62,7 @@ impl Agent {
         }
         // What was freed may be used again, now that nothing names it.
         let now = self.started.elapsed();
+        self.ipam.read_back(now);
         let (v4, v6) = (self.v4.release(now), self.v6.release(now));
         if v4 == Ok(true) || v6 == Ok(true) {
             // Who waited may have a place now.

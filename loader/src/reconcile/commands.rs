@@ -13,9 +13,10 @@ use causeway_schema::{Event, Flow, FlowKey, FrontendKey, Port, TraceRecord, Verd
 use ipnet::IpNet;
 use tokio::time::Instant;
 
-use super::{agent::Agent, plane::Plane};
+use super::{agent::Agent, plane::Plane, wiring::Waiting};
 use crate::{
     attach::Stored,
+    cni,
     event::Protocol,
     frame,
     model::desired::DesiredState,
@@ -42,11 +43,18 @@ impl Agent {
             Command::Release(source, reply) => {
                 let _ = reply.send(self.release_source(&source).await);
             }
-            Command::Attach(request, reply) => {
-                let _ = reply.send(self.attach_endpoint(request).await);
+            Command::Attach(request, reply) => self.attach_endpoint(request, Waiting::Attach(reply)),
+            Command::Detach(name, reply) => self.begin_detach(&name, reply).await,
+            Command::Join(request, reply) => self.join(request, reply).await,
+            Command::Leave(attachment, reply) => self.leave(&attachment, reply).await,
+            Command::Look(attachment, reply) => {
+                let _ = reply.send(self.look(&attachment).await);
             }
-            Command::Detach(name, reply) => {
-                let _ = reply.send(self.detach_endpoint(&name).await);
+            Command::Ready(reply) => {
+                let _ = reply.send(self.can_join().map_err(|refused| refused.message));
+            }
+            Command::Keep(request, reply) => {
+                let _ = reply.send(self.keep(request).await);
             }
             Command::Trace(request, reply) => {
                 let _ = reply.send(self.trace(&request));
@@ -207,6 +215,13 @@ impl Agent {
 
     pub(super) async fn uninstall(&mut self) -> Result<(), String> {
         let mut errors = Vec::new();
+        // Before all: nobody new is to come.
+        let unlisted = self.config.cni_conf.as_deref().map_or(Ok(()), cni::remove_configuration);
+        errors.extend(unlisted.err().map(|error| format!("remove the CNI configuration: {error}")));
+        while !self.wiring.is_idle() {
+            let done = self.wiring.next().await;
+            self.go_on(done).await;
+        }
         let names: Vec<String> = self.store.iter().map(|(name, _)| name.clone()).collect();
         for name in names {
             errors.extend(self.detach_endpoint(&name).await.err());
@@ -227,7 +242,7 @@ impl Agent {
     }
 }
 
-const UNINSTALLED: &str = "the dataplane is being uninstalled";
+pub(super) const UNINSTALLED: &str = "the dataplane is being uninstalled";
 
 /// The service and the backend that a trace of a packet names.
 fn names<A: Family>(

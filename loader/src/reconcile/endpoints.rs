@@ -2,54 +2,113 @@
 
 use std::collections::BTreeMap;
 
-use super::{agent::Agent, status::ATTACH};
+use super::{
+    agent::Agent,
+    commands::UNINSTALLED,
+    status::ATTACH,
+    wiring::{Waiting, Work, unmake},
+};
 use crate::{
     attach::{self, Stored},
     event::pod_name,
-    kernel::bpf::Attachment,
+    kernel::bpf::{Attachment, Fitted, Fitter},
     model::desired::Endpoint,
     netlink::Link,
-    snapshot::{AttachRequest, Attached},
+    snapshot::{AttachRequest, Attached, JoinRefused, Reply},
 };
 
 impl Agent {
-    /// Wires an endpoint, or finds it wired.
-    ///
-    /// # Errors
-    /// As text for the one who asked; nothing is left half done.
-    pub async fn attach_endpoint(&mut self, request: AttachRequest) -> Result<Attached, String> {
-        if self.dataplane.is_none() {
-            return Err("the dataplane is being uninstalled".into());
+    /// Begins to wire an endpoint, or to find it wired; who waits hears of it when it
+    /// stands, or that nothing is left of it.
+    pub fn attach_endpoint(&mut self, request: AttachRequest, waiting: Waiting) {
+        let fitter = match self.check_attach(&request) {
+            Ok(fitter) => fitter,
+            Err((message, passes)) => return waiting.refuse(message, passes),
+        };
+        let before = self.store.get(&request.name).map(|stored| stored.endpoint.ifindex);
+        let work = Work { request, waiting, fresh: before.is_none() };
+        self.wiring.make(self.netlink.clone(), fitter, (work, self.uplink.mtu), before);
+    }
+
+    /// Whether it can be begun; why not, and whether that passes.
+    fn check_attach(&self, request: &AttachRequest) -> Result<Fitter, (String, bool)> {
+        let lasting = |message: String| (message, false);
+        let dataplane = self.dataplane.as_ref().ok_or_else(|| lasting(UNINSTALLED.into()))?;
+        attach::validate(request).map_err(|error| lasting(error.to_string()))?;
+        let name = &request.name;
+        if self.wiring.is_under_way(name) {
+            return Err((format!("endpoint {name} is being attached: try again"), true));
         }
-        attach::validate(&request).map_err(|error| error.to_string())?;
+        let stored = self.store.iter().map(|(name, stored)| (name, &stored.endpoint.addresses));
         // Policies are about pods: of two endpoints that are one, but one would have them.
-        let pod = pod_name(&request.name);
-        let twin = self.store.iter().find(|(name, _)| **name != request.name && pod_name(name) == pod);
-        if let Some((twin, _)) = twin {
-            return Err(format!(
-                "endpoint {}: name: {twin} is the same pod: detach that one first",
-                request.name
-            ));
-        }
-        for address in &request.addresses {
-            let taken = self
-                .store
-                .iter()
-                .find(|(name, stored)| **name != request.name && stored.endpoint.addresses.contains(address));
-            if let Some((owner, _)) = taken {
-                return Err(format!(
-                    "endpoint {}: addresses: {address} belongs to endpoint {owner}: detach that one first",
-                    request.name
-                ));
+        let pod = pod_name(name);
+        for (other, addresses) in stored.chain(self.wiring.iter()).filter(|(other, _)| *other != name) {
+            if pod_name(other) == pod {
+                let message =
+                    format!("endpoint {name}: name: {other} is the same pod: detach that one first");
+                return Err(lasting(message));
+            }
+            if let Some(address) = request.addresses.iter().find(|address| addresses.contains(address)) {
+                return Err(lasting(format!(
+                    "endpoint {name}: addresses: {address} belongs to endpoint {other}: detach that one first"
+                )));
             }
         }
-        self.check_network(&request)?;
-        let before = self.store.get(&request.name).cloned();
-        let wired = self.wire(&request).await;
-        if wired.is_err() && before.is_none() {
-            self.unwire(&request.name).await?;
+        self.check_network(request).map_err(lasting)?;
+        dataplane.fitter().map_err(|error| lasting(error.to_string()))
+    }
+
+    /// Its interface is there, and down.
+    pub(super) async fn made(&mut self, work: Work, made: Result<(Endpoint, Option<Fitted>), String>) {
+        let name = work.request.name.clone();
+        let entered = match made {
+            Ok((endpoint, fitted)) => self.enter(&work.request, endpoint, fitted).await,
+            Err(message) => Err(message),
+        };
+        // A map may have no room for it, or another's row be in its way.
+        let problem = self.plan_problems().find(|problem| problem.object.contains(&name));
+        let refused = problem.map(|problem| problem.to_string());
+        let is_refused = refused.is_some();
+        if let Some(message) = refused.or(entered.err()) {
+            self.wiring.end(&name);
+            if work.fresh || is_refused {
+                self.give_up(&work.request).await;
+            }
+            return work.waiting.refuse(message, false);
         }
-        wired
+        self.wiring.wake(work);
+    }
+
+    /// It is up.
+    pub(super) async fn awake(&mut self, work: Work, awake: Result<(), String>) {
+        let name = work.request.name.clone();
+        self.wiring.end(&name);
+        if let Err(message) = awake {
+            if work.fresh {
+                self.give_up(&work.request).await;
+            }
+            return work.waiting.refuse(message, false);
+        }
+        self.audit_soon();
+        self.publish();
+        let gone = format!("endpoint {name} has gone meanwhile");
+        match work.waiting {
+            Waiting::Attach(reply) => {
+                let attached = self.store.get(&name).map(|stored| self.attached(stored));
+                let _ = reply.send(attached.ok_or(gone));
+            }
+            Waiting::Join(reply) => {
+                let refused = JoinRefused { message: gone, passes: true };
+                let _ = reply.send(self.join_view(&name).ok_or(refused));
+            }
+        }
+    }
+
+    /// Nothing is left of it, whatever of it there was.
+    async fn give_up(&mut self, request: &AttachRequest) {
+        self.ipam.free(&request.addresses);
+        let gone = self.detach_endpoint(&request.name).await;
+        self.note("take away what could not be attached", gone);
     }
 
     /// An endpoint as the edges see it.
@@ -60,26 +119,34 @@ impl Agent {
         Attached { endpoint: endpoint.clone(), labels, netns: request.netns.clone() }
     }
 
-    async fn wire(&mut self, request: &AttachRequest) -> Result<Attached, String> {
-        let endpoint = attach::prepare(&self.netlink, request, self.uplink.mtu)
-            .await
-            .map_err(|error| error.to_string())?;
+    /// Maps, policies and routes of an endpoint whose interface is there.
+    async fn enter(
+        &mut self,
+        request: &AttachRequest,
+        endpoint: Endpoint,
+        fitted: Option<Fitted>,
+    ) -> Result<(), String> {
+        let Some(dataplane) = &mut self.dataplane else {
+            let _ = unmake(self.netlink.clone(), endpoint, fitted).await;
+            return Err(UNINSTALLED.into());
+        };
         if let Some(before) = self.store.get(&request.name)
             && before.endpoint.ifindex != endpoint.ifindex
-            && let Some(dataplane) = &mut self.dataplane
         {
             dataplane.detach(before.endpoint.ifindex).map_err(|error| error.to_string())?;
         }
-        if let Some(dataplane) = &mut self.dataplane {
-            let mut attachments = Attachment::of_container(endpoint.ifindex, &endpoint.interface).into_iter();
-            attachments.try_for_each(|at| dataplane.attach(at)).map_err(|error| error.to_string())?;
+        match fitted {
+            Some(fitted) => dataplane.hold(fitted),
+            None => {
+                let mut wanted = Attachment::of_container(endpoint.ifindex, &endpoint.interface).into_iter();
+                wanted.try_for_each(|at| dataplane.attach(at)).map_err(|error| error.to_string())?;
+            }
         }
         let same = |before: &Stored| {
             (&before.request.addresses, &before.request.labels) == (&request.addresses, &request.labels)
         };
         let known = self.store.get(&request.name).is_some_and(same);
         let stored = Stored { request: request.clone(), endpoint };
-        let attached = self.attached(&stored);
         self.store.insert(stored).map_err(|error| format!("write the state directory: {error}"))?;
         // Its rules stand before its first packet can come or go.
         self.tell_endpoint(&request.name);
@@ -87,18 +154,9 @@ impl Agent {
         self.settle_egress().await;
         let leaves = self.check_egress(&request.name, &request.addresses, known);
         self.plan_endpoints();
-        let refused = self.plan_problems().find(|problem| problem.object.contains(&request.name));
-        if let Some(problem) = refused {
-            let message = problem.to_string();
-            self.unwire(&request.name).await?;
-            return Err(message);
-        }
         leaves?;
         self.keep_routes().await;
-        attach::activate(request).await.map_err(|error| error.to_string())?;
-        self.audit_soon();
-        self.publish();
-        Ok(attached)
+        Ok(())
     }
 
     /// Takes an endpoint away; false when there was none.
@@ -106,33 +164,44 @@ impl Agent {
     /// # Errors
     /// As text for the one who asked.
     pub async fn detach_endpoint(&mut self, name: &str) -> Result<bool, String> {
-        let known = self.store.get(name).is_some();
-        self.unwire(name).await?;
-        self.audit_soon();
-        self.publish();
-        Ok(known)
+        let Some((endpoint, fitted)) = self.unwire(name).await? else { return Ok(false) };
+        unmake(self.netlink.clone(), endpoint, fitted).await?;
+        Ok(true)
     }
 
-    async fn unwire(&mut self, name: &str) -> Result<(), String> {
-        let Some(stored) =
-            self.store.remove(name).map_err(|error| format!("write the state directory: {error}"))?
-        else {
-            return Ok(());
+    /// The same, beside the loop as far as the kernel is waited for.
+    pub async fn begin_detach(&mut self, name: &str, reply: Reply<bool>) {
+        let (endpoint, fitted) = match self.unwire(name).await {
+            Ok(Some(unwired)) => unwired,
+            Ok(None) => return drop(reply.send(Ok(false))),
+            Err(message) => return drop(reply.send(Err(message))),
         };
-        // The maps first: nothing must be delivered to an interface that is
-        // about to be someone else's.
+        let netlink = self.netlink.clone();
+        tokio::spawn(async move {
+            let _ = reply.send(unmake(netlink, endpoint, fitted).await.map(|()| true));
+        });
+    }
+
+    /// Takes an endpoint out of everything but its interface, which nothing is
+    /// delivered to any more.
+    async fn unwire(&mut self, name: &str) -> Result<Option<(Endpoint, Option<Fitted>)>, String> {
+        if self.wiring.is_under_way(name) {
+            return Err(format!("endpoint {name} is being attached: try again"));
+        }
+        let removed = self.store.remove(name);
+        let Some(stored) = removed.map_err(|error| format!("write the state directory: {error}"))? else {
+            return Ok(None);
+        };
+        self.ipam.free(&stored.endpoint.addresses);
         self.plan_endpoints();
         self.tell_endpoint(name);
         self.commit_policies();
         self.settle_egress().await;
-        if let Some(dataplane) = &mut self.dataplane {
-            dataplane.detach(stored.endpoint.ifindex).map_err(|error| error.to_string())?;
-        }
-        attach::detach(&self.netlink, &stored.endpoint)
-            .await
-            .map_err(|error| format!("delete interface {}: {error}", stored.endpoint.interface))?;
+        let fitted = self.dataplane.as_mut().map(|dataplane| dataplane.let_go(stored.endpoint.ifindex));
         self.keep_routes().await;
-        Ok(())
+        self.audit_soon();
+        self.publish();
+        Ok(Some((stored.endpoint, fitted)))
     }
 
     /// Finds the endpoints of an earlier agent, without those that have gone.
@@ -140,10 +209,23 @@ impl Agent {
         let links = self.netlink.links().await;
         if let Some(links) = self.note("list interfaces", links) {
             self.forget_dead_endpoints(&links);
+            self.sweep(&links).await;
         }
         let names: Vec<String> = self.store.iter().map(|(name, _)| name.clone()).collect();
         names.iter().for_each(|name| self.tell_endpoint(name));
         self.plan_endpoints();
+    }
+
+    /// Deletes interfaces that an earlier agent has made, or was about to delete, when
+    /// it died.
+    async fn sweep(&mut self, links: &[Link]) {
+        let known = |link: &Link| self.store.iter().any(|(_, stored)| stored.endpoint.interface == link.name);
+        let left: Vec<&Link> = links.iter().filter(|link| attach::is_ours(link) && !known(link)).collect();
+        for link in left {
+            tracing::info!(interface = %link.name, "nobody's: deleted");
+            let deleted = self.netlink.delete_link(&link.name).await;
+            self.note("delete an interface that is nobody's", deleted);
+        }
     }
 
     /// Forgets endpoints whose interface has gone with its namespace, and
@@ -194,6 +276,7 @@ impl Agent {
             self.tell_endpoint(name);
             if let Some(Some(stored)) = self.note("write the state directory", removed) {
                 tracing::info!(endpoint = %name, "its interface has gone: forgotten");
+                self.ipam.free(&stored.endpoint.addresses);
                 if let Some(dataplane) = &mut self.dataplane {
                     let detached = dataplane.detach(stored.endpoint.ifindex);
                     self.note(ATTACH, detached);

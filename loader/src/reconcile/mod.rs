@@ -5,6 +5,7 @@
 
 mod agent;
 mod apply;
+mod attachments;
 mod audit;
 mod cluster;
 mod commands;
@@ -24,6 +25,7 @@ mod probe;
 mod selection;
 mod sources;
 mod status;
+mod wiring;
 
 use std::time::{Duration, Instant};
 
@@ -88,6 +90,7 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
                 }
                 None => break Ok(()),
             },
+            done = agent.wiring.next() => agent.go_on(done).await,
             // Started again, an agent hears everything; this one would miss it.
             error = agent.sources.died() => break Err(error),
             () = tokio::time::sleep(pause) => agent.audit().await,

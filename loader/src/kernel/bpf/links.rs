@@ -13,6 +13,7 @@ use super::{
     BpfError,
     bpffs::{self, Pins},
     cgroup,
+    fitter::{Fitted, Fitter},
     object::{FROM_CONTAINER, FROM_HOST, Object, UPLINK_XDP},
     sys::{self, Direction},
     tc,
@@ -100,23 +101,34 @@ impl Links {
     /// Puts the program at the interface, in place of what an earlier agent
     /// left there, without a gap.
     pub(super) fn attach(&mut self, object: &Object, attachment: Attachment) -> Result<(), BpfError> {
-        let path = self.path(&attachment);
-        let failed = BpfError::call("attach to", attachment.interface.clone());
-        let link = match self.hook_of(&attachment) {
-            hook @ (Hook::Tcx | Hook::Xdp | Hook::Cgroup) => {
-                Some(self.attach_link(object, &attachment, &path, hook)?)
-            }
-            Hook::Clsact => {
-                attach_clsact(object, &attachment, &path).map_err(failed)?;
-                None
-            }
-        };
+        let held = self.held.get(&attachment).and_then(Option::as_ref);
+        let program = object.program(attachment.program)?;
+        let link = put(self.hook_of(&attachment), &self.pins, &program, &attachment, held)?;
+        self.insert(attachment, link);
+        Ok(())
+    }
+
+    /// What attaches the programs of a container beside this.
+    pub(super) fn fitter(&self, object: &Object) -> Result<Fitter, BpfError> {
+        Fitter::new(self.hook, self.pins.clone(), object)
+    }
+
+    pub(super) fn hold(&mut self, fitted: Fitted) {
+        fitted.links.into_iter().for_each(|(attachment, link)| self.insert(attachment, link));
+    }
+
+    /// What stands at an interface is no concern of this any more.
+    pub(super) fn let_go(&mut self, ifindex: u32) -> Fitted {
+        let links = self.held.extract_if(.., |held, _| held.ifindex == ifindex).collect();
+        Fitted { links, pins: self.pins.clone() }
+    }
+
+    fn insert(&mut self, attachment: Attachment, link: Option<OwnedFd>) {
         let same =
             |other: &Attachment| (other.program, other.ifindex) == (attachment.program, attachment.ifindex);
         // The interface may have had another name.
         self.held.retain(|other, _| !same(other));
         self.held.insert(attachment, link);
-        Ok(())
     }
 
     /// Puts back what somebody took away; says what it was.
@@ -178,7 +190,7 @@ impl Links {
     }
 
     pub(super) fn path(&self, attachment: &Attachment) -> PathBuf {
-        self.pins.links().join(format!("{}-{}", attachment.program, attachment.ifindex))
+        path(&self.pins, attachment)
     }
 
     fn hook_of(&self, attachment: &Attachment) -> Hook {
@@ -187,40 +199,6 @@ impl Links {
             program if cgroup::attach_type(program).is_some() => Hook::Cgroup,
             _ => self.hook,
         }
-    }
-
-    fn attach_link(
-        &self,
-        object: &Object,
-        attachment: &Attachment,
-        path: &Path,
-        hook: Hook,
-    ) -> Result<OwnedFd, BpfError> {
-        let failed = || BpfError::call("attach to", attachment.interface.clone());
-        let program = object.program(attachment.program)?;
-        let held = self.held.get(attachment).and_then(Option::as_ref);
-        // Ours, though its pin may be gone; else the pinned one.
-        for link in [held.and_then(|link| link.try_clone().ok()), sys::open(path).ok()].into_iter().flatten()
-        {
-            if link_at(&link, attachment, hook).is_some() && sys::link_update(&link, &program).is_ok() {
-                if id_of(&link) != pinned_id(path) {
-                    bpffs::publish(&link, path)?;
-                }
-                return Ok(link);
-            }
-        }
-        let created = match (hook, cgroup::attach_type(attachment.program)) {
-            (_, Some(kind)) => cgroup::root().and_then(|root| sys::cgroup_create(&program, &root, kind)),
-            (Hook::Xdp, None) => sys::xdp_create(&program, attachment.ifindex),
-            _ => sys::tcx_create(&program, attachment.ifindex, direction(attachment.program)),
-        };
-        let link = created.map_err(failed())?;
-        if path.is_dir() {
-            // A filter of an agent that used the other hook.
-            remove(path).map_err(failed())?;
-        }
-        bpffs::publish(&link, path)?;
-        Ok(link)
     }
 
     fn fault_of(&self, object: &Object, attachment: &Attachment) -> Option<&'static str> {
@@ -243,6 +221,48 @@ impl Links {
             Some(_) => None,
         }
     }
+}
+
+pub(super) fn path(pins: &Pins, attachment: &Attachment) -> PathBuf {
+    pins.links().join(format!("{}-{}", attachment.program, attachment.ifindex))
+}
+
+/// Puts a program at its place; the link, where the hook has one. `held` is that of
+/// an earlier time.
+pub(super) fn put(
+    hook: Hook,
+    pins: &Pins,
+    program: &OwnedFd,
+    attachment: &Attachment,
+    held: Option<&OwnedFd>,
+) -> Result<Option<OwnedFd>, BpfError> {
+    let path = path(pins, attachment);
+    let failed = || BpfError::call("attach to", attachment.interface.clone());
+    if hook == Hook::Clsact {
+        attach_clsact(program, attachment, &path).map_err(failed())?;
+        return Ok(None);
+    }
+    // Ours, though its pin may be gone; else the pinned one.
+    for link in [held.and_then(|link| link.try_clone().ok()), sys::open(&path).ok()].into_iter().flatten() {
+        if link_at(&link, attachment, hook).is_some() && sys::link_update(&link, program).is_ok() {
+            if id_of(&link) != pinned_id(&path) {
+                bpffs::publish(&link, &path)?;
+            }
+            return Ok(Some(link));
+        }
+    }
+    let created = match (hook, cgroup::attach_type(attachment.program)) {
+        (_, Some(kind)) => cgroup::root().and_then(|root| sys::cgroup_create(program, &root, kind)),
+        (Hook::Xdp, None) => sys::xdp_create(program, attachment.ifindex),
+        _ => sys::tcx_create(program, attachment.ifindex, direction(attachment.program)),
+    };
+    let link = created.map_err(failed())?;
+    if path.is_dir() {
+        // A filter of an agent that used the other hook.
+        remove(&path).map_err(failed())?;
+    }
+    bpffs::publish(&link, &path)?;
+    Ok(Some(link))
 }
 
 /// Where a program is put.
@@ -274,11 +294,10 @@ fn pinned_id(path: &Path) -> Option<u32> {
     sys::open(path).ok().as_ref().and_then(id_of)
 }
 
-fn attach_clsact(object: &Object, attachment: &Attachment, path: &Path) -> io::Result<()> {
-    let program = object.program(attachment.program).map_err(io::Error::other)?;
+fn attach_clsact(program: &OwnedFd, attachment: &Attachment, path: &Path) -> io::Result<()> {
     // Whoever of ours leaves last takes it away.
     let is_ours = tc::add_clsact(attachment.ifindex)? || has_our_qdisc(path, attachment.ifindex)?;
-    tc::set_filter(attachment.ifindex, direction(attachment.program), &program, attachment.program)?;
+    tc::set_filter(attachment.ifindex, direction(attachment.program), program, attachment.program)?;
     if path.is_file() {
         // A link of an agent that used the other hook.
         remove(path)?;

@@ -7,6 +7,7 @@ mod cgroup;
 mod egress;
 mod error;
 mod features;
+mod fitter;
 mod flows;
 mod links;
 mod mapped;
@@ -24,6 +25,7 @@ pub use bpffs::{MOUNT_POINT, would_be_in_bpffs};
 pub use egress::EgressTables;
 pub use error::BpfError;
 pub use features::features;
+pub use fitter::{Fitted, Fitter};
 pub use flows::{Expired, Flows, Timeouts};
 pub use links::{Attachment, Hook, Links};
 pub use node::{NODE_PORTS, Node, node_address, widest};
@@ -151,6 +153,24 @@ impl Dataplane {
     /// When the interface is gone, or the kernel refuses.
     pub fn attach(&mut self, attachment: Attachment) -> Result<(), BpfError> {
         self.links.attach(&self.object, attachment)
+    }
+
+    /// What attaches the programs of a container beside this.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub fn fitter(&self) -> Result<Fitter, BpfError> {
+        self.links.fitter(&self.object)
+    }
+
+    /// Looks after what was attached so.
+    pub fn hold(&mut self, fitted: Fitted) {
+        self.links.hold(fitted);
+    }
+
+    /// What is at an interface that is about to be deleted.
+    pub fn let_go(&mut self, ifindex: u32) -> Fitted {
+        self.links.let_go(ifindex)
     }
 
     /// Loads the programs for sockets and attaches them.

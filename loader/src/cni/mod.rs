@@ -1,0 +1,119 @@
+//! What does a container runtime ask for a container, and what is it told? The
+//! plugin of the Container Network Interface, versions 0.3.0 to 1.1.0: it reads
+//! the question from its environment and standard input, puts it to the agent,
+//! and answers in the specification's words. Without a runtime of its own: it is
+//! started for every container, and has nothing to wait for but one answer.
+
+mod agent;
+mod answer;
+mod config;
+mod error;
+mod install;
+mod pending;
+mod question;
+
+use std::{
+    io::{self, Read, Write},
+    process::ExitCode,
+};
+
+use serde_json::{Value, json};
+
+pub use install::{put_configuration, put_plugin, remove_configuration};
+pub use pending::{Pending, forget};
+
+use agent::{Agent, Trouble};
+use answer::Earlier;
+use config::NetConf;
+use error::{CniError, Code};
+use question::{Question, Verb};
+
+/// Newest last.
+const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+/// Spoken where nobody has said another.
+const NEWEST: &str = "1.1.0";
+
+/// Answers one question; the process's exit code.
+pub fn main() -> ExitCode {
+    if let Some(argument) = std::env::args().nth(1) {
+        return about(&argument);
+    }
+    let mut config = Vec::new();
+    let read = io::stdin().lock().read_to_end(&mut config);
+    let read = read.map_err(|error| CniError::new(Code::Io, format!("read the configuration: {error}")));
+    let (version, outcome) = match read {
+        Ok(_) => answer_to(|name| std::env::var(name).ok(), &config),
+        Err(error) => (NEWEST.into(), Err(error)),
+    };
+    let (text, code) = match outcome {
+        Ok(None) => return ExitCode::SUCCESS,
+        Ok(Some(answer)) => (answer.to_string(), ExitCode::SUCCESS),
+        Err(error) => (error.json(&version).to_string(), ExitCode::FAILURE),
+    };
+    match writeln!(io::stdout(), "{text}") {
+        Ok(()) => code,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn about(argument: &str) -> ExitCode {
+    let version = format!("causeway-cni {}", env!("CARGO_PKG_VERSION"));
+    if argument == "--version" {
+        println!("{version}");
+        return ExitCode::SUCCESS;
+    }
+    eprintln!(
+        "{version}: a CNI plugin ({}), called by container runtimes.\n\
+         The question is in CNI_COMMAND and its like, the configuration on standard input: docs/cni.md.",
+        VERSIONS.join(", ")
+    );
+    if argument == "--help" { ExitCode::SUCCESS } else { ExitCode::from(2) }
+}
+
+/// The version to answer in, and the answer; `None`: success needs no words.
+fn answer_to(
+    environment: impl Fn(&str) -> Option<String>,
+    config: &[u8],
+) -> (String, Result<Option<Value>, CniError>) {
+    let mut version = NEWEST.to_owned();
+    let outcome = Verb::read(&environment).and_then(|verb| {
+        let config = NetConf::read(config)?;
+        version = config.version()?;
+        if verb == Verb::Version {
+            return Ok(Some(json!({"cniVersion": version, "supportedVersions": VERSIONS})));
+        }
+        config.check(verb)?;
+        obey(&Question::read(verb, &environment)?, &config, &version)
+    });
+    (version, outcome)
+}
+
+fn obey(question: &Question, config: &NetConf, version: &str) -> Result<Option<Value>, CniError> {
+    let agent = Agent::new(config.socket());
+    match question.verb {
+        Verb::Version => Ok(None),
+        Verb::Add => {
+            // Read first: who cannot be answered is not to be attached.
+            let earlier = Earlier::read(config.previous.as_ref())?;
+            let joined = agent.join(&config.join(question)?)?;
+            Ok(Some(earlier.and(&joined, &question.attachment.interface, version)))
+        }
+        Verb::Del => {
+            let attachment = config.named(question);
+            match agent.leave(&attachment) {
+                Ok(()) => {}
+                // The runtime is to go on: whoever is the agent then, does it.
+                Err(Trouble::Away(_)) => Pending::new(&config.state_dir()).note(&attachment)?,
+                Err(Trouble::Said(error)) => return Err(error),
+            }
+            Ok(None)
+        }
+        Verb::Check => {
+            let there = agent.look(&config.named(question))?;
+            answer::compare(&there, &question.attachment.interface, config.previous.as_ref())?;
+            Ok(None)
+        }
+        Verb::Gc => agent.keep(&config.keep()).map(|()| None),
+        Verb::Status => agent.ready().map(|()| None),
+    }
+}

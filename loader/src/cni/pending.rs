@@ -1,0 +1,63 @@
+//! Which containers have gone while no agent was there to be told? A file each,
+//! in the agent's state directory, until an agent has read it.
+
+use std::{
+    fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use super::error::{CniError, Code};
+use crate::snapshot::Attachment;
+
+pub struct Pending(PathBuf);
+
+impl Pending {
+    pub fn new(state_dir: &Path) -> Self {
+        Self(state_dir.join("cni-pending"))
+    }
+
+    /// Whole or not at all: written under another name first.
+    pub(super) fn note(&self, attachment: &Attachment) -> Result<(), CniError> {
+        let written = || -> io::Result<()> {
+            fs::create_dir_all(&self.0)?;
+            let name = format!("{}@{}", attachment.container, attachment.interface);
+            let draft = self.0.join(format!(".{name}.{}", std::process::id()));
+            let mut file = fs::File::create(&draft)?;
+            file.write_all(&serde_json::to_vec(attachment)?)?;
+            file.sync_data()?;
+            fs::rename(&draft, self.0.join(name))
+        };
+        written().map_err(|error| {
+            let message = format!("no agent answers, and {} cannot be written: {error}", self.0.display());
+            CniError::new(Code::Later, message).details("start the agent")
+        })
+    }
+
+    /// What was noted, and where. Files that cannot be understood are named alone.
+    ///
+    /// # Errors
+    /// When the directory cannot be read; one that is not there has nothing.
+    pub fn read(&self) -> io::Result<Vec<(PathBuf, Option<Attachment>)>> {
+        let entries = match fs::read_dir(&self.0) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let is_draft =
+            |path: &PathBuf| path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
+        let paths = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| !is_draft(path));
+        let read = |path: PathBuf| {
+            let attachment = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+            (path, attachment)
+        };
+        Ok(paths.map(read).collect())
+    }
+}
+
+/// It is done.
+///
+/// # Errors
+/// When the file cannot be removed.
+pub fn forget(path: &Path) -> io::Result<()> {
+    fs::remove_file(path)
+}

@@ -1,0 +1,205 @@
+//! Containers that a runtime attaches: an address from a pool, an endpoint with
+//! it, and both gone when the container is.
+//!
+//! An address is held by the endpoint that is stored with it, and by nothing else:
+//! whenever the agent dies, no other book has to agree.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use tokio::sync::oneshot;
+
+use super::{agent::Agent, wiring::Waiting};
+use crate::{
+    attach::{self, Stored},
+    cni::{self, Pending},
+    ipam::{Holders, Pool, Refusal},
+    snapshot::{AttachRequest, Attachment, JoinRefused, JoinRequest, JoinView, KeepRequest, Reply},
+};
+
+impl Agent {
+    /// Gives a container an address and attaches it; asked once more for the same,
+    /// it says the same.
+    pub async fn join(
+        &mut self,
+        request: JoinRequest,
+        reply: oneshot::Sender<Result<JoinView, JoinRefused>>,
+    ) {
+        match self.ask_for(request).await {
+            Ok(request) => self.attach_endpoint(request, Waiting::Join(reply)),
+            Err(refused) => drop(reply.send(Err(refused))),
+        }
+    }
+
+    /// What is to be attached, once what is in its way has gone.
+    async fn ask_for(&mut self, request: JoinRequest) -> Result<AttachRequest, JoinRefused> {
+        self.can_join()?;
+        let lasting = |message: String| JoinRefused { message, passes: false };
+        if let Some(stored) = self.joined(&request.attachment) {
+            if stored.request.netns == request.netns {
+                return Ok(stored.request.clone());
+            }
+            // The namespace has been made anew under the same name.
+            let name = stored.request.name.clone();
+            self.detach_endpoint(&name).await.map_err(lasting)?;
+        }
+        let name = request.name.clone().unwrap_or_else(|| request.attachment.container.clone());
+        match self.store.get(&name).map(|stored| stored.request.attachment.clone()) {
+            None => {}
+            // A pod has been given another sandbox; what is left of the earlier one goes.
+            Some(Some(earlier)) if earlier.container != request.attachment.container => {
+                self.detach_endpoint(&name).await.map_err(lasting)?;
+            }
+            Some(_) => {
+                let message = format!("endpoint {name} is attached already: causeway endpoint detach {name}");
+                return Err(lasting(message));
+            }
+        }
+        let addresses = self.addresses_for(&request)?;
+        let JoinRequest { attachment, netns, mac, mtu, labels, .. } = request;
+        let interface = Some(attachment.interface.clone());
+        let attachment = Some(attachment);
+        Ok(AttachRequest { name, netns, addresses, interface, mtu, labels, mac, attachment })
+    }
+
+    /// Takes a container away; false when it is not there.
+    pub async fn leave(&mut self, attachment: &Attachment, reply: Reply<bool>) {
+        match self.joined(attachment).map(|stored| stored.request.name.clone()) {
+            Some(name) => self.begin_detach(&name, reply).await,
+            None => drop(reply.send(Ok(false))),
+        }
+    }
+
+    /// What a container has, if all of it is as it was made.
+    ///
+    /// # Errors
+    /// In words, what is not.
+    pub async fn look(&self, attachment: &Attachment) -> Result<Option<JoinView>, String> {
+        let Some(stored) = self.joined(attachment) else { return Ok(None) };
+        attach::is_whole(&self.netlink, &stored.request, &stored.endpoint).await?;
+        Ok(self.join_view(&stored.request.name))
+    }
+
+    /// Takes away what a runtime has forgotten of a network; the endpoints' names.
+    ///
+    /// # Errors
+    /// As text for the one who asked; the others are taken away all the same.
+    pub async fn keep(&mut self, request: KeepRequest) -> Result<Vec<String>, String> {
+        let is_lost = |stored: &&Stored| {
+            stored.request.attachment.as_ref().is_some_and(|attachment| {
+                let known = (attachment.container.clone(), attachment.interface.clone());
+                attachment.network == request.network && !request.attachments.contains(&known)
+            })
+        };
+        let lost = self.store.iter().map(|(_, stored)| stored).filter(is_lost);
+        let lost: Vec<String> = lost.map(|stored| stored.request.name.clone()).collect();
+        let mut errors = Vec::new();
+        for name in &lost {
+            errors.extend(self.detach_endpoint(name).await.err());
+        }
+        if errors.is_empty() { Ok(lost) } else { Err(errors.join("; ")) }
+    }
+
+    /// What containers that went while no agent was there have left.
+    pub async fn finish_pending(&mut self) {
+        let pending = Pending::new(&self.config.state_dir).read();
+        let mut outcome = pending.as_ref().map(drop).map_err(ToString::to_string);
+        for (path, attachment) in pending.unwrap_or_default() {
+            let left = match attachment {
+                Some(attachment) => {
+                    match self.joined(&attachment).map(|stored| stored.request.name.clone()) {
+                        Some(name) => self.detach_endpoint(&name).await.map(drop),
+                        None => Ok(()),
+                    }
+                }
+                None => Err(format!("{} cannot be understood: remove it", path.display())),
+            };
+            let done = left
+                .and_then(|()| cni::forget(&path).map_err(|error| format!("{}: {error}", path.display())));
+            outcome = outcome.and(done);
+        }
+        self.note("detach what went while no agent was there", outcome);
+    }
+
+    /// Whether a container may be attached now.
+    ///
+    /// # Errors
+    /// Why not yet.
+    pub fn can_join(&self) -> Result<(), JoinRefused> {
+        let later = |message: &str| Err(JoinRefused { message: message.into(), passes: true });
+        // Its policies might be among what is still to be said.
+        if !self.model.synced() {
+            return later("the agent has not heard all its sources yet");
+        }
+        if self.pools().is_empty() {
+            return later(&Refusal::NoPool.to_string());
+        }
+        Ok(())
+    }
+
+    /// Lets runtimes find us, now that containers can be attached.
+    pub fn install_plugin(&mut self) {
+        let config = &self.config;
+        let plugin = config.cni_bin.as_deref().map_or(Ok(()), cni::put_plugin);
+        let put = plugin.and_then(|()| match &config.cni_conf {
+            Some(directory) => cni::put_configuration(directory, &config.socket, &config.state_dir),
+            None => Ok(()),
+        });
+        self.note("put the CNI plugin in place", put);
+    }
+
+    fn joined(&self, attachment: &Attachment) -> Option<&Stored> {
+        // A runtime's ids are unique whatever the network; one that is gone may have no name.
+        let same = |held: &Attachment| {
+            (&held.container, &held.interface) == (&attachment.container, &attachment.interface)
+        };
+        self.store
+            .iter()
+            .map(|(_, stored)| stored)
+            .find(|stored| stored.request.attachment.as_ref().is_some_and(same))
+    }
+
+    pub(super) fn join_view(&self, name: &str) -> Option<JoinView> {
+        let Stored { request, endpoint } = self.store.get(name)?;
+        Some(JoinView {
+            name: request.name.clone(),
+            addresses: request.addresses.clone(),
+            gateways: attach::gateways(&request.addresses),
+            interface: endpoint.interface.clone(),
+            ifindex: endpoint.ifindex,
+            mac: attach::mac::text(endpoint.mac),
+            mtu: request.mtu.unwrap_or(self.uplink.mtu),
+            netns: request.netns.clone(),
+        })
+    }
+
+    fn addresses_for(&mut self, request: &JoinRequest) -> Result<Vec<IpAddr>, JoinRefused> {
+        let pools = self.pools();
+        self.ipam.set_pools(&pools, self.started_at);
+        let own = self.uplink.addresses.iter().map(|network| (network.addr(), "the node"));
+        let endpoints = self.store.iter().flat_map(|(name, stored)| {
+            stored.request.addresses.iter().map(move |address| (*address, name.as_str()))
+        });
+        let under_way = self
+            .wiring
+            .iter()
+            .flat_map(|(name, addresses)| addresses.iter().map(move |address| (*address, name.as_str())));
+        let holders: Holders = own.chain(under_way).chain(endpoints).collect();
+        let chosen = self.ipam.choose(request.pool.as_deref(), &request.addresses, &holders);
+        chosen.map_err(|refusal| JoinRefused { passes: refusal.passes(), message: refusal.to_string() })
+    }
+
+    /// Those that are configured; else the networks that the cluster has given this
+    /// node for its pods.
+    pub fn pools(&self) -> Vec<Pool> {
+        if !self.config.pools.is_empty() {
+            return self.config.pools.clone();
+        }
+        let node = self.model.nodes().get(self.config.node.as_str());
+        let networks: Vec<IpNet> = node.map(|node| node.pod_cidrs.clone()).unwrap_or_default();
+        if networks.is_empty() {
+            return Vec::new();
+        }
+        vec![Pool::of(networks)]
+    }
+}
