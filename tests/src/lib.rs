@@ -38,6 +38,7 @@ pub mod parse;
 pub mod ping;
 pub mod pinned;
 pub mod pod;
+pub mod podman;
 pub mod prog;
 pub mod random;
 pub mod raw;

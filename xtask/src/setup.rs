@@ -9,7 +9,7 @@ use xshell::{Shell, cmd};
 use crate::{ebpf, paths};
 
 /// Packages of Debian 12, and what each is for.
-const PACKAGES: [(&str, &str); 13] = [
+const PACKAGES: [(&str, &str); 17] = [
     ("rustc-web", "a rustc that knows the BPF target"),
     ("libstd-rust-web-dev-bpf", "its `core` for the BPF target"),
     ("llvm-22-dev", "to build bpf-linker against an LLVM as new as that rustc"),
@@ -22,6 +22,10 @@ const PACKAGES: [(&str, &str); 13] = [
     ("conntrack", "to check that we leave its table empty"),
     ("bpftool", "to look at programs and maps"),
     ("systemd", "to check the unit of the agent"),
+    ("podman", "a container runtime, to call the CNI plugin"),
+    ("runc", "for podman"),
+    ("containernetworking-plugins", "plugins of others, to stand behind ours"),
+    ("busybox-static", "what runs in the containers of the tests, and in their machines"),
     ("python3-venv", "to hold manifests against the schemas of Kubernetes"),
 ];
 

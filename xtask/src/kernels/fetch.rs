@@ -72,16 +72,6 @@ pub fn kernel(shell: &Shell, version: &str) -> Result<Kernel> {
     })
 }
 
-/// A busybox that needs no library.
-pub fn busybox(shell: &Shell) -> Result<PathBuf> {
-    let place = kept().join("busybox");
-    if !place.exists() {
-        Apt::new(shell)?.unpack("busybox-static", &place)?;
-    }
-    let found = ["bin/busybox", "usr/bin/busybox"].map(|file| place.join(file));
-    found.into_iter().find(|file| file.exists()).context("no busybox in its package")
-}
-
 /// # Errors
 /// When there is none, and it may not be installed here.
 pub fn emulator(shell: &Shell) -> Result<()> {
