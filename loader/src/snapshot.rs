@@ -21,7 +21,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use attachment::{Attachment, JoinRefused, JoinRequest, JoinView, KeepRequest};
+pub use attachment::{Attachment, HostPort, JoinRefused, JoinRequest, JoinView, KeepRequest};
 pub use cluster::{ClusterView, Laggard};
 pub use held::HeldView;
 
@@ -214,6 +214,9 @@ pub struct AttachRequest {
     /// Set for endpoints that a container runtime has asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attachment: Option<Attachment>,
+    /// Of the node, at which it is reached.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<HostPort>,
 }
 
 /// Two who may want to talk.

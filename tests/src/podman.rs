@@ -28,7 +28,7 @@ impl Podman {
         let podman = Self { dir: Dir::new() };
         let own = json!({
             "type": "causeway-cni", "socket": plugin.socket, "stateDir": plugin.state_dir,
-            "capabilities": {"ips": true, "mac": true},
+            "capabilities": {"ips": true, "mac": true, "portMappings": true},
         });
         let plugins: Vec<&Value> = [&own].into_iter().chain(behind).collect();
         let list = json!({"cniVersion": "1.0.0", "name": NETWORK, "plugins": plugins}).to_string();

@@ -20,7 +20,7 @@ use causeway_testkit::{
     manifest::{Port, Service},
     netns::Netns,
     server::Server,
-    topology::{Cluster, PATIENCE, vip},
+    topology::{Cluster, PATIENCE, node_address, node_address6, outside_address, vip},
     until::until,
     wire::Protocol,
 };
@@ -176,6 +176,52 @@ fn a_container_that_was_changed_is_told() {
     }
     netns.ip("link delete other");
     until("forgotten", PATIENCE, || (endpoints(&cluster) == 0).then_some(()));
+}
+
+#[test]
+fn a_port_of_the_node_leads_to_its_container() {
+    let (mut cluster, plugin) = rig();
+    let mut config = plugin.config();
+    let mappings =
+        ["tcp", "udp"].map(|protocol| json!({"hostPort": 81, "containerPort": 8080, "protocol": protocol}));
+    config["runtimeConfig"] = json!({"portMappings": mappings});
+    let server = Container::add(&plugin, "server", &config);
+    let client = Container::add(&plugin, "client", &plugin.config());
+    let _answers = Server::start(&server.netns, "server", 8080);
+    let at: [SocketAddr; 2] =
+        [SocketAddr::from((node_address(0), 81)), SocketAddr::from((node_address6(0), 81))];
+    let served = |cluster: &Cluster| {
+        for to in at {
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                for from in [&cluster.outside, &client.netns, &cluster.nodes[0].netns] {
+                    let report = requests(from, to, 10, protocol);
+                    assert!(report.failed == 0, "{to} {protocol:?}: {report}");
+                }
+            }
+        }
+    };
+    served(&cluster);
+    // Who comes from outside is seen as who it is.
+    assert!(server_saw_outside(&cluster, at[0]));
+    // Without the agent, and with the next one, as before.
+    cluster.nodes[0].agent_mut().kill9();
+    served(&cluster);
+    cluster.nodes[0].agent_mut().restart();
+    cluster.nodes[0].agent().wait_up(PATIENCE);
+    cluster.wait_converged();
+    served(&cluster);
+    assert_eq!(plugin.ask("DEL", &server.id, server.path(), &config).code, 0);
+    for to in at {
+        assert!(requests(&cluster.outside, to, 1, Protocol::Tcp).failed == 1, "{to}");
+    }
+    cluster.wait_converged();
+    let shown = cluster.nodes[0].agent().ask(&["show", "services"]);
+    assert!(!shown.to_string().contains("host-port:"), "{shown}");
+}
+
+fn server_saw_outside(cluster: &Cluster, to: SocketAddr) -> bool {
+    let report = requests(&cluster.outside, to, 1, Protocol::Tcp);
+    report.peers_seen.keys().eq([&IpAddr::from(outside_address())])
 }
 
 #[test]

@@ -4,9 +4,10 @@ use std::net::Ipv4Addr;
 
 use causeway_testkit::{
     cni::Plugin,
+    http::get,
     manifest::{Port, Service},
     podman::Podman,
-    topology::{Cluster, PATIENCE, vip},
+    topology::{Cluster, PATIENCE, node_address, vip},
     until::until,
 };
 use serde_json::json;
@@ -21,7 +22,7 @@ fn containers_of_podman_talk_and_go() {
     let tuning = json!({"type": "tuning", "sysctl": {"net.core.somaxconn": "777"}});
     let podman = Podman::new(&plugin, &[tuning]);
     let serve = "busybox mkdir -p /www; echo it-is-the-server > /www/name; exec httpd -f -p 8080 -h /www";
-    podman.run(&["--detach", "--name", "server"], &["sh", "-c", serve]);
+    podman.run(&["--detach", "--name", "server", "--publish", "82:8080"], &["sh", "-c", serve]);
     let address =
         podman.done(&["inspect", "server", "--format", "{{.NetworkSettings.Networks.causeway.IPAddress}}"]);
     let backend: Ipv4Addr = address.parse().unwrap();
@@ -34,6 +35,9 @@ fn containers_of_podman_talk_and_go() {
         let said = podman.run(&["--rm"], &["sh", "-c", &format!("wget -q -O - http://{to}/name")]);
         assert_eq!(said, "it-is-the-server", "{to}");
     }
+    // From outside, at a port of the node.
+    let published = cluster.outside.run(|| get((node_address(0), 82), "/name")).unwrap();
+    assert_eq!((published.status, published.body.trim()), (200, "it-is-the-server"));
     // As asked for.
     let network = "causeway:ip=10.244.0.99,mac=02:aa:bb:cc:dd:ee";
     let said = podman.run(&["--rm", "--network", network], &["ip", "address", "show", "eth0"]);

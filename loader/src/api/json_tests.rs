@@ -16,8 +16,8 @@ use super::{
 use crate::event::Protocol;
 use crate::model::desired::{Clients, Frontend};
 use crate::snapshot::{
-    AttachRequest, Attachment, Counter, FlowView, JoinRequest, JoinView, KeepRequest, MapUse, ProblemView,
-    SourceStatus, Status, TraceReply, TraceRequest,
+    AttachRequest, Attachment, Counter, FlowView, HostPort, JoinRequest, JoinView, KeepRequest, MapUse,
+    ProblemView, SourceStatus, Status, TraceReply, TraceRequest,
 };
 
 /// Every name in a value, however deep.
@@ -128,6 +128,12 @@ fn every_field_is_documented() {
         labels: BTreeMap::new(),
         mac: Some(text()),
         attachment: Some(Attachment::default()),
+        ports: vec![HostPort {
+            protocol: Protocol::Tcp,
+            host: 1,
+            container: 1,
+            address: Some([1, 1, 1, 1].into()),
+        }],
     };
     let values = json!([
         status,

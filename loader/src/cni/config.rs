@@ -17,7 +17,8 @@ use super::{
 };
 use crate::{
     config::{DEFAULT_SOCKET, DEFAULT_STATE_DIR},
-    snapshot::{Attachment, JoinRequest, KeepRequest},
+    event::Protocol,
+    snapshot::{Attachment, HostPort, JoinRequest, KeepRequest},
 };
 
 /// A network configuration; what it has beside these is for others.
@@ -52,8 +53,51 @@ pub struct NetConf {
 struct RuntimeConfig {
     ips: Vec<String>,
     mac: Option<String>,
-    port_mappings: Vec<Value>,
+    port_mappings: Vec<PortMapping>,
     bandwidth: Value,
+}
+
+/// As kubelets and podman say it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct PortMapping {
+    host_port: i64,
+    container_port: i64,
+    /// TCP unless said.
+    protocol: String,
+    #[serde(rename = "hostIP")]
+    host_ip: String,
+}
+
+impl PortMapping {
+    /// `None`: it is published nowhere.
+    fn read(&self) -> Option<Result<HostPort, String>> {
+        (self.host_port != 0).then(|| {
+            let protocol = match self.protocol.to_ascii_lowercase().as_str() {
+                "" | "tcp" => Protocol::Tcp,
+                "udp" => Protocol::Udp,
+                other => return Err(format!("protocol {other}: use tcp or udp")),
+            };
+            let port = |number: i64| match u16::try_from(number) {
+                Ok(port) if port > 0 => Ok(port),
+                _ => Err(format!("port {number} is out of range: use 1 to 65535")),
+            };
+            let address = match self.host_ip.as_str() {
+                "" => None,
+                text => Some(text.parse::<IpAddr>().map_err(|_| format!("hostIP {text:?} is no address"))?),
+            };
+            let address = address.filter(|address| !address.is_unspecified());
+            if address.is_some_and(|address| address.is_loopback()) {
+                return Err("hostIP of the loopback: name an address of the node, or none".into());
+            }
+            Ok(HostPort {
+                protocol,
+                host: port(self.host_port)?,
+                container: port(self.container_port)?,
+                address,
+            })
+        })
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -148,12 +192,8 @@ impl NetConf {
                 "addresses are the agent's: its --pool, or the Node's spec.podCIDRs; leave ipam out";
             return unsupported("ipam.type", kind, instead);
         }
-        if let Some(mapping) = self.runtime_config.port_mappings.first() {
-            let instead = "put the plugin portmap behind this one, and its capability there";
-            return unsupported("runtimeConfig.portMappings", mapping, instead);
-        }
         if !self.runtime_config.bandwidth.is_null() {
-            let instead = "put the plugin bandwidth behind this one, and its capability there";
+            let instead = "leave the capability out, or give it to the plugin bandwidth behind this one";
             return unsupported("runtimeConfig.bandwidth", &self.runtime_config.bandwidth, instead);
         }
         Ok(())
@@ -188,6 +228,7 @@ impl NetConf {
             mac: self.mac(question),
             mtu: self.mtu,
             labels: self.labels.clone().into_iter().chain(given).collect(),
+            ports: self.ports()?,
         })
     }
 
@@ -204,6 +245,12 @@ impl NetConf {
         let parse = |text: &str| text.split('/').next().unwrap_or(text).parse::<IpAddr>();
         let wrong = |text: &str| CniError::new(Code::Config, format!("{way}: {text:?} is no address"));
         texts.into_iter().map(|text| parse(text).map_err(|_| wrong(text))).collect()
+    }
+
+    fn ports(&self) -> Result<Vec<HostPort>, CniError> {
+        let mappings = self.runtime_config.port_mappings.iter().filter_map(PortMapping::read);
+        let wrong = |error| CniError::new(Code::Config, format!("runtimeConfig.portMappings: {error}"));
+        mappings.map(|mapping| mapping.map_err(wrong)).collect()
     }
 
     fn mac(&self, question: &Question) -> Option<String> {

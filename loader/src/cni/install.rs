@@ -35,7 +35,7 @@ pub fn put_plugin(directory: &Path) -> io::Result<()> {
 pub fn put_configuration(directory: &Path, socket: &Path, state_dir: &Path) -> io::Result<()> {
     let plugin = json!({
         "type": PLUGIN, "socket": socket, "stateDir": state_dir,
-        "capabilities": {"ips": true, "mac": true},
+        "capabilities": {"ips": true, "mac": true, "portMappings": true},
     });
     // Runtimes that know the list choose the newest that they speak.
     let list = json!({

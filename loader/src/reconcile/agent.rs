@@ -18,6 +18,7 @@ use super::{
     events::Owners,
     guard::Guarded,
     health_checks::HealthChecks,
+    host_ports,
     neighbours::Neighbours,
     plane::Plane,
     policies::Policies,
@@ -128,10 +129,11 @@ impl Agent {
         let counts =
             if v4.is_empty() && v6.is_empty() { Default::default() } else { memory.counts().clone() };
         let guard = Guard::new(config.shrink_guard, &sources.names(), counts);
+        let slots: Vec<Arc<str>> = sources.names().into_iter().chain([host_ports::SOURCE.into()]).collect();
         let now = Instant::now();
         let (published, owners) = (Published::new(&sources, &config), Owners::new(&sources, &config));
         let mut agent = Self {
-            model: Model::new(&sources.names(), &config.node),
+            model: Model::new(&slots, &config.node),
             v4,
             v6,
             policies,
@@ -173,6 +175,7 @@ impl Agent {
         };
         agent.adopt_endpoints().await;
         agent.attach_all();
+        agent.tell_all_host_ports().await;
         if agent.config.xdp {
             agent.attach_xdp();
         }

@@ -56,10 +56,10 @@ impl Agent {
             }
         }
         let addresses = self.addresses_for(&request)?;
-        let JoinRequest { attachment, netns, mac, mtu, labels, .. } = request;
+        let JoinRequest { attachment, netns, mac, mtu, labels, ports, .. } = request;
         let interface = Some(attachment.interface.clone());
         let attachment = Some(attachment);
-        Ok(AttachRequest { name, netns, addresses, interface, mtu, labels, mac, attachment })
+        Ok(AttachRequest { name, netns, addresses, interface, mtu, labels, mac, attachment, ports })
     }
 
     /// Takes a container away; false when it is not there.

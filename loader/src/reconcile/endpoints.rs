@@ -14,7 +14,7 @@ use crate::{
     kernel::bpf::{Attachment, Fitted, Fitter},
     model::desired::Endpoint,
     netlink::Link,
-    snapshot::{AttachRequest, Attached, JoinRefused, Reply},
+    snapshot::{AttachRequest, Attached, HostPort, JoinRefused, Reply},
 };
 
 impl Agent {
@@ -53,6 +53,12 @@ impl Agent {
                     "endpoint {name}: addresses: {address} belongs to endpoint {other}: detach that one first"
                 )));
             }
+        }
+        let held = self.host_port_holder(&request.ports).filter(|(holder, _)| holder != name);
+        if let Some((holder, HostPort { host, protocol, .. })) = held {
+            return Err(lasting(format!(
+                "endpoint {name}: ports: {host}/{protocol} belongs to endpoint {holder}"
+            )));
         }
         self.check_network(request).map_err(lasting)?;
         dataplane.fitter().map_err(|error| lasting(error.to_string()))
@@ -150,6 +156,7 @@ impl Agent {
         self.store.insert(stored).map_err(|error| format!("write the state directory: {error}"))?;
         // Its rules stand before its first packet can come or go.
         self.tell_endpoint(&request.name);
+        self.tell_host_ports(request, true).await;
         self.commit_policies();
         self.settle_egress().await;
         let leaves = self.check_egress(&request.name, &request.addresses, known);
@@ -193,6 +200,7 @@ impl Agent {
             return Ok(None);
         };
         self.ipam.free(&stored.endpoint.addresses);
+        self.tell_host_ports(&stored.request, false).await;
         self.plan_endpoints();
         self.tell_endpoint(name);
         self.commit_policies();
@@ -233,7 +241,11 @@ impl Agent {
     pub async fn audit_endpoints(&mut self) {
         let links = self.netlink.links().await;
         let Some(links) = self.note("list interfaces", links) else { return };
-        if self.forget_dead_endpoints(&links) {
+        let dead = self.forget_dead_endpoints(&links);
+        if !dead.is_empty() {
+            for request in &dead {
+                self.tell_host_ports(request, false).await;
+            }
             self.plan_endpoints();
             self.commit_policies();
         }
@@ -261,7 +273,8 @@ impl Agent {
         self.note("give endpoints the uplink's MTU", outcome);
     }
 
-    fn forget_dead_endpoints(&mut self, links: &[Link]) -> bool {
+    /// What they were.
+    fn forget_dead_endpoints(&mut self, links: &[Link]) -> Vec<AttachRequest> {
         let alive = |endpoint: &Endpoint| {
             links.iter().any(|link| link.index == endpoint.ifindex && link.name == endpoint.interface)
         };
@@ -271,6 +284,7 @@ impl Agent {
             .filter(|(_, stored)| !alive(&stored.endpoint))
             .map(|(name, _)| name.clone())
             .collect();
+        let mut forgotten = Vec::new();
         for name in &dead {
             let removed = self.store.remove(name);
             self.tell_endpoint(name);
@@ -281,9 +295,10 @@ impl Agent {
                     let detached = dataplane.detach(stored.endpoint.ifindex);
                     self.note(ATTACH, detached);
                 }
+                forgotten.push(stored.request);
             }
         }
-        !dead.is_empty()
+        forgotten
     }
 
     pub fn plan_endpoints(&mut self) {

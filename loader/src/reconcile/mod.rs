@@ -16,6 +16,7 @@ mod explain;
 mod guard;
 mod health_checks;
 mod heartbeat;
+mod host_ports;
 mod links;
 mod neighbours;
 mod networks;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{agent::Agent, plane::Plane};
+use super::{agent::Agent, host_ports, plane::Plane};
 use crate::snapshot::{ALARM_PERCENT, Drift, MapUse, ProblemView, SourceStatus, Status};
 use crate::{
     event::Problem,
@@ -32,6 +32,8 @@ impl Agent {
             sources: self
                 .model
                 .sources()
+                // Our own is no news where it has nothing to say.
+                .filter(|(name, _, objects, _)| &***name != host_ports::SOURCE || *objects > 0)
                 .map(|(name, synced, objects, problems)| SourceStatus {
                     name: name.to_string(),
                     held: self.guarded.held(name),

@@ -48,8 +48,8 @@ pub enum Done {
 }
 
 pub struct Wiring {
-    /// Names, and the addresses that they are about to have.
-    under_way: BTreeMap<String, Vec<IpAddr>>,
+    /// By name, what is about to be.
+    under_way: BTreeMap<String, AttachRequest>,
     told: mpsc::UnboundedSender<(Work, Done)>,
     heard: mpsc::UnboundedReceiver<(Work, Done)>,
 }
@@ -66,8 +66,13 @@ impl Wiring {
         self.under_way.contains_key(name)
     }
 
+    pub fn requests(&self) -> impl Iterator<Item = &AttachRequest> {
+        self.under_way.values()
+    }
+
+    /// Names and addresses.
     pub fn iter(&self) -> impl Iterator<Item = (&String, &Vec<IpAddr>)> {
-        self.under_way.iter()
+        self.under_way.iter().map(|(name, request)| (name, &request.addresses))
     }
 
     pub fn is_idle(&self) -> bool {
@@ -89,7 +94,7 @@ impl Wiring {
 
     /// Has an interface made, with its programs; `known` is the one that has them.
     pub fn make(&mut self, netlink: Netlink, fitter: Fitter, (work, mtu): (Work, u32), known: Option<u32>) {
-        self.under_way.insert(work.request.name.clone(), work.request.addresses.clone());
+        self.under_way.insert(work.request.name.clone(), work.request.clone());
         let told = self.told.clone();
         tokio::spawn(async move {
             let made = make(&netlink, fitter, &work.request, mtu, known).await;

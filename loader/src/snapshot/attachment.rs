@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::event::Protocol;
+
 /// An interface of a container, in a runtime's own words.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Attachment {
@@ -14,6 +16,30 @@ pub struct Attachment {
     /// Of the network configuration.
     #[serde(default)]
     pub network: String,
+}
+
+/// A port of the node at which a container is reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostPort {
+    pub protocol: Protocol,
+    /// 1 to 65535.
+    pub host: u16,
+    /// 1 to 65535.
+    pub container: u16,
+    /// One address of the node; all of them unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
+}
+
+impl HostPort {
+    /// Whether both cannot be had.
+    pub fn clashes(&self, other: &Self) -> bool {
+        let meet = match (self.address, other.address) {
+            (Some(one), Some(another)) => one == another,
+            _ => true,
+        };
+        meet && (self.protocol, self.host) == (other.protocol, other.host)
+    }
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -32,6 +58,8 @@ pub struct JoinRequest {
     pub mtu: Option<u32>,
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    #[serde(default)]
+    pub ports: Vec<HostPort>,
 }
 
 /// What a container has got.

@@ -1,0 +1,99 @@
+//! At which ports of this node is a container reached? A runtime says so when it
+//! attaches it; to the model each is a service of this node alone, of a source of
+//! our own.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+    time::Instant,
+};
+
+use super::agent::Agent;
+use crate::{
+    event::{
+        Batch, EndpointState, Event, Kind, Object, ObjectKey, Origin, ServiceObject, ServicePort,
+        SliceEndpoint, SliceObject, SlicePort, pod_name,
+    },
+    snapshot::{AttachRequest, HostPort},
+};
+
+/// The source's name. It is trusted least: what an operator has said of a port counts.
+pub const SOURCE: &str = "attachments";
+/// Before the namespace of these services: no namespace of a cluster begins so.
+const MARK: &str = "host-port:";
+
+impl Agent {
+    /// Those of the endpoints that there are: all that is known at the start.
+    pub async fn tell_all_host_ports(&mut self) {
+        let requests = self.store.iter().map(|(_, stored)| &stored.request);
+        let events: Vec<Event> = requests.flat_map(|request| self.say(request, true)).collect();
+        let any = !events.is_empty();
+        let batch = Batch { source: SOURCE.into(), events, synced: true, ..Batch::default() };
+        let touched = self.model.apply(batch);
+        if any {
+            self.enact(touched, false, Instant::now()).await;
+        }
+    }
+
+    /// An endpoint's ports are served, or are no more.
+    pub async fn tell_host_ports(&mut self, request: &AttachRequest, there: bool) {
+        if request.ports.is_empty() {
+            return;
+        }
+        let start = Instant::now();
+        let events = self.say(request, there);
+        let batch = Batch { source: SOURCE.into(), events, synced: true, ..Batch::default() };
+        let touched = self.model.apply(batch);
+        Box::pin(self.enact(touched, false, start)).await;
+    }
+
+    /// Who has a port of this node already that somebody asks for, and which.
+    pub fn host_port_holder(&self, ports: &[HostPort]) -> Option<(&str, &HostPort)> {
+        let held = self.store.iter().map(|(_, stored)| &stored.request).chain(self.wiring.requests());
+        let mut held = held.flat_map(|request| request.ports.iter().map(move |port| (&*request.name, port)));
+        held.find(|(_, held)| ports.iter().any(|port| port.clashes(held)))
+    }
+
+    /// A service and a slice for each port.
+    fn say(&self, request: &AttachRequest, there: bool) -> Vec<Event> {
+        let origin = Arc::new(Origin { source: SOURCE.into(), place: request.name.as_str().into() });
+        let (namespace, pod) = pod_name(&request.name);
+        let namespace: Arc<str> = format!("{MARK}{namespace}").into();
+        let both = |port: &HostPort| {
+            let name: Arc<str> = format!("{pod}.{}-{}", port.host, port.protocol).to_lowercase().into();
+            let service = Object::Service(service(request, port));
+            let slice = Object::Slice(self.slice(request, port, name.clone()));
+            [(Kind::Service, service), (Kind::EndpointSlice, slice)].map(|(kind, object)| Event {
+                key: ObjectKey { kind, namespace: namespace.clone(), name: name.clone() },
+                object: there.then(|| (Arc::new(object), origin.clone())),
+            })
+        };
+        request.ports.iter().flat_map(both).collect()
+    }
+
+    fn slice(&self, request: &AttachRequest, port: &HostPort, service: Arc<str>) -> SliceObject {
+        let endpoint = |address: &IpAddr| SliceEndpoint {
+            address: *address,
+            state: EndpointState::Ready,
+            node: Some(self.config.node.as_str().into()),
+            place: None,
+        };
+        let port = SlicePort { name: "".into(), protocol: port.protocol, port: port.container };
+        let endpoints = request.addresses.iter().map(endpoint).collect();
+        SliceObject { service, ports: vec![port], endpoints, weight: 1, changed: None }
+    }
+}
+
+/// At the address that was named, or as a node port: at each of the node's, of the
+/// endpoint's families.
+fn service(request: &AttachRequest, port: &HostPort) -> ServiceObject {
+    let everywhere = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+    let has = |v4: bool| request.addresses.iter().any(|address| address.is_ipv4() == v4);
+    let addresses = match port.address {
+        Some(named) => vec![named],
+        None => everywhere.into_iter().filter(|address| has(address.is_ipv4())).collect(),
+    };
+    let (protocol, port) = (port.protocol, port.host);
+    let port = ServicePort { name: "".into(), protocol, port, end_port: port, node_port: 0, unlisted: false };
+    ServiceObject { addresses, cluster: 0, ports: vec![port], options: None }
+}
