@@ -1,6 +1,7 @@
 //! What does a packet, a connection, a change cost? Measured on this machine,
 //! side by side, everything that is compared in one interleaved run.
 
+mod attach;
 mod compare;
 mod load;
 mod memory;
@@ -38,6 +39,8 @@ enum What {
     Policy,
     /// Cold start with 10,000 services x 5 backends, one change, memory.
     Program,
+    /// ADD and DEL of containers by the CNI plugin, one at a time and eight.
+    Attach,
     /// An agent that watches an API server: cold start, one change, memory, and 1,000 changes a
     /// second under load.
     Watch,
@@ -48,10 +51,18 @@ fn main() -> anyhow::Result<()> {
     if !nix::unistd::geteuid().is_root() {
         anyhow::bail!("benchmarks make network namespaces and load BPF programs: run them as root");
     }
-    let all = [What::Micro, What::Program, What::Watch, What::Path(path::Selection::default()), What::Policy];
+    let all = [
+        What::Micro,
+        What::Program,
+        What::Watch,
+        What::Attach,
+        What::Path(path::Selection::default()),
+        What::Policy,
+    ];
     let chosen = arguments.what.map_or_else(|| all.into(), |what| vec![what]);
     for what in chosen {
         let report = match what {
+            What::Attach => attach::run(arguments.quick)?,
             What::Micro => micro::run(arguments.quick)?,
             What::Path(selection) => path::run(arguments.quick, &selection)?,
             What::Policy => policy::run(arguments.quick)?,

@@ -219,6 +219,27 @@ fn a_port_of_the_node_leads_to_its_container() {
     assert!(!shown.to_string().contains("host-port:"), "{shown}");
 }
 
+#[test]
+fn a_port_that_a_service_has_is_refused() {
+    let (cluster, plugin) = rig();
+    let web = Service::new("web", vip(1), &[Port::tcp(80, 8080).at_node(30_080)]);
+    cluster.manifests().service(&web, &web.slice(&[cluster.nodes[0].pod_address(99)]));
+    cluster.wait_converged();
+    let mut config = plugin.config();
+    config["runtimeConfig"] = json!({"portMappings": [{"hostPort": 30_080, "containerPort": 80}]});
+    let netns = Netns::new();
+    // Its name is part of the Service's: that is another thing.
+    for id in ["rival", "web"] {
+        let said = plugin.ask("ADD", id, netns.path().to_str().unwrap(), &config);
+        let message = said.json["msg"].as_str().unwrap();
+        assert!(said.json["code"] == 100 && message.contains("default/web"), "{said:?}");
+        assert_eq!((endpoints(&cluster), links(&cluster)), (0, 0));
+    }
+    let said = plugin.ask("ADD", "web", netns.path().to_str().unwrap(), &plugin.config());
+    assert_eq!(said.code, 0, "{said:?}");
+    cluster.wait_converged();
+}
+
 fn server_saw_outside(cluster: &Cluster, to: SocketAddr) -> bool {
     let report = requests(&cluster.outside, to, 1, Protocol::Tcp);
     report.peers_seen.keys().eq([&IpAddr::from(outside_address())])

@@ -34,25 +34,26 @@ impl Agent {
     /// What is to be attached, once what is in its way has gone.
     async fn ask_for(&mut self, request: JoinRequest) -> Result<AttachRequest, JoinRefused> {
         self.can_join()?;
-        let lasting = |message: String| JoinRefused { message, passes: false };
+        // Who is on the way, or could not be taken away, may be gone later.
+        let later = |message: String| JoinRefused { message, passes: true };
         if let Some(stored) = self.joined(&request.attachment) {
             if stored.request.netns == request.netns {
                 return Ok(stored.request.clone());
             }
             // The namespace has been made anew under the same name.
             let name = stored.request.name.clone();
-            self.detach_endpoint(&name).await.map_err(lasting)?;
+            self.detach_endpoint(&name).await.map_err(later)?;
         }
         let name = request.name.clone().unwrap_or_else(|| request.attachment.container.clone());
         match self.store.get(&name).map(|stored| stored.request.attachment.clone()) {
             None => {}
             // A pod has been given another sandbox; what is left of the earlier one goes.
             Some(Some(earlier)) if earlier.container != request.attachment.container => {
-                self.detach_endpoint(&name).await.map_err(lasting)?;
+                self.detach_endpoint(&name).await.map_err(later)?;
             }
             Some(_) => {
                 let message = format!("endpoint {name} is attached already: causeway endpoint detach {name}");
-                return Err(lasting(message));
+                return Err(JoinRefused { message, passes: false });
             }
         }
         let addresses = self.addresses_for(&request)?;

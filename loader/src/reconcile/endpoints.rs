@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::{
     agent::Agent,
     commands::UNINSTALLED,
+    host_ports,
     status::ATTACH,
     wiring::{Waiting, Work, unmake},
 };
@@ -72,8 +73,13 @@ impl Agent {
             Err(message) => Err(message),
         };
         // A map may have no room for it, or another's row be in its way.
-        let problem = self.plan_problems().find(|problem| problem.object.contains(&name));
-        let refused = problem.map(|problem| problem.to_string());
+        let objects = host_ports::objects(&work.request);
+        let mut problems = self.plan_problems();
+        let refused = problems.find(|problem| {
+            problem.object == format!("endpoint {name}") || objects.contains(&problem.object)
+        });
+        let refused = refused.map(ToString::to_string);
+        drop(problems);
         let is_refused = refused.is_some();
         if let Some(message) = refused.or(entered.err()) {
             self.wiring.end(&name);
@@ -152,6 +158,10 @@ impl Agent {
             (&before.request.addresses, &before.request.labels) == (&request.addresses, &request.labels)
         };
         let known = self.store.get(&request.name).is_some_and(same);
+        let before = self.store.get(&request.name).map(|before| before.request.clone());
+        if let Some(before) = before.filter(|before| before.ports != request.ports) {
+            self.tell_host_ports(&before, false).await;
+        }
         let stored = Stored { request: request.clone(), endpoint };
         self.store.insert(stored).map_err(|error| format!("write the state directory: {error}"))?;
         // Its rules stand before its first packet can come or go.

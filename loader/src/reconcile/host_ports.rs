@@ -19,8 +19,21 @@ use crate::{
 
 /// The source's name. It is trusted least: what an operator has said of a port counts.
 pub const SOURCE: &str = "attachments";
-/// Before the namespace of these services: no namespace of a cluster begins so.
-const MARK: &str = "host-port:";
+/// Before the namespace of these services. No namespace of a cluster begins so, and
+/// all come before it: of two services that want one port the first has it.
+const MARK: &str = "~host-port:";
+
+/// What an endpoint's services are called where something is wrong with them.
+pub fn objects(request: &AttachRequest) -> Vec<String> {
+    let named = |port| name_of(request, port);
+    request.ports.iter().map(named).map(|(namespace, name)| format!("Service {namespace}/{name}")).collect()
+}
+
+fn name_of(request: &AttachRequest, port: &HostPort) -> (Arc<str>, Arc<str>) {
+    let (namespace, pod) = pod_name(&request.name);
+    let name = format!("{pod}.{}-{}", port.host, port.protocol).to_lowercase();
+    (format!("{MARK}{namespace}").into(), name.into())
+}
 
 impl Agent {
     /// Those of the endpoints that there are: all that is known at the start.
@@ -57,10 +70,8 @@ impl Agent {
     /// A service and a slice for each port.
     fn say(&self, request: &AttachRequest, there: bool) -> Vec<Event> {
         let origin = Arc::new(Origin { source: SOURCE.into(), place: request.name.as_str().into() });
-        let (namespace, pod) = pod_name(&request.name);
-        let namespace: Arc<str> = format!("{MARK}{namespace}").into();
         let both = |port: &HostPort| {
-            let name: Arc<str> = format!("{pod}.{}-{}", port.host, port.protocol).to_lowercase().into();
+            let (namespace, name) = name_of(request, port);
             let service = Object::Service(service(request, port));
             let slice = Object::Slice(self.slice(request, port, name.clone()));
             [(Kind::Service, service), (Kind::EndpointSlice, slice)].map(|(kind, object)| Event {
