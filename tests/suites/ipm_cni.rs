@@ -135,8 +135,51 @@ fn without_an_agent_containers_can_still_go() {
     kill(agent, Signal::SIGCONT).unwrap();
     assert!(gone.code == 0 && took < Duration::from_secs(3), "{gone:?} {took:?}");
     until("the second gone", PATIENCE, || (endpoints(&cluster) == 1).then_some(()));
-    let left = fs::read_dir(plugin.state_dir.join("cni-pending")).unwrap().count();
-    until("no word left", PATIENCE, || (left == 0 || endpoints(&cluster) == 1).then_some(()));
+    let pending = || fs::read_dir(plugin.state_dir.join("cni-pending")).unwrap().count();
+    until("no word left", PATIENCE, || (pending() == 0).then_some(()));
+}
+
+#[test]
+fn a_late_word_takes_nothing_away_that_has_come_again() {
+    let (cluster, plugin) = rig();
+    let config = plugin.config();
+    let away = Plugin { socket: "/run/nobody/agent.sock".into(), ..plugin.clone() };
+    let container = Container::add(&plugin, "again", &config);
+    // Its word is noted, whatever the agent does with it; then it is there again.
+    for _ in 0..5 {
+        assert_eq!(plugin.ask("DEL", &container.id, container.path(), &config).code, 0);
+        assert_eq!(away.ask("DEL", &container.id, container.path(), &away.config()).code, 0);
+        let mut wanted = config.clone();
+        let added = plugin.ask("ADD", &container.id, container.path(), &config);
+        assert_eq!(added.code, 0, "{added:?}");
+        // More than two looks of the agent's at what is pending.
+        thread::sleep(Duration::from_millis(1200));
+        wanted["prevResult"] = added.json;
+        assert_eq!(plugin.ask("CHECK", &container.id, container.path(), &wanted).code, 0);
+    }
+    assert_eq!(endpoints(&cluster), 1);
+}
+
+#[test]
+fn a_container_that_goes_before_it_is_there_leaves_nothing() {
+    let (cluster, plugin) = rig();
+    let config = plugin.config();
+    let netns = Netns::new();
+    let path = netns.path().to_str().unwrap();
+    for round in 0..15 {
+        let id = format!("hasty-{round}");
+        thread::scope(|scope| {
+            let adding = scope.spawn(|| plugin.ask("ADD", &id, path, &config));
+            thread::sleep(Duration::from_millis(round * 4));
+            assert_eq!(plugin.ask("DEL", &id, path, &config).code, 0);
+            let added = adding.join().unwrap();
+            // Who was asked for later than it was to go is there.
+            if added.code == 0 {
+                assert_eq!(plugin.ask("DEL", &id, path, &config).code, 0);
+            }
+        });
+        assert_eq!((endpoints(&cluster), links(&cluster)), (0, 0), "round {round}");
+    }
 }
 
 #[test]
@@ -290,6 +333,9 @@ fn no_address_is_lost_or_had_twice_whenever_the_agent_dies() {
     let config = plugin.config();
     let mut random = causeway_testkit::random::Random::new(20_261_122);
     let namespaces: Vec<Netns> = (0..12).map(|_| Netns::new()).collect();
+    // From the first death on there is a state that tells what is whose.
+    let early = Container::add(&plugin, "early", &config);
+    assert_eq!(plugin.ask("DEL", &early.id, early.path(), &config).code, 0);
     for _ in 0..DEATHS {
         let over = std::sync::atomic::AtomicBool::new(false);
         thread::scope(|scope| {

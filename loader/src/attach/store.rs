@@ -22,6 +22,8 @@ pub struct Stored {
 pub struct EndpointStore {
     path: PathBuf,
     endpoints: BTreeMap<String, Stored>,
+    /// The file was there and could be understood: who is not in it is nobody's.
+    is_whole: bool,
 }
 
 impl EndpointStore {
@@ -33,21 +35,27 @@ impl EndpointStore {
     pub fn open(state_dir: &Path) -> io::Result<(Self, Option<String>)> {
         fs::create_dir_all(state_dir)?;
         let path = state_dir.join("endpoints.json");
-        let (endpoints, warning) = match fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => (BTreeMap::new(), None),
+        let (found, warning) = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (None, None),
             Err(error) => return Err(error),
             Ok(bytes) => match serde_json::from_slice(&bytes) {
-                Ok(endpoints) => (endpoints, None),
+                Ok(endpoints) => (Some(endpoints), None),
                 Err(error) => {
                     let aside = path.with_extension("json.corrupt");
                     fs::rename(&path, &aside)?;
                     let warning =
                         format!("{} was damaged ({error}): set aside as {}", path.display(), aside.display());
-                    (BTreeMap::new(), Some(warning))
+                    (None, Some(warning))
                 }
             },
         };
-        Ok((Self { path, endpoints }, warning))
+        let is_whole = found.is_some();
+        Ok((Self { path, endpoints: found.unwrap_or_default(), is_whole }, warning))
+    }
+
+    /// Whether all endpoints of the earlier agent are known.
+    pub fn is_whole(&self) -> bool {
+        self.is_whole
     }
 
     pub fn get_key_value(&self, name: &str) -> Option<(&str, &Stored)> {
@@ -69,18 +77,19 @@ impl EndpointStore {
         self.save()
     }
 
-    /// # Errors
-    /// As [`EndpointStore::insert`].
-    pub fn remove(&mut self, name: &str) -> io::Result<Option<Stored>> {
+    /// What it was, and whether the file could be written. Where it could not, the
+    /// next agent finds an endpoint whose interface has gone, and forgets it.
+    pub fn remove(&mut self, name: &str) -> (Option<Stored>, io::Result<()>) {
         let removed = self.endpoints.remove(name);
-        if removed.is_some() {
-            self.save()?;
-        }
-        Ok(removed)
+        let saved = if removed.is_some() { self.save() } else { Ok(()) };
+        (removed, saved)
     }
 
     /// Written beside, synced, renamed: a crash leaves the old file or the new.
-    fn save(&self) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn save(&self) -> io::Result<()> {
         let draft = self.path.with_extension("json.new");
         let mut file = File::create(&draft)?;
         serde_json::to_writer(&file, &self.endpoints)?;

@@ -68,7 +68,8 @@ fn a_stored_endpoint_is_found_again() {
     assert!(warning.is_none());
     assert_eq!(again.get("default/web-1").unwrap().endpoint, endpoint);
     assert_eq!(again.get("default/web-1").unwrap().request.labels, request().labels);
-    assert!(again.remove("default/web-1").unwrap().is_some());
+    let (removed, saved) = again.remove("default/web-1");
+    assert!(removed.is_some() && saved.is_ok());
     assert!(EndpointStore::open(dir.path()).unwrap().0.get("default/web-1").is_none());
 }
 

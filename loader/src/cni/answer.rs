@@ -5,7 +5,10 @@ use std::net::IpAddr;
 
 use serde_json::{Map, Value, json};
 
-use super::error::{CniError, Code};
+use super::{
+    error::{CniError, Code},
+    question::Question,
+};
 use crate::snapshot::JoinView;
 
 /// What the plugins have said that were called before.
@@ -36,9 +39,10 @@ impl Earlier {
     }
 
     /// The result of an ADD, with what the container has got from us behind it.
-    pub fn and(mut self, joined: &JoinView, inside: &str, version: &str) -> Value {
+    pub fn and(mut self, joined: &JoinView, question: &Question, version: &str) -> Value {
+        let (inside, sandbox) = (&question.attachment.interface, &question.netns);
         let mut outside = json!({"name": joined.interface, "mac": gateway_mac(), "sandbox": ""});
-        let mut container = json!({"name": inside, "mac": joined.mac, "sandbox": joined.netns});
+        let mut container = json!({"name": inside, "mac": joined.mac, "sandbox": sandbox});
         if version == "1.1.0" {
             outside["mtu"] = joined.mtu.into();
             container["mtu"] = joined.mtu.into();

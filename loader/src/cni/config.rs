@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::{
@@ -41,10 +41,10 @@ pub struct NetConf {
     args: Args,
     #[serde(rename = "prevResult")]
     pub previous: Option<Value>,
-    #[serde(rename = "cni.dev/valid-attachments")]
+    #[serde(rename = "cni.dev/valid-attachments", deserialize_with = "said")]
     valid: Option<Vec<ValidAttachment>>,
     /// As drafts of the specification had it.
-    #[serde(rename = "cni.dev/attachments")]
+    #[serde(rename = "cni.dev/attachments", deserialize_with = "said")]
     valid_draft: Option<Vec<ValidAttachment>>,
 }
 
@@ -120,6 +120,11 @@ struct Label {
     key: String,
     #[serde(default)]
     value: String,
+}
+
+/// Null is a list of none, as runtimes written in Go have it.
+fn said<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Vec<ValidAttachment>>, D::Error> {
+    Ok(Some(Option::deserialize(value)?.unwrap_or_default()))
 }
 
 #[derive(Debug, Deserialize)]
@@ -222,7 +227,7 @@ impl NetConf {
         Ok(JoinRequest {
             attachment: self.named(question),
             name,
-            netns: question.netns.clone(),
+            netns: question.place.clone(),
             pool: self.pool.clone(),
             addresses: self.addresses(question)?,
             mac: self.mac(question),

@@ -15,6 +15,13 @@ pub const PLUGIN: &str = "causeway-cni";
 /// Before what distributions bring along: runtimes take the first by name.
 const CONFIGURATION: &str = "05-causeway.conflist";
 
+/// Whether one of them is not in its directory.
+pub fn is_missing(plugins: Option<&Path>, configurations: Option<&Path>) -> bool {
+    let lacks =
+        |directory: Option<&Path>, name| directory.is_some_and(|directory| !directory.join(name).exists());
+    lacks(plugins, PLUGIN) || lacks(configurations, CONFIGURATION)
+}
+
 /// Puts the plugin, which is beside this program, into a runtime's directory of
 /// plugins. One that is the same already is left alone.
 ///

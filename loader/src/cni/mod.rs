@@ -19,7 +19,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-pub use install::{put_configuration, put_plugin, remove_configuration};
+pub use install::{is_missing, put_configuration, put_plugin, remove_configuration};
 pub use pending::{Pending, forget};
 
 use agent::{Agent, Trouble};
@@ -78,10 +78,12 @@ fn answer_to(
     let mut version = NEWEST.to_owned();
     let outcome = Verb::read(&environment).and_then(|verb| {
         let config = NetConf::read(config)?;
-        version = config.version()?;
         if verb == Verb::Version {
+            // Asked to find out which are: whatever is said, the list is the answer.
+            version = config.version().unwrap_or(version.clone());
             return Ok(Some(json!({"cniVersion": version, "supportedVersions": VERSIONS})));
         }
+        version = config.version()?;
         config.check(verb)?;
         obey(&Question::read(verb, &environment)?, &config, &version)
     });
@@ -96,15 +98,15 @@ fn obey(question: &Question, config: &NetConf, version: &str) -> Result<Option<V
             // Read first: who cannot be answered is not to be attached.
             let earlier = Earlier::read(config.previous.as_ref())?;
             let joined = agent.join(&config.join(question)?)?;
-            Ok(Some(earlier.and(&joined, &question.attachment.interface, version)))
+            Ok(Some(earlier.and(&joined, question, version)))
         }
         Verb::Del => {
             let attachment = config.named(question);
             match agent.leave(&attachment) {
                 Ok(()) => {}
                 // The runtime is to go on: whoever is the agent then, does it.
-                Err(Trouble::Away(_)) => Pending::new(&config.state_dir()).note(&attachment)?,
-                Err(Trouble::Said(error)) => return Err(error),
+                Err(Trouble::Said(error)) if error.code != Code::Later => return Err(error),
+                Err(_) => Pending::new(&config.state_dir()).note(&attachment)?,
             }
             Ok(None)
         }

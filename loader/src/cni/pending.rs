@@ -21,7 +21,7 @@ impl Pending {
     pub(super) fn note(&self, attachment: &Attachment) -> Result<(), CniError> {
         let written = || -> io::Result<()> {
             fs::create_dir_all(&self.0)?;
-            let name = format!("{}@{}", attachment.container, attachment.interface);
+            let name = name_of(attachment);
             let draft = self.0.join(format!(".{name}.{}", std::process::id()));
             let mut file = fs::File::create(&draft)?;
             file.write_all(&serde_json::to_vec(attachment)?)?;
@@ -32,6 +32,17 @@ impl Pending {
             let message = format!("no agent answers, and {} cannot be written: {error}", self.0.display());
             CniError::new(Code::Later, message).details("start the agent")
         })
+    }
+
+    /// What was noted of this container holds no more: it has come again.
+    ///
+    /// # Errors
+    /// When a file cannot be removed.
+    pub fn withdraw(&self, attachment: &Attachment) -> io::Result<()> {
+        match fs::remove_file(self.0.join(name_of(attachment))) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// What was noted, and where. Files that cannot be understood are named alone.
@@ -52,6 +63,10 @@ impl Pending {
         };
         Ok(paths.map(read).collect())
     }
+}
+
+fn name_of(attachment: &Attachment) -> String {
+    format!("{}@{}", attachment.container, attachment.interface)
 }
 
 /// It is done.

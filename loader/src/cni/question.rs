@@ -53,8 +53,10 @@ pub struct Question {
     pub verb: Verb,
     /// Without the network's name.
     pub attachment: Attachment,
-    /// Empty: it has gone.
+    /// As it was said; empty: it has gone.
     pub netns: PathBuf,
+    /// The same without links on the way: the agent may have other files around it.
+    pub place: PathBuf,
     /// CNI_ARGS.
     pub arguments: Vec<(String, String)>,
 }
@@ -82,9 +84,11 @@ impl Question {
                 return Err(wrong(format!("CNI_NETNS: {} is the node's own namespace", netns.display())));
             }
         }
+        // What leads to a process's namespace is no link to a path.
+        let place = fs::canonicalize(&netns).unwrap_or_else(|_| netns.clone());
         let arguments = arguments(&text("CNI_ARGS")).map_err(wrong)?;
         let attachment = Attachment { container, interface, network: String::new() };
-        Ok(Self { verb, attachment, netns, arguments })
+        Ok(Self { verb, attachment, netns, place, arguments })
     }
 
     pub fn argument(&self, name: &str) -> Option<&str> {

@@ -264,6 +264,7 @@ impl Agent {
             let pruned = dataplane.prune_links();
             self.note("remove an earlier agent's links", pruned);
         }
+        // An upgrade brings another one.
         self.install_plugin();
         self.settled = true;
     }

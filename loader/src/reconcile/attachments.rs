@@ -17,6 +17,10 @@ use crate::{
     snapshot::{AttachRequest, Attachment, JoinRefused, JoinRequest, JoinView, KeepRequest, Reply},
 };
 
+const PENDING: &str = "detach what went while no agent was there";
+/// Of what is noted about the plugin's place.
+pub const PLUGIN: &str = "put the CNI plugin in place";
+
 impl Agent {
     /// Gives a container an address and attaches it; asked once more for the same,
     /// it says the same.
@@ -34,6 +38,8 @@ impl Agent {
     /// What is to be attached, once what is in its way has gone.
     async fn ask_for(&mut self, request: JoinRequest) -> Result<AttachRequest, JoinRefused> {
         self.can_join()?;
+        let withdrawn = Pending::new(&self.config.state_dir).withdraw(&request.attachment);
+        self.note(PENDING, withdrawn);
         // Who is on the way, or could not be taken away, may be gone later.
         let later = |message: String| JoinRefused { message, passes: true };
         if let Some(stored) = self.joined(&request.attachment) {
@@ -65,7 +71,9 @@ impl Agent {
 
     /// Takes a container away; false when it is not there.
     pub async fn leave(&mut self, attachment: &Attachment, reply: Reply<bool>) {
-        match self.joined(attachment).map(|stored| stored.request.name.clone()) {
+        let stored = self.store.iter().map(|(_, stored)| &stored.request);
+        let found = stored.chain(self.wiring.requests()).find(|request| is_of(request, attachment));
+        match found.map(|request| request.name.clone()) {
             Some(name) => self.begin_detach(&name, reply).await,
             None => drop(reply.send(Ok(false))),
         }
@@ -119,7 +127,7 @@ impl Agent {
                 .and_then(|()| cni::forget(&path).map_err(|error| format!("{}: {error}", path.display())));
             outcome = outcome.and(done);
         }
-        self.note("detach what went while no agent was there", outcome);
+        self.note(PENDING, outcome);
     }
 
     /// Whether a container may be attached now.
@@ -138,6 +146,12 @@ impl Agent {
         Ok(())
     }
 
+    /// Whether somebody has taken it away, or it could not be put there.
+    pub fn misses_plugin(&self) -> bool {
+        cni::is_missing(self.config.cni_bin.as_deref(), self.config.cni_conf.as_deref())
+            || self.failures.contains_key(PLUGIN)
+    }
+
     /// Lets runtimes find us, now that containers can be attached.
     pub fn install_plugin(&mut self) {
         let config = &self.config;
@@ -146,18 +160,11 @@ impl Agent {
             Some(directory) => cni::put_configuration(directory, &config.socket, &config.state_dir),
             None => Ok(()),
         });
-        self.note("put the CNI plugin in place", put);
+        self.note(PLUGIN, put);
     }
 
     fn joined(&self, attachment: &Attachment) -> Option<&Stored> {
-        // A runtime's ids are unique whatever the network; one that is gone may have no name.
-        let same = |held: &Attachment| {
-            (&held.container, &held.interface) == (&attachment.container, &attachment.interface)
-        };
-        self.store
-            .iter()
-            .map(|(_, stored)| stored)
-            .find(|stored| stored.request.attachment.as_ref().is_some_and(same))
+        self.store.iter().map(|(_, stored)| stored).find(|stored| is_of(&stored.request, attachment))
     }
 
     pub(super) fn join_view(&self, name: &str) -> Option<JoinView> {
@@ -203,4 +210,11 @@ impl Agent {
         }
         vec![Pool::of(networks)]
     }
+}
+
+/// A runtime's ids are unique whatever the network; one that is gone may have no name.
+fn is_of(request: &AttachRequest, attachment: &Attachment) -> bool {
+    request.attachment.as_ref().is_some_and(|held| {
+        (&held.container, &held.interface) == (&attachment.container, &attachment.interface)
+    })
 }

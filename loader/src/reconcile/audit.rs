@@ -20,8 +20,12 @@ impl Agent {
         self.settle_egress().await;
         self.health_checks.settle();
         self.audit_maps();
-        if !self.settled && self.start_micros != 0 {
+        // What is being attached holds nothing yet, and would be taken for left behind.
+        if !self.settled && self.start_micros != 0 && self.wiring.is_idle() {
             self.settle();
+        }
+        if self.settled && self.misses_plugin() {
+            self.install_plugin();
         }
         self.expire_flows();
         self.tell_cluster_the_truth();

@@ -18,6 +18,10 @@ use crate::{
     snapshot::{AttachRequest, Attached, HostPort, JoinRefused, Reply},
 };
 
+/// To whoever waits for what somebody else has taken away.
+const CANCELLED: &str = "it was detached before it stood";
+const STATE: &str = "write the state directory";
+
 impl Agent {
     /// Begins to wire an endpoint, or to find it wired; who waits hears of it when it
     /// stands, or that nothing is left of it.
@@ -55,6 +59,17 @@ impl Agent {
                 )));
             }
         }
+        for (index, port) in request.ports.iter().enumerate() {
+            let at = format!("endpoint {name}: ports: {}/{}", port.host, port.protocol);
+            if request.ports[..index].iter().any(|other| port.clashes(other)) {
+                return Err(lasting(format!("{at} is there twice")));
+            }
+            // Else what goes to somebody else's address would come here.
+            let is_own = |address| self.uplink.addresses.iter().any(|own| own.addr() == address);
+            if let Some(address) = port.address.filter(|address| !is_own(*address)) {
+                return Err(lasting(format!("{at}: {address} is no address of this node's uplink")));
+            }
+        }
         let held = self.host_port_holder(&request.ports).filter(|(holder, _)| holder != name);
         if let Some((holder, HostPort { host, protocol, .. })) = held {
             return Err(lasting(format!(
@@ -80,27 +95,35 @@ impl Agent {
         });
         let refused = refused.map(ToString::to_string);
         drop(problems);
+        let refused = refused.or_else(|| self.wiring.is_cancelled(&name).then(|| CANCELLED.to_owned()));
         let is_refused = refused.is_some();
-        if let Some(message) = refused.or(entered.err()) {
-            self.wiring.end(&name);
-            if work.fresh || is_refused {
-                self.give_up(&work.request).await;
-            }
-            return work.waiting.refuse(message, false);
+        match refused.or(entered.err()) {
+            Some(message) => self.fail(work, is_refused, message).await,
+            None => self.wiring.wake(work),
         }
-        self.wiring.wake(work);
+    }
+
+    /// It has not come to be; who wants it to go has what he wants.
+    async fn fail(&mut self, work: Work, is_refused: bool, message: String) {
+        let cancelled = self.wiring.end(&work.request.name);
+        if work.fresh || is_refused {
+            self.give_up(&work.request).await;
+        }
+        work.waiting.refuse(message, false);
+        for reply in cancelled {
+            let _ = reply.send(Ok(true));
+        }
     }
 
     /// It is up.
     pub(super) async fn awake(&mut self, work: Work, awake: Result<(), String>) {
         let name = work.request.name.clone();
-        self.wiring.end(&name);
-        if let Err(message) = awake {
-            if work.fresh {
-                self.give_up(&work.request).await;
-            }
-            return work.waiting.refuse(message, false);
+        let is_cancelled = self.wiring.is_cancelled(&name);
+        let failed = if is_cancelled { Err(CANCELLED.to_owned()) } else { awake };
+        if let Err(message) = failed {
+            return self.fail(work, is_cancelled, message).await;
         }
+        self.wiring.end(&name);
         self.audit_soon();
         self.publish();
         let gone = format!("endpoint {name} has gone meanwhile");
@@ -142,17 +165,18 @@ impl Agent {
             let _ = unmake(self.netlink.clone(), endpoint, fitted).await;
             return Err(UNINSTALLED.into());
         };
-        if let Some(before) = self.store.get(&request.name)
-            && before.endpoint.ifindex != endpoint.ifindex
-        {
-            dataplane.detach(before.endpoint.ifindex).map_err(|error| error.to_string())?;
-        }
+        // Held before anything can fail: what is held is looked after.
         match fitted {
             Some(fitted) => dataplane.hold(fitted),
             None => {
                 let mut wanted = Attachment::of_container(endpoint.ifindex, &endpoint.interface).into_iter();
                 wanted.try_for_each(|at| dataplane.attach(at)).map_err(|error| error.to_string())?;
             }
+        }
+        if let Some(before) = self.store.get(&request.name)
+            && before.endpoint.ifindex != endpoint.ifindex
+        {
+            dataplane.detach(before.endpoint.ifindex).map_err(|error| error.to_string())?;
         }
         let same = |before: &Stored| {
             (&before.request.addresses, &before.request.labels) == (&request.addresses, &request.labels)
@@ -163,7 +187,7 @@ impl Agent {
             self.tell_host_ports(&before, false).await;
         }
         let stored = Stored { request: request.clone(), endpoint };
-        self.store.insert(stored).map_err(|error| format!("write the state directory: {error}"))?;
+        self.store.insert(stored).map_err(|error| format!("{STATE}: {error}"))?;
         // Its rules stand before its first packet can come or go.
         self.tell_endpoint(&request.name);
         self.tell_host_ports(request, true).await;
@@ -188,6 +212,9 @@ impl Agent {
 
     /// The same, beside the loop as far as the kernel is waited for.
     pub async fn begin_detach(&mut self, name: &str, reply: Reply<bool>) {
+        if self.wiring.is_under_way(name) {
+            return self.wiring.cancel(name, reply);
+        }
         let (endpoint, fitted) = match self.unwire(name).await {
             Ok(Some(unwired)) => unwired,
             Ok(None) => return drop(reply.send(Ok(false))),
@@ -205,10 +232,9 @@ impl Agent {
         if self.wiring.is_under_way(name) {
             return Err(format!("endpoint {name} is being attached: try again"));
         }
-        let removed = self.store.remove(name);
-        let Some(stored) = removed.map_err(|error| format!("write the state directory: {error}"))? else {
-            return Ok(None);
-        };
+        let (removed, saved) = self.store.remove(name);
+        self.note(STATE, saved);
+        let Some(stored) = removed else { return Ok(None) };
         self.ipam.free(&stored.endpoint.addresses);
         self.tell_host_ports(&stored.request, false).await;
         self.plan_endpoints();
@@ -227,7 +253,10 @@ impl Agent {
         let links = self.netlink.links().await;
         if let Some(links) = self.note("list interfaces", links) {
             self.forget_dead_endpoints(&links);
-            self.sweep(&links).await;
+            // Of a state that was lost nothing can be said.
+            if self.store.is_whole() {
+                self.sweep(&links).await;
+            }
         }
         let names: Vec<String> = self.store.iter().map(|(name, _)| name.clone()).collect();
         names.iter().for_each(|name| self.tell_endpoint(name));
@@ -251,6 +280,10 @@ impl Agent {
     pub async fn audit_endpoints(&mut self) {
         let links = self.netlink.links().await;
         let Some(links) = self.note("list interfaces", links) else { return };
+        if self.failures.contains_key(STATE) {
+            let saved = self.store.save();
+            self.note(STATE, saved);
+        }
         let dead = self.forget_dead_endpoints(&links);
         if !dead.is_empty() {
             for request in &dead {
@@ -296,9 +329,10 @@ impl Agent {
             .collect();
         let mut forgotten = Vec::new();
         for name in &dead {
-            let removed = self.store.remove(name);
+            let (removed, saved) = self.store.remove(name);
+            self.note(STATE, saved);
             self.tell_endpoint(name);
-            if let Some(Some(stored)) = self.note("write the state directory", removed) {
+            if let Some(stored) = removed {
                 tracing::info!(endpoint = %name, "its interface has gone: forgotten");
                 self.ipam.free(&stored.endpoint.addresses);
                 if let Some(dataplane) = &mut self.dataplane {

@@ -31,7 +31,8 @@ pub fn objects(request: &AttachRequest) -> Vec<String> {
 
 fn name_of(request: &AttachRequest, port: &HostPort) -> (Arc<str>, Arc<str>) {
     let (namespace, pod) = pod_name(&request.name);
-    let name = format!("{pod}.{}-{}", port.host, port.protocol).to_lowercase();
+    let at = port.address.map(|address| format!(".{address}")).unwrap_or_default();
+    let name = format!("{pod}.{}-{}{at}", port.host, port.protocol).to_lowercase();
     (format!("{MARK}{namespace}").into(), name.into())
 }
 

@@ -48,8 +48,8 @@ pub enum Done {
 }
 
 pub struct Wiring {
-    /// By name, what is about to be.
-    under_way: BTreeMap<String, AttachRequest>,
+    /// By name, what is about to be, and who wants it to go as soon as it is.
+    under_way: BTreeMap<String, (AttachRequest, Vec<Reply<bool>>)>,
     told: mpsc::UnboundedSender<(Work, Done)>,
     heard: mpsc::UnboundedReceiver<(Work, Done)>,
 }
@@ -67,20 +67,33 @@ impl Wiring {
     }
 
     pub fn requests(&self) -> impl Iterator<Item = &AttachRequest> {
-        self.under_way.values()
+        self.under_way.values().map(|(request, _)| request)
     }
 
     /// Names and addresses.
     pub fn iter(&self) -> impl Iterator<Item = (&String, &Vec<IpAddr>)> {
-        self.under_way.iter().map(|(name, request)| (name, &request.addresses))
+        self.under_way.iter().map(|(name, (request, _))| (name, &request.addresses))
     }
 
     pub fn is_idle(&self) -> bool {
         self.under_way.is_empty()
     }
 
-    pub fn end(&mut self, name: &str) {
-        self.under_way.remove(name);
+    /// It is to go once it is there: its runtime has not waited.
+    pub fn cancel(&mut self, name: &str, reply: Reply<bool>) {
+        match self.under_way.get_mut(name) {
+            Some((_, cancelled)) => cancelled.push(reply),
+            None => drop(reply.send(Ok(false))),
+        }
+    }
+
+    pub fn is_cancelled(&self, name: &str) -> bool {
+        self.under_way.get(name).is_some_and(|(_, cancelled)| !cancelled.is_empty())
+    }
+
+    /// It is on its way no more; who wants it to go.
+    pub fn end(&mut self, name: &str) -> Vec<Reply<bool>> {
+        self.under_way.remove(name).map(|(_, cancelled)| cancelled).unwrap_or_default()
     }
 
     /// The next part that is done, whenever that is.
@@ -94,7 +107,7 @@ impl Wiring {
 
     /// Has an interface made, with its programs; `known` is the one that has them.
     pub fn make(&mut self, netlink: Netlink, fitter: Fitter, (work, mtu): (Work, u32), known: Option<u32>) {
-        self.under_way.insert(work.request.name.clone(), work.request.clone());
+        self.under_way.insert(work.request.name.clone(), (work.request.clone(), Vec::new()));
         let told = self.told.clone();
         tokio::spawn(async move {
             let made = make(&netlink, fitter, &work.request, mtu, known).await;

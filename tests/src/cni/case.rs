@@ -98,7 +98,7 @@ pub fn play(case: &Case, plugin: &Plugin) -> Vec<String> {
         let environment: BTreeMap<String, String> =
             step.env.iter().filter_map(|(name, value)| Some((name.clone(), text(value.as_ref()?)))).collect();
         let config = match &step.stdin {
-            Value::String(raw) => raw.clone(),
+            Value::String(raw) => text(raw),
             value => {
                 let mut value = filled(value, &text, &last);
                 if let Some(fields) = value.as_object_mut() {

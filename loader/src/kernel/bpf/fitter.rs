@@ -32,23 +32,39 @@ impl Fitter {
         Ok(Self { hook, pins, programs })
     }
 
-    /// Puts both programs at an interface, both at a time.
+    /// Puts both programs at an interface.
     ///
     /// # Errors
     /// When the interface is gone, or the kernel refuses.
     pub fn fit(&self, ifindex: u32, interface: &str) -> Result<Fitted, BpfError> {
         let wanted = Attachment::of_container(ifindex, interface);
-        let links: Result<Vec<_>, BpfError> = thread::scope(|scope| {
-            let one = |(attachment, program)| {
-                scope.spawn(move || {
-                    let link = links::put(self.hook, &self.pins, program, &attachment, None)?;
-                    Ok((attachment, link))
-                })
-            };
-            let both: Vec<_> = wanted.into_iter().zip(&self.programs).map(one).collect();
-            both.into_iter().map(|one| one.join().unwrap_or_else(|_| Err(died(interface)))).collect()
-        });
-        Ok(Fitted { links: links?, pins: self.pins.clone() })
+        let one = |(attachment, program): (Attachment, _)| {
+            let link = links::put(self.hook, &self.pins, program, &attachment, None)?;
+            Ok((attachment, link))
+        };
+        let both = wanted.into_iter().zip(&self.programs);
+        let put: Vec<Result<_, BpfError>> = if self.hook == Hook::Clsact {
+            // Nobody is waited for, and the second looks for what the first has made.
+            both.map(one).collect()
+        } else {
+            thread::scope(|scope| {
+                let begun: Vec<_> = both.map(|each| scope.spawn(move || one(each))).collect();
+                let joined = begun.into_iter().map(|each| each.join());
+                joined.map(|link| link.unwrap_or_else(|_| Err(died(interface)))).collect()
+            })
+        };
+        let (mut links, mut failed) = (Vec::new(), None);
+        for link in put {
+            match link {
+                Ok(link) => links.push(link),
+                Err(error) => failed = Some(error),
+            }
+        }
+        let fitted = Fitted { links, pins: self.pins.clone() };
+        let Some(error) = failed else { return Ok(fitted) };
+        // The cause of the failure matters more than that of the clean-up.
+        let _ = fitted.forget();
+        Err(error)
     }
 }
 
