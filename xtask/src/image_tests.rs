@@ -62,7 +62,7 @@ fn blob<'a>(files: &'a BTreeMap<String, (Vec<u8>, u32)>, descriptor: &Value, med
 }
 
 #[test]
-fn the_layout_holds_one_static_program_under_right_digests() {
+fn the_layout_holds_two_static_programs_under_right_digests() {
     let binary = binary();
     let packed = pack(&binary, &plugin(), &facts()).unwrap();
     let files = self::files(&packed.archive);
@@ -93,10 +93,12 @@ fn the_layout_holds_one_static_program_under_right_digests() {
     assert_eq!(label("revision"), Value::Null);
 
     let inside = self::files(blob(&files, layer, LAYER));
-    assert_eq!(inside.len(), 1, "{:?}", inside.keys());
-    let (program, mode) = &inside["causeway"];
-    assert!(*program == binary && *mode == 0o755);
-    assert_eq!(elf::read(program).unwrap(), elf::Facts { architecture: "amd64", is_static: true });
+    assert_eq!(inside.len(), 2, "{:?}", inside.keys());
+    for (name, expected) in [("causeway", binary), ("causeway-cni", plugin())] {
+        let (program, mode) = &inside[name];
+        assert!(*program == expected && *mode == 0o755, "{name}");
+        assert_eq!(elf::read(program).unwrap(), elf::Facts { architecture: "amd64", is_static: true });
+    }
 }
 
 #[test]
