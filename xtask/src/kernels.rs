@@ -65,8 +65,11 @@ fn suite_binary(shell: &Shell, suite: &str) -> Result<PathBuf> {
     let arguments =
         ["--release", "--quiet", "-p", "causeway-testkit", "--no-run", "--message-format", "json"];
     let said = cmd!(shell, "{cargo} test {arguments...} --test {suite}").quiet().read()?;
-    let mut named = said.lines().filter_map(|line| line.split_once("\"executable\":\"")?.1.split('"').next());
-    let built = named.next_back();
+    // The package's own programs are built and named as well.
+    let of_suite =
+        |path: &&str| path.rsplit('/').next().is_some_and(|name| name.starts_with(&format!("{suite}-")));
+    let named = said.lines().filter_map(|line| line.split_once("\"executable\":\"")?.1.split('"').next());
+    let built = named.filter(of_suite).last();
     built.map(PathBuf::from).with_context(|| format!("cargo has not said where suite {suite} is"))
 }
 
