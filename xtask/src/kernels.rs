@@ -68,8 +68,8 @@ fn suite_binary(shell: &Shell, suite: &str) -> Result<PathBuf> {
     // The package's own programs are built and named as well.
     let of_suite =
         |path: &&str| path.rsplit('/').next().is_some_and(|name| name.starts_with(&format!("{suite}-")));
-    let named = said.lines().filter_map(|line| line.split_once("\"executable\":\"")?.1.split('"').next());
-    let built = named.filter(of_suite).last();
+    let mut named = said.lines().filter_map(|line| line.split_once("\"executable\":\"")?.1.split('"').next());
+    let built = named.rfind(of_suite);
     built.map(PathBuf::from).with_context(|| format!("cargo has not said where suite {suite} is"))
 }
 
