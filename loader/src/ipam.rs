@@ -108,24 +108,30 @@ struct Stock {
     v6: Supply,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Ipam {
+    seed: u64,
     stocks: Vec<Stock>,
     /// Freed; since when the maps are known to be without them.
     resting: BTreeMap<IpAddr, Option<Duration>>,
 }
 
 impl Ipam {
-    /// Takes other pools; what was given stays with who has it. `seed` says where to
-    /// begin: an agent that has just started does not know who had what a moment ago.
-    pub fn set_pools(&mut self, pools: &[Pool], seed: u64) {
+    /// `seed` says where to begin: an agent that has just started does not know who had
+    /// what a moment ago.
+    pub fn new(seed: u64) -> Self {
+        Self { seed, stocks: Vec::new(), resting: BTreeMap::new() }
+    }
+
+    /// Takes other pools; what was given stays with who has it.
+    pub fn set_pools(&mut self, pools: &[Pool]) {
         if self.stocks.iter().map(|stock| &stock.pool).eq(pools) {
             return;
         }
         let stock = |pool: &Pool| Stock {
             pool: pool.clone(),
-            v4: Supply::new(pool, true, seed),
-            v6: Supply::new(pool, false, seed),
+            v4: Supply::new(pool, true, self.seed),
+            v6: Supply::new(pool, false, self.seed),
         };
         self.stocks = pools.iter().map(stock).collect();
     }
@@ -158,7 +164,7 @@ impl Ipam {
             }
         }
         let stock = self.stock(pool, asked)?;
-        let Self { stocks, resting } = self;
+        let Self { stocks, resting, .. } = self;
         let stock = &mut stocks[stock];
         let mut chosen = Vec::new();
         for (supply, v4) in [(&mut stock.v4, true), (&mut stock.v6, false)] {
@@ -214,10 +220,6 @@ impl Ipam {
         for since in self.resting.values_mut() {
             since.get_or_insert(now);
         }
-    }
-
-    pub fn resting(&self) -> usize {
-        self.resting.len()
     }
 }
 

@@ -13,6 +13,7 @@ pub mod apiserver;
 pub mod bed;
 pub mod cable;
 pub mod capture;
+pub mod casebook;
 pub mod client;
 pub mod cni;
 pub mod container;

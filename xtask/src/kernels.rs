@@ -96,11 +96,8 @@ fn lay_out(
     for module in MODULES {
         kernel.copy_module(shell, module, &root)?;
     }
-    let search = format!("{}:/usr/sbin:/sbin", paths::search_path());
-    let tool =
-        |name: &&str| search.split(':').map(|dir| Path::new(dir).join(name)).find(|path| path.exists());
     let mut libraries = BTreeSet::new();
-    for path in inside.iter().cloned().chain(TOOLS.iter().filter_map(tool)) {
+    for path in inside.iter().cloned().chain(TOOLS.iter().filter_map(|tool| paths::find(tool))) {
         let name = path.file_name().and_then(|name| name.to_str()).context("a program's name")?;
         // Without the hash that cargo puts behind a suite's.
         let plain = suites.iter().find(|suite| name.strip_prefix(suite.as_str()).is_some_and(is_hash));

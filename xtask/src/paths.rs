@@ -39,6 +39,13 @@ pub fn search_path() -> String {
     format!("{}:{path}", cargo_bin().display())
 }
 
+/// Where a program of the system is; an operator's PATH may lack the system's own
+/// directories.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = format!("{}:/usr/sbin:/sbin", search_path());
+    path.split(':').map(|dir| Path::new(dir).join(program)).find(|path| path.exists())
+}
+
 pub fn is_root() -> bool {
     // The owner of our own process; no crate is needed for that.
     std::fs::read_to_string("/proc/self/status").is_ok_and(|status| {

@@ -1,7 +1,7 @@
 //! What does a machine need, and is it there? Each thing is checked before it
 //! is installed, so the second run does nothing.
 
-use std::{fs, path::Path};
+use std::fs;
 
 use anyhow::{Context, Result, bail, ensure};
 use xshell::{Shell, cmd};
@@ -115,13 +115,9 @@ fn missing_packages(shell: &Shell) -> Result<Vec<&'static str>> {
     if !is_debian_12() {
         let programs =
             [("ip", "iproute2"), ("iptables", "iptables"), ("nft", "nftables"), ("conntrack", "conntrack")];
-        let found = |program: &str| {
-            let path = format!("{}:/usr/sbin:/sbin", paths::search_path());
-            path.split(':').any(|dir| Path::new(dir).join(program).exists())
-        };
         return Ok(programs
             .into_iter()
-            .filter(|(program, _)| !found(program))
+            .filter(|(program, _)| paths::find(program).is_none())
             .map(|(_, package)| package)
             .collect());
     }

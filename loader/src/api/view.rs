@@ -13,6 +13,7 @@ pub use super::egress_view::{EgressView, egresses};
 pub use super::policy_view::{PolicyView, policies};
 use crate::{
     event::SourceRanges,
+    mac,
     model::desired::{Backend, DesiredState},
     snapshot::Attached,
 };
@@ -243,13 +244,12 @@ pub fn nodes(desired: &DesiredState) -> Vec<NodeView> {
 
 pub fn endpoint(name: &str, attached: &Attached) -> EndpointView {
     let endpoint = &attached.endpoint;
-    let mac: Vec<String> = endpoint.mac.iter().map(|byte| format!("{byte:02x}")).collect();
     EndpointView {
         name: name.to_owned(),
         addresses: texts(&endpoint.addresses),
         interface: endpoint.interface.clone(),
         ifindex: endpoint.ifindex,
-        mac: mac.join(":"),
+        mac: mac::text(endpoint.mac),
         labels: attached.labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
         netns: attached.netns.display().to_string(),
     }

@@ -3,14 +3,13 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
-    io::{self, Write},
+    fs, io,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 
-use crate::{model::desired::Endpoint, snapshot::AttachRequest};
+use crate::{model::desired::Endpoint, snapshot::AttachRequest, whole_file};
 
 /// What was asked, and what came of it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -85,16 +84,9 @@ impl EndpointStore {
         (removed, saved)
     }
 
-    /// Written beside, synced, renamed: a crash leaves the old file or the new.
-    ///
     /// # Errors
     /// When the file cannot be written.
     pub fn save(&self) -> io::Result<()> {
-        let draft = self.path.with_extension("json.new");
-        let mut file = File::create(&draft)?;
-        serde_json::to_writer(&file, &self.endpoints)?;
-        file.flush()?;
-        file.sync_data()?;
-        fs::rename(&draft, &self.path)
+        whole_file::write(&self.path, &serde_json::to_vec(&self.endpoints)?, 0o600)
     }
 }

@@ -101,5 +101,5 @@ pub fn compare(joined: &JoinView, inside: &str, previous: Option<&Value>) -> Res
 }
 
 fn gateway_mac() -> String {
-    crate::attach::mac::text(causeway_schema::GATEWAY_MAC)
+    crate::mac::text(causeway_schema::GATEWAY_MAC)
 }

@@ -1,14 +1,11 @@
 //! Do container runtimes find the plugin? The agent puts it where they look, and
 //! beside it the configuration that says that this node can attach containers.
 
-use std::{
-    fs,
-    io::{self, ErrorKind},
-    os::unix::fs::PermissionsExt,
-    path::Path,
-};
+use std::{fs, io, path::Path};
 
 use serde_json::json;
+
+use crate::whole_file;
 
 /// The plugin's name, in configurations too.
 pub const PLUGIN: &str = "causeway-cni";
@@ -59,10 +56,7 @@ pub fn put_configuration(directory: &Path, socket: &Path, state_dir: &Path) -> i
 /// # Errors
 /// When the file cannot be removed.
 pub fn remove_configuration(directory: &Path) -> io::Result<()> {
-    match fs::remove_file(directory.join(CONFIGURATION)) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    whole_file::remove(&directory.join(CONFIGURATION))
 }
 
 /// Whole or not at all: who starts it meanwhile has the old one or the new.
@@ -71,12 +65,7 @@ fn put(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     if fs::read(path).is_ok_and(|there| there == bytes) {
         return Ok(());
     }
-    // Runtimes skip files of other endings.
-    let draft = path.with_extension("causeway-new");
-    let written = fs::write(&draft, bytes)
-        .and_then(|()| fs::set_permissions(&draft, fs::Permissions::from_mode(mode)))
-        .and_then(|()| fs::rename(&draft, path));
-    written.map_err(named)
+    whole_file::write(path, bytes, mode).map_err(named)
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use std::{
 use serde_json::{Value, json};
 
 pub use install::{is_missing, put_configuration, put_plugin, remove_configuration};
-pub use pending::{Pending, forget};
+pub use pending::Pending;
 
 use agent::{Agent, Trouble};
 use answer::Earlier;

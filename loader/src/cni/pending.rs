@@ -2,13 +2,12 @@
 //! in the agent's state directory, until an agent has read it.
 
 use std::{
-    fs,
-    io::{self, Write},
+    fs, io,
     path::{Path, PathBuf},
 };
 
 use super::error::{CniError, Code};
-use crate::snapshot::Attachment;
+use crate::{snapshot::Attachment, whole_file};
 
 pub struct Pending(PathBuf);
 
@@ -17,16 +16,10 @@ impl Pending {
         Self(state_dir.join("cni-pending"))
     }
 
-    /// Whole or not at all: written under another name first.
     pub(super) fn note(&self, attachment: &Attachment) -> Result<(), CniError> {
         let written = || -> io::Result<()> {
             fs::create_dir_all(&self.0)?;
-            let name = name_of(attachment);
-            let draft = self.0.join(format!(".{name}.{}", std::process::id()));
-            let mut file = fs::File::create(&draft)?;
-            file.write_all(&serde_json::to_vec(attachment)?)?;
-            file.sync_data()?;
-            fs::rename(&draft, self.0.join(name))
+            whole_file::write(&self.0.join(name_of(attachment)), &serde_json::to_vec(attachment)?, 0o600)
         };
         written().map_err(|error| {
             let message = format!("no agent answers, and {} cannot be written: {error}", self.0.display());
@@ -39,10 +32,7 @@ impl Pending {
     /// # Errors
     /// When a file cannot be removed.
     pub fn withdraw(&self, attachment: &Attachment) -> io::Result<()> {
-        match fs::remove_file(self.0.join(name_of(attachment))) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        whole_file::remove(&self.0.join(name_of(attachment)))
     }
 
     /// What was noted, and where. Files that cannot be understood are named alone.
@@ -54,9 +44,8 @@ impl Pending {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries?,
         };
-        let is_draft =
-            |path: &PathBuf| path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
-        let paths = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| !is_draft(path));
+        let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        let paths = paths.filter(|path| !whole_file::is_draft(path));
         let read = |path: PathBuf| {
             let attachment = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
             (path, attachment)
@@ -67,12 +56,4 @@ impl Pending {
 
 fn name_of(attachment: &Attachment) -> String {
     format!("{}@{}", attachment.container, attachment.interface)
-}
-
-/// It is done.
-///
-/// # Errors
-/// When the file cannot be removed.
-pub fn forget(path: &Path) -> io::Result<()> {
-    fs::remove_file(path)
 }

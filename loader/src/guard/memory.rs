@@ -12,7 +12,7 @@ use std::{
 use serde::{Deserialize, de::IntoDeserializer};
 
 use super::ward::LEAST;
-use crate::event::Kind;
+use crate::{event::Kind, whole_file};
 
 /// Objects by source and kind.
 pub type Counts = BTreeMap<String, BTreeMap<Kind, usize>>;
@@ -48,8 +48,7 @@ impl Memory {
     }
 
     /// Writes the numbers if they have changed much, or at all when this is the
-    /// last time. Beside the file and renamed, but not synced: maps that are
-    /// worth guarding do not outlive the machine either.
+    /// last time.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -59,9 +58,7 @@ impl Memory {
             return Ok(());
         }
         self.next = Some(now + PACE);
-        let draft = self.path.with_extension("json.new");
-        fs::write(&draft, serde_json::to_vec(&counts)?)?;
-        fs::rename(&draft, &self.path)?;
+        whole_file::write(&self.path, &serde_json::to_vec(&counts)?, 0o600)?;
         self.written = counts;
         Ok(())
     }
@@ -72,10 +69,7 @@ impl Memory {
     /// When the file cannot be removed.
     pub fn forget(&mut self) -> io::Result<()> {
         self.written.clear();
-        match fs::remove_file(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        whole_file::remove(&self.path)
     }
 }
 

@@ -8,7 +8,7 @@ use causeway_schema::{
 };
 
 use super::{Family, Fault, Repair, Step};
-use crate::event::Protocol;
+use crate::{event::Protocol, mac};
 
 /// What is written and where, e.g. `frontends 10.96.0.1:80/TCP: service 3`.
 pub fn describe<A: Family>(step: &Step<A>) -> String {
@@ -25,7 +25,7 @@ pub fn describe<A: Family>(step: &Step<A>) -> String {
             format!("{}, generation {}{affinity}{dsr}{proxy}{silent}", target(row.target), row.generation)
         }
         Step::PutEndpoint { row, .. } => {
-            format!("interface {}, {}, generation {}", row.ifindex, mac(row.mac), row.generation)
+            format!("interface {}, {}, generation {}", row.ifindex, mac::text(row.mac), row.generation)
         }
         Step::PutEndpointKey { hop, .. } => format!("slot {}, generation {}", hop.slot(), hop.generation()),
         Step::PutFrontend { row: Frontend { service: Frontend::WHOLE_ADDRESS, .. }, .. } => {
@@ -155,10 +155,6 @@ fn target(target: Target) -> String {
         port => format!(", port {}", port.get()),
     };
     format!("{:?} of {} from cell {}{port}", target.algorithm(), target.len(), target.base())
-}
-
-fn mac(mac: [u8; 6]) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use crate::{
     attach::{self, Stored},
     cni::{self, Pending},
     ipam::{Holders, Pool, Refusal},
+    mac,
     snapshot::{AttachRequest, Attachment, JoinRefused, JoinRequest, JoinView, KeepRequest, Reply},
 };
 
@@ -123,8 +124,9 @@ impl Agent {
                 }
                 None => Err(format!("{} cannot be understood: remove it", path.display())),
             };
-            let done = left
-                .and_then(|()| cni::forget(&path).map_err(|error| format!("{}: {error}", path.display())));
+            let done = left.and_then(|()| {
+                std::fs::remove_file(&path).map_err(|error| format!("{}: {error}", path.display()))
+            });
             outcome = outcome.and(done);
         }
         self.note(PENDING, outcome);
@@ -174,16 +176,14 @@ impl Agent {
             addresses: request.addresses.clone(),
             gateways: attach::gateways(&request.addresses),
             interface: endpoint.interface.clone(),
-            ifindex: endpoint.ifindex,
-            mac: attach::mac::text(endpoint.mac),
+            mac: mac::text(endpoint.mac),
             mtu: request.mtu.unwrap_or(self.uplink.mtu),
-            netns: request.netns.clone(),
         })
     }
 
     fn addresses_for(&mut self, request: &JoinRequest) -> Result<Vec<IpAddr>, JoinRefused> {
         let pools = self.pools();
-        self.ipam.set_pools(&pools, self.started_at);
+        self.ipam.set_pools(&pools);
         let own = self.uplink.addresses.iter().map(|network| (network.addr(), "the node"));
         let endpoints = self.store.iter().flat_map(|(name, stored)| {
             stored.request.addresses.iter().map(move |address| (*address, name.as_str()))

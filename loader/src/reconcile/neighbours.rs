@@ -14,6 +14,7 @@ use crate::{
     attach::Uplink,
     frame,
     kernel::solicit::Solicitor,
+    mac,
     neighbours::{ROUND, Watch},
     netlink::{Neighbour, Netlink},
 };
@@ -66,7 +67,7 @@ impl Neighbours {
         let now = Instant::now();
         let round = self.watch.round(now, &table);
         for (neighbour, from, to) in &round.moved {
-            tracing::info!(%neighbour, from = %text(*from), to = %text(*to), "another hardware address");
+            tracing::info!(%neighbour, from = %mac::text(*from), to = %mac::text(*to), "another hardware address");
         }
         for neighbour in &round.rest {
             self.netlink.rest_neighbour(ifindex, neighbour).await?;
@@ -128,10 +129,6 @@ fn source(addresses: &[IpNet], neighbour: IpAddr) -> Option<IpAddr> {
     };
     let near = addresses.iter().filter(alike).find(|net| net.contains(&neighbour));
     near.or_else(|| addresses.iter().find(alike)).map(IpNet::addr)
-}
-
-fn text(mac: [u8; 6]) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 #[cfg(test)]

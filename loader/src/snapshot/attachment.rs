@@ -72,12 +72,9 @@ pub struct JoinView {
     pub gateways: Vec<IpAddr>,
     /// The host side.
     pub interface: String,
-    pub ifindex: u32,
     /// The container's side.
     pub mac: String,
     pub mtu: u32,
-    /// Path of its network namespace.
-    pub netns: PathBuf,
 }
 
 /// Why it has got nothing.

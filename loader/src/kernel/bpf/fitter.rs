@@ -13,16 +13,19 @@ use super::{
 
 /// What it takes to attach the programs of one container.
 pub struct Fitter {
-    pub(super) hook: Hook,
-    pub(super) pins: Pins,
+    hook: Hook,
+    pins: Pins,
     /// In the order of [`Attachment::of_container`].
     programs: [OwnedFd; 2],
 }
 
+/// Where, and the links of those that have one.
+type Links = Vec<(Attachment, Option<OwnedFd>)>;
+
 /// Programs that stand at an interface; to be held, or to be forgotten.
 pub struct Fitted {
-    pub(super) links: Vec<(Attachment, Option<OwnedFd>)>,
-    pub(super) pins: Pins,
+    links: Links,
+    pins: Pins,
 }
 
 impl Fitter {
@@ -69,6 +72,14 @@ impl Fitter {
 }
 
 impl Fitted {
+    pub(super) fn new(links: Links, pins: Pins) -> Self {
+        Self { links, pins }
+    }
+
+    pub(super) fn into_links(self) -> Links {
+        self.links
+    }
+
     /// To be called when the interface has gone, and the programs' places with it:
     /// nothing has to be taken off any more, and nobody be waited for.
     ///

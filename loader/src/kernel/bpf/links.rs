@@ -114,13 +114,13 @@ impl Links {
     }
 
     pub(super) fn hold(&mut self, fitted: Fitted) {
-        fitted.links.into_iter().for_each(|(attachment, link)| self.insert(attachment, link));
+        fitted.into_links().into_iter().for_each(|(attachment, link)| self.insert(attachment, link));
     }
 
     /// What stands at an interface is no concern of this any more.
     pub(super) fn let_go(&mut self, ifindex: u32) -> Fitted {
         let links = self.held.extract_if(.., |held, _| held.ifindex == ifindex).collect();
-        Fitted { links, pins: self.pins.clone() }
+        Fitted::new(links, self.pins.clone())
     }
 
     fn insert(&mut self, attachment: Attachment, link: Option<OwnedFd>) {
