@@ -9,14 +9,17 @@ use std::{
 };
 
 /// # Errors
-/// When the directory cannot be written.
+/// When the directory cannot be written; names the file.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let draft = draft(path);
-    let mut file = File::create(&draft)?;
-    file.set_permissions(fs::Permissions::from_mode(mode))?;
-    file.write_all(bytes)?;
-    file.sync_data()?;
-    fs::rename(&draft, path)
+    let written = || {
+        let mut file = File::create(&draft)?;
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        file.write_all(bytes)?;
+        file.sync_data()?;
+        fs::rename(&draft, path)
+    };
+    written().map_err(|error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
 }
 
 /// Removing what is not there succeeds.

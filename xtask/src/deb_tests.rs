@@ -55,6 +55,8 @@ fn a_package_is_installed_used_and_purged() {
     let binary = binary.to_str().unwrap();
     assert!(done(binary, &["version"]).contains(env!("CARGO_PKG_VERSION")));
     assert!(done(binary, &["agent", "--help"]).contains("--kubernetes"));
+    let plugin = inside("usr/lib/cni/causeway-cni");
+    assert!(done(plugin.to_str().unwrap(), &["--version"]).contains(env!("CARGO_PKG_VERSION")));
     for (shell, path) in COMPLETIONS {
         let script = fs::read_to_string(inside(path)).unwrap();
         assert!(script.contains("recreate-maps"), "{shell}: {script}");

@@ -61,11 +61,10 @@ pub fn remove_configuration(directory: &Path) -> io::Result<()> {
 
 /// Whole or not at all: who starts it meanwhile has the old one or the new.
 fn put(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
     if fs::read(path).is_ok_and(|there| there == bytes) {
         return Ok(());
     }
-    whole_file::write(path, bytes, mode).map_err(named)
+    whole_file::write(path, bytes, mode)
 }
 
 #[cfg(test)]

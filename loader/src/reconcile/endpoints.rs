@@ -22,13 +22,17 @@ use crate::{
 const CANCELLED: &str = "it was detached before it stood";
 const STATE: &str = "write the state directory";
 
+fn lasting(message: String) -> JoinRefused {
+    JoinRefused { message, passes: false }
+}
+
 impl Agent {
     /// Begins to wire an endpoint, or to find it wired; who waits hears of it when it
     /// stands, or that nothing is left of it.
     pub fn attach_endpoint(&mut self, request: AttachRequest, waiting: Waiting) {
         let fitter = match self.check_attach(&request) {
             Ok(fitter) => fitter,
-            Err((message, passes)) => return waiting.refuse(message, passes),
+            Err(why) => return waiting.refuse(why),
         };
         let before = self.store.get(&request.name).map(|stored| stored.endpoint.ifindex);
         let work = Work { request, waiting, fresh: before.is_none() };
@@ -36,13 +40,13 @@ impl Agent {
     }
 
     /// Whether it can be begun; why not, and whether that passes.
-    fn check_attach(&self, request: &AttachRequest) -> Result<Fitter, (String, bool)> {
-        let lasting = |message: String| (message, false);
+    fn check_attach(&self, request: &AttachRequest) -> Result<Fitter, JoinRefused> {
         let dataplane = self.dataplane.as_ref().ok_or_else(|| lasting(UNINSTALLED.into()))?;
         attach::validate(request).map_err(|error| lasting(error.to_string()))?;
         let name = &request.name;
         if self.wiring.is_under_way(name) {
-            return Err((format!("endpoint {name} is being attached: try again"), true));
+            let message = format!("endpoint {name} is being attached: try again");
+            return Err(JoinRefused { message, passes: true });
         }
         let stored = self.store.iter().map(|(name, stored)| (name, &stored.endpoint.addresses));
         // Policies are about pods: of two endpoints that are one, but one would have them.
@@ -85,7 +89,7 @@ impl Agent {
         let name = work.request.name.clone();
         let entered = match made {
             Ok((endpoint, fitted)) => self.enter(&work.request, endpoint, fitted).await,
-            Err(message) => Err(message),
+            Err(message) => Err(lasting(message)),
         };
         // A map may have no room for it, or another's row be in its way.
         let objects = host_ports::objects(&work.request);
@@ -97,19 +101,19 @@ impl Agent {
         drop(problems);
         let refused = refused.or_else(|| self.wiring.is_cancelled(&name).then(|| CANCELLED.to_owned()));
         let is_refused = refused.is_some();
-        match refused.or(entered.err()) {
-            Some(message) => self.fail(work, is_refused, message).await,
+        match refused.map(lasting).or(entered.err()) {
+            Some(why) => self.fail(work, is_refused, why).await,
             None => self.wiring.wake(work),
         }
     }
 
     /// It has not come to be; who wants it to go has what he wants.
-    async fn fail(&mut self, work: Work, is_refused: bool, message: String) {
+    async fn fail(&mut self, work: Work, is_refused: bool, why: JoinRefused) {
         let cancelled = self.wiring.end(&work.request.name);
         if work.fresh || is_refused {
             self.give_up(&work.request).await;
         }
-        work.waiting.refuse(message, false);
+        work.waiting.refuse(why);
         for reply in cancelled {
             let _ = reply.send(Ok(true));
         }
@@ -121,7 +125,7 @@ impl Agent {
         let is_cancelled = self.wiring.is_cancelled(&name);
         let failed = if is_cancelled { Err(CANCELLED.to_owned()) } else { awake };
         if let Err(message) = failed {
-            return self.fail(work, is_cancelled, message).await;
+            return self.fail(work, is_cancelled, lasting(message)).await;
         }
         self.wiring.end(&name);
         self.audit_soon();
@@ -160,23 +164,23 @@ impl Agent {
         request: &AttachRequest,
         endpoint: Endpoint,
         fitted: Option<Fitted>,
-    ) -> Result<(), String> {
+    ) -> Result<(), JoinRefused> {
         let Some(dataplane) = &mut self.dataplane else {
             let _ = unmake(self.netlink.clone(), endpoint, fitted).await;
-            return Err(UNINSTALLED.into());
+            return Err(lasting(UNINSTALLED.into()));
         };
         // Held before anything can fail: what is held is looked after.
         match fitted {
             Some(fitted) => dataplane.hold(fitted),
             None => {
                 let mut wanted = Attachment::of_container(endpoint.ifindex, &endpoint.interface).into_iter();
-                wanted.try_for_each(|at| dataplane.attach(at)).map_err(|error| error.to_string())?;
+                wanted.try_for_each(|at| dataplane.attach(at)).map_err(|error| lasting(error.to_string()))?;
             }
         }
         if let Some(before) = self.store.get(&request.name)
             && before.endpoint.ifindex != endpoint.ifindex
         {
-            dataplane.detach(before.endpoint.ifindex).map_err(|error| error.to_string())?;
+            dataplane.detach(before.endpoint.ifindex).map_err(|error| lasting(error.to_string()))?;
         }
         let same = |before: &Stored| {
             (&before.request.addresses, &before.request.labels) == (&request.addresses, &request.labels)
@@ -187,7 +191,9 @@ impl Agent {
             self.tell_host_ports(&before, false).await;
         }
         let stored = Stored { request: request.clone(), endpoint };
-        self.store.insert(stored).map_err(|error| format!("{STATE}: {error}"))?;
+        // There may be room again.
+        let full = |error| JoinRefused { message: format!("{STATE}: {error}"), passes: true };
+        self.store.insert(stored).map_err(full)?;
         // Its rules stand before its first packet can come or go.
         self.tell_endpoint(&request.name);
         self.tell_host_ports(request, true).await;
@@ -195,7 +201,7 @@ impl Agent {
         self.settle_egress().await;
         let leaves = self.check_egress(&request.name, &request.addresses, known);
         self.plan_endpoints();
-        leaves?;
+        leaves.map_err(lasting)?;
         self.keep_routes().await;
         Ok(())
     }

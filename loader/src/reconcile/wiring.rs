@@ -23,10 +23,10 @@ pub enum Waiting {
 
 impl Waiting {
     /// A reply that nobody waits for any more is no error.
-    pub fn refuse(self, message: String, passes: bool) {
+    pub fn refuse(self, why: JoinRefused) {
         match self {
-            Waiting::Attach(reply) => drop(reply.send(Err(message))),
-            Waiting::Join(reply) => drop(reply.send(Err(JoinRefused { message, passes }))),
+            Waiting::Attach(reply) => drop(reply.send(Err(why.message))),
+            Waiting::Join(reply) => drop(reply.send(Err(why))),
         }
     }
 }
