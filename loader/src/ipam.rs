@@ -2,19 +2,20 @@
 //! nobody had a moment ago. Pure: who has which address is told, so that there
 //! is nothing to be leaked.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    ops::RangeInclusive,
-    time::Duration,
-};
+mod supply;
+
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use supply::Supply;
+
 /// How long an address rests after the kernel's maps were read back without it:
 /// what was sent to the one who had it has arrived or is lost by then.
 pub const REST: Duration = Duration::from_secs(5);
+/// How long who asked for an address may take to come with it.
+const RESERVED: Duration = Duration::from_secs(60);
 /// The pool of networks that were given without a name.
 pub const DEFAULT_POOL: &str = "default";
 
@@ -35,6 +36,17 @@ impl Pool {
     pub fn of(networks: Vec<IpNet>) -> Self {
         Self { name: DEFAULT_POOL.into(), networks, exclude: Vec::new() }
     }
+}
+
+/// An address for somebody who is not there yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressRequest {
+    /// The first that has addresses of the family unless given.
+    pub pool: Option<String>,
+    /// A certain one; else the next of the family.
+    pub address: Option<IpAddr>,
+    #[serde(default)]
+    pub ipv6: bool,
 }
 
 /// Whether each has a name of its own, and no address is in two.
@@ -91,16 +103,6 @@ impl Refusal {
 /// Who has which address, and what they are called.
 pub type Holders<'a> = BTreeMap<IpAddr, &'a str>;
 
-/// What one can have of a pool of one family.
-#[derive(Debug, Default)]
-struct Supply {
-    /// In order; numbers of addresses.
-    ranges: Vec<RangeInclusive<u128>>,
-    /// The last that was given: the next one comes after it, so that an address
-    /// rests as long as others last.
-    last: u128,
-}
-
 #[derive(Debug, Default)]
 struct Stock {
     pool: Pool,
@@ -114,13 +116,16 @@ pub struct Ipam {
     stocks: Vec<Stock>,
     /// Freed; since when the maps are known to be without them.
     resting: BTreeMap<IpAddr, Option<Duration>>,
+    /// Given to who is about to come with it, until when. Should the agent die in
+    /// between, who comes finds it free, or is refused.
+    reserved: BTreeMap<IpAddr, Duration>,
 }
 
 impl Ipam {
     /// `seed` says where to begin: an agent that has just started does not know who had
     /// what a moment ago.
     pub fn new(seed: u64) -> Self {
-        Self { seed, stocks: Vec::new(), resting: BTreeMap::new() }
+        Self { seed, stocks: Vec::new(), resting: BTreeMap::new(), reserved: BTreeMap::new() }
     }
 
     /// Takes other pools; what was given stays with who has it.
@@ -151,10 +156,50 @@ impl Ipam {
         asked: &[IpAddr],
         holders: &Holders,
     ) -> Result<Vec<IpAddr>, Refusal> {
-        for (index, address) in asked.iter().enumerate() {
-            if asked[..index].iter().any(|other| other.is_ipv4() == address.is_ipv4()) {
-                return Err(Refusal::Twice(*address));
-            }
+        self.choose_of(&[true, false], pool, asked, holders)
+    }
+
+    /// One address of one family, for who is to [claim](Self::claim) it soon.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn reserve(
+        &mut self,
+        request: &AddressRequest,
+        holders: &Holders,
+        now: Duration,
+    ) -> Result<IpAddr, Refusal> {
+        self.reserved.retain(|_, until| now < *until);
+        let asked: Vec<IpAddr> = request.address.into_iter().collect();
+        let v4 = request.address.map_or(!request.ipv6, |address| address.is_ipv4());
+        let pool = request.pool.as_deref();
+        let chosen = self.choose_of(&[v4], pool, &asked, holders)?;
+        self.reserved.extend(chosen.iter().map(|address| (*address, now + RESERVED)));
+        let none = || Refusal::Empty(pool.unwrap_or(DEFAULT_POOL).to_owned());
+        chosen.into_iter().next().ok_or_else(none)
+    }
+
+    /// It is not needed after all.
+    pub fn release(&mut self, address: IpAddr) {
+        self.reserved.remove(&address);
+    }
+
+    /// Takes what was reserved; what nobody has may be taken, too.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn claim(&mut self, addresses: &[IpAddr], holders: &Holders) -> Result<(), Refusal> {
+        self.check(addresses, holders)?;
+        for address in addresses {
+            self.reserved.remove(address);
+            self.resting.remove(address);
+        }
+        Ok(())
+    }
+
+    /// Whether nobody has any of them, or had a moment ago.
+    fn check(&self, addresses: &[IpAddr], holders: &Holders) -> Result<(), Refusal> {
+        for address in addresses {
             if let Some(holder) = holders.get(address) {
                 return Err(Refusal::Taken(*address, (*holder).to_owned()));
             }
@@ -163,20 +208,45 @@ impl Ipam {
                 return Err(Refusal::Resting(*address));
             }
         }
+        Ok(())
+    }
+
+    fn choose_of(
+        &mut self,
+        families: &[bool],
+        pool: Option<&str>,
+        asked: &[IpAddr],
+        holders: &Holders,
+    ) -> Result<Vec<IpAddr>, Refusal> {
+        for (index, address) in asked.iter().enumerate() {
+            if asked[..index].iter().any(|other| other.is_ipv4() == address.is_ipv4()) {
+                return Err(Refusal::Twice(*address));
+            }
+            if self.reserved.contains_key(address) {
+                return Err(Refusal::Taken(*address, "a container that is about to come".to_owned()));
+            }
+        }
+        self.check(asked, holders)?;
         let stock = self.stock(pool, asked)?;
-        let Self { stocks, resting, .. } = self;
+        let Self { stocks, resting, reserved, .. } = self;
         let stock = &mut stocks[stock];
         let mut chosen = Vec::new();
-        for (supply, v4) in [(&mut stock.v4, true), (&mut stock.v6, false)] {
+        for &v4 in families {
+            let supply = if v4 { &mut stock.v4 } else { &mut stock.v6 };
             if let Some(address) = asked.iter().find(|address| address.is_ipv4() == v4) {
                 chosen.push(*address);
-            } else if !supply.ranges.is_empty() {
-                let is_free = |address| !holders.contains_key(&address) && !resting.contains_key(&address);
-                let found = supply.next(v4, holders.len() + resting.len(), is_free);
+            } else if !supply.is_empty() {
+                let is_free = |address| {
+                    !holders.contains_key(&address)
+                        && !resting.contains_key(&address)
+                        && !reserved.contains_key(&address)
+                };
+                let found = supply.next(v4, holders.len() + resting.len() + reserved.len(), is_free);
                 chosen.push(found.ok_or_else(|| Refusal::Exhausted {
                     pool: stock.pool.name.clone(),
                     family: if v4 { "IPv4" } else { "IPv6" },
-                    taken: holders.keys().filter(|address| supply.has(**address)).count(),
+                    taken:
+                        holders.keys().chain(reserved.keys()).filter(|address| supply.has(**address)).count(),
                     resting: resting.keys().filter(|address| supply.has(**address)).count(),
                 })?);
             }
@@ -221,94 +291,6 @@ impl Ipam {
             since.get_or_insert(now);
         }
     }
-}
-
-impl Supply {
-    fn new(pool: &Pool, v4: bool, seed: u64) -> Self {
-        let of_family = |networks: &[IpNet]| -> Vec<IpNet> {
-            networks.iter().filter(|network| network.addr().is_ipv4() == v4).copied().collect()
-        };
-        let mut ranges: Vec<RangeInclusive<u128>> = IpNet::aggregate(&of_family(&pool.networks))
-            .into_iter()
-            .filter_map(|network| usable(&network))
-            .collect();
-        for excluded in of_family(&pool.exclude) {
-            let (first, last) = (number(excluded.network()), number(excluded.broadcast()));
-            ranges = ranges.into_iter().flat_map(|range| without(&range, first, last)).collect();
-        }
-        let size =
-            ranges.iter().fold(0_u128, |sum, range| sum.saturating_add(range.end() - range.start() + 1));
-        let mut skip = u128::from(seed).checked_rem(size).unwrap_or(0);
-        let mut last = 0;
-        for range in &ranges {
-            let length = range.end() - range.start() + 1;
-            if skip < length {
-                last = range.start() + skip;
-                break;
-            }
-            skip -= length;
-        }
-        Self { ranges, last }
-    }
-
-    fn has(&self, address: IpAddr) -> bool {
-        let v4 = self.ranges.first().is_some_and(|range| *range.end() <= u128::from(u32::MAX));
-        v4 == address.is_ipv4() && self.ranges.iter().any(|range| range.contains(&number(address)))
-    }
-
-    /// The next one that is free, if any of them is; at most `held` are not.
-    fn next(&mut self, v4: bool, held: usize, is_free: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
-        let mut at = self.last;
-        for _ in 0..=held {
-            at = self.after(at)?;
-            let address = address(at, v4);
-            if is_free(address) {
-                self.last = at;
-                return Some(address);
-            }
-        }
-        None
-    }
-
-    /// The one that follows, and the first after the last.
-    fn after(&self, number: u128) -> Option<u128> {
-        let within = self.ranges.iter().find(|range| *range.end() > number);
-        match within {
-            Some(range) => Some(number.saturating_add(1).max(*range.start())),
-            None => self.ranges.first().map(|range| *range.start()),
-        }
-    }
-}
-
-/// But for a network's own address and the one for all of it, where it has such.
-fn usable(network: &IpNet) -> Option<RangeInclusive<u128>> {
-    let (first, last) = (number(network.network()), number(network.broadcast()));
-    let range = match network {
-        IpNet::V4(v4) if v4.prefix_len() < 31 => first + 1..=last - 1,
-        // RFC 4291, 2.6.1: the first is the routers'.
-        IpNet::V6(v6) if v6.prefix_len() < 127 => first + 1..=last,
-        _ => first..=last,
-    };
-    (!range.is_empty()).then_some(range)
-}
-
-/// What is left of a range without the numbers from `first` to `last`.
-fn without(range: &RangeInclusive<u128>, first: u128, last: u128) -> Vec<RangeInclusive<u128>> {
-    let (start, end) = (*range.start(), *range.end());
-    let before = (first > start).then(|| start..=end.min(first.saturating_sub(1)));
-    let after = (last < end).then(|| start.max(last.saturating_add(1))..=end);
-    before.into_iter().chain(after).collect()
-}
-
-fn number(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(v4) => u128::from(v4.to_bits()),
-        IpAddr::V6(v6) => v6.to_bits(),
-    }
-}
-
-fn address(number: u128, v4: bool) -> IpAddr {
-    if v4 { Ipv4Addr::from_bits(number as u32).into() } else { Ipv6Addr::from_bits(number).into() }
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use attachment::{Attachment, HostPort, JoinRefused, JoinRequest, JoinView, KeepRequest};
+pub use attachment::{Attachment, HostPort, JoinRefused, JoinRequest, JoinView, KeepRequest, RuntimeCommand};
 pub use cluster::{ClusterView, Laggard};
 pub use held::HeldView;
 
@@ -217,6 +217,9 @@ pub struct AttachRequest {
     /// Of the node, at which it is reached.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<HostPort>,
+    /// See [`JoinRequest`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub handover: bool,
 }
 
 /// Two who may want to talk.
@@ -356,16 +359,8 @@ pub enum Command {
     Attach(AttachRequest, Reply<Attached>),
     /// Detaching what is not there succeeds with `false`.
     Detach(String, Reply<bool>),
-    /// A container is to get an address and be attached with it.
-    Join(JoinRequest, oneshot::Sender<Result<JoinView, JoinRefused>>),
-    /// It is to go, and its address with it; `false` when there was none.
-    Leave(Attachment, Reply<bool>),
-    /// Whether a container is attached as it was; `None`: it is not known.
-    Look(Attachment, Reply<Option<JoinView>>),
-    /// Whether containers can join.
-    Ready(Reply<()>),
-    /// All others of a network are gone; their names.
-    Keep(KeepRequest, Reply<Vec<String>>),
+    /// What a container runtime asks.
+    Runtime(RuntimeCommand),
     Trace(TraceRequest, Reply<TraceReply>),
     Explain(ExplainRequest, Reply<ExplainReply>),
     Selection(SelectionRequest, Reply<Selection>),

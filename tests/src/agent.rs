@@ -3,25 +3,19 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    os::unix::{net::UnixStream, process::CommandExt},
+    os::unix::net::UnixStream,
     path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::{LazyLock, Mutex, mpsc},
     thread,
     time::{Duration, Instant},
 };
 
 use causeway::snapshot::Status;
-use nix::{
-    sys::{
-        prctl,
-        signal::{Signal, kill},
-    },
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::{
+    child,
     http::get_by,
     pod::{self, Pod},
     scratch::{Dir, PinDir},
@@ -86,7 +80,7 @@ impl Agent {
         };
         command.args(arguments);
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        self.child = Some(spawn(command));
+        self.child = Some(child::spawn(command));
     }
 
     fn by_hand(&self) -> Command {
@@ -141,10 +135,8 @@ impl Agent {
     }
 
     fn end(&mut self, signal: Signal) {
-        if let Some(mut child) = self.child.take() {
-            let _ = kill(Pid::from_raw(child.id() as i32), signal);
-            let _ = child.wait();
-            CHILDREN.lock().unwrap().retain(|&pid| pid != child.id());
+        if let Some(child) = self.child.take() {
+            child::end(child, signal);
         }
     }
 
@@ -310,15 +302,6 @@ impl Drop for Agent {
     }
 }
 
-static CHILDREN: Mutex<Vec<u32>> = Mutex::new(Vec::new());
-
-/// Kills every agent this process started: for an exit in a hurry.
-pub fn kill_all() {
-    for pid in CHILDREN.lock().unwrap().drain(..) {
-        let _ = kill(Pid::from_raw(pid as i32), Signal::SIGKILL);
-    }
-}
-
 /// `$CAUSEWAY_BIN`, or the `causeway` built beside this program.
 pub fn binary() -> PathBuf {
     if let Some(path) = std::env::var_os("CAUSEWAY_BIN") {
@@ -328,30 +311,4 @@ pub fn binary() -> PathBuf {
     // A test lies in `deps`, the demo beside the binary.
     let found = own.ancestors().skip(1).take(2).map(|dir| dir.join("causeway")).find(|path| path.is_file());
     found.unwrap_or_else(|| panic!("no `causeway` near {}: cargo build --release", own.display()))
-}
-
-/// Starts a child that dies with this process, even when that is killed.
-fn spawn(mut command: Command) -> Child {
-    type Order = (Command, mpsc::Sender<std::io::Result<Child>>);
-    // The kernel ties a child's death to the thread that started it: one
-    // thread that lives as long as the process starts them all.
-    static KEEPER: LazyLock<mpsc::Sender<Order>> = LazyLock::new(|| {
-        let (sender, orders) = mpsc::channel::<Order>();
-        thread::spawn(move || {
-            for (mut command, reply) in orders {
-                let _ = reply.send(command.spawn());
-            }
-        });
-        sender
-    });
-    // SAFETY: prctl is async-signal-safe and touches nothing of the parent.
-    unsafe {
-        command.pre_exec(|| prctl::set_pdeathsig(Signal::SIGKILL).map_err(Into::into));
-    }
-    let name = command.get_program().to_owned();
-    let (reply, child) = mpsc::channel();
-    KEEPER.send((command, reply)).unwrap();
-    let child = child.recv().unwrap().unwrap_or_else(|error| panic!("start {}: {error}", name.display()));
-    CHILDREN.lock().unwrap().push(child.id());
-    child
 }

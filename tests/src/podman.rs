@@ -3,20 +3,20 @@
 
 use std::{
     fs,
-    os::unix::fs::symlink,
     path::PathBuf,
     process::{Command, Stdio},
 };
 
 use serde_json::{Value, json};
 
-use crate::{agent, cni::Plugin, scratch::Dir};
+use crate::{
+    agent,
+    cni::Plugin,
+    image::{self, IMAGE},
+    scratch::Dir,
+};
 
-/// Programs of the one image there is.
-const APPLETS: [&str; 6] = ["sh", "cat", "httpd", "ip", "sleep", "wget"];
-const IMAGE: &str = "tools";
 const NETWORK: &str = "causeway";
-const BUSYBOX: [&str; 2] = ["/bin/busybox", "/usr/bin/busybox"];
 
 pub struct Podman {
     dir: Dir,
@@ -43,27 +43,13 @@ impl Podman {
             networks.display()
         );
         fs::write(podman.settings(), settings).unwrap();
-        podman.import();
+        let archive = image::archive(&podman.dir);
+        podman.done(&["import", archive.to_str().unwrap(), IMAGE]);
         podman
     }
 
     fn settings(&self) -> PathBuf {
         self.dir.join("containers.conf")
-    }
-
-    /// An image of busybox alone: none is fetched.
-    fn import(&self) {
-        let bin = self.dir.join("image/bin");
-        fs::create_dir_all(&bin).unwrap();
-        let busybox = BUSYBOX.iter().find(|path| fs::exists(path).unwrap_or(false));
-        let busybox = busybox.expect("no busybox: `cargo xtask setup` installs what is missing");
-        fs::copy(busybox, bin.join("busybox")).unwrap();
-        APPLETS.iter().for_each(|name| symlink("busybox", bin.join(name)).unwrap());
-        let archive = self.dir.join("image.tar");
-        let image = self.dir.join("image");
-        let packed = Command::new("tar").arg("-cf").arg(&archive).arg("-C").arg(&image).arg(".").status();
-        assert!(packed.unwrap().success());
-        self.done(&["import", archive.to_str().unwrap(), IMAGE]);
     }
 
     /// Runs a command in a new container, with more options; what it prints.

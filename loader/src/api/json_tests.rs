@@ -131,9 +131,11 @@ fn every_field_is_documented() {
         ports: vec![HostPort {
             protocol: Protocol::Tcp,
             host: 1,
+            end: Some(1),
             container: 1,
             address: Some([1, 1, 1, 1].into()),
         }],
+        handover: true,
     };
     let values = json!([
         status,

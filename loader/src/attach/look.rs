@@ -14,6 +14,9 @@ pub async fn is_whole(netlink: &Netlink, request: &AttachRequest, endpoint: &End
     let outside = netlink.link(&endpoint.interface).await.map_err(read)?;
     let outside = outside.filter(|link| link.index == endpoint.ifindex);
     let outside = outside.ok_or_else(|| format!("interface {} is gone", endpoint.interface))?;
+    if request.handover {
+        return Ok(());
+    }
     let netns = open(request).map_err(|error| error.to_string())?;
     let inside = request.interface.clone().unwrap_or_else(|| INSIDE.into());
     let name = inside.clone();

@@ -37,6 +37,8 @@ pub fn gateways(addresses: &[IpAddr]) -> Vec<IpAddr> {
     both.into_iter().filter(used).collect()
 }
 
+/// The node's namespace, in which we are.
+const OWN: &str = "/proc/thread-self/ns/net";
 /// The container's interface unless the request says otherwise.
 const INSIDE: &str = "eth0";
 
@@ -123,11 +125,14 @@ pub async fn prepare(
     made
 }
 
-/// Addresses, gateway, up.
+/// Addresses, gateway, up; of what is handed over the runtime sees to that.
 ///
 /// # Errors
 /// Names the step.
 pub async fn activate(request: &AttachRequest) -> Result<(), AttachError> {
+    if request.handover {
+        return Ok(());
+    }
     let step = |step| move |cause| AttachError::Step { endpoint: request.name.clone(), step, cause };
     let inside = request.interface.clone().unwrap_or_else(|| INSIDE.into());
     let addresses = request.addresses.clone();
@@ -166,6 +171,10 @@ pub async fn set_mtu(
 }
 
 async fn set_mtu_inside(request: &AttachRequest, mtu: u32) -> Result<(), AttachError> {
+    // Where it is now, only the runtime knows.
+    if request.handover {
+        return Ok(());
+    }
     let step = |step| move |cause| AttachError::Step { endpoint: request.name.clone(), step, cause };
     let inside = request.interface.clone().unwrap_or_else(|| INSIDE.into());
     let netns = open(request)?;
@@ -221,10 +230,11 @@ fn name_hash(name: &str) -> u64 {
 }
 
 fn open(request: &AttachRequest) -> Result<Netns, AttachError> {
-    Netns::open(&request.netns).map_err(|error| AttachError::Invalid {
+    let netns = if request.handover { OWN.as_ref() } else { request.netns.as_path() };
+    Netns::open(netns).map_err(|error| AttachError::Invalid {
         endpoint: request.name.clone(),
         field: "netns",
-        message: format!("{}: {error}", request.netns.display()),
+        message: format!("{}: {error}", netns.display()),
     })
 }
 

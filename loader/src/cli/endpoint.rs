@@ -69,6 +69,7 @@ pub async fn run(action: Action, socket: &Path, output: Output) -> anyhow::Resul
                 mac,
                 attachment: None,
                 ports: Vec::new(),
+                handover: false,
             };
             let attached: EndpointView = ask(socket, Method::POST, "/v1/endpoints", Some(&request)).await?;
             output.print(&attached, |view| render::endpoints(std::slice::from_ref(view)))

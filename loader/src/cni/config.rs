@@ -93,6 +93,7 @@ impl PortMapping {
             Ok(HostPort {
                 protocol,
                 host: port(self.host_port)?,
+                end: None,
                 container: port(self.container_port)?,
                 address,
             })
@@ -234,6 +235,7 @@ impl NetConf {
             mtu: self.mtu,
             labels: self.labels.clone().into_iter().chain(given).collect(),
             ports: self.ports()?,
+            handover: false,
         })
     }
 

@@ -3,6 +3,8 @@
 
 use serde_json::{Value, json};
 
+use crate::runtime::Trouble;
+
 /// Section "Error" of the specification, and from 100 on our own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
@@ -44,5 +46,23 @@ impl CniError {
     pub fn json(&self, version: &str) -> Value {
         let Self { code, message, details } = self;
         json!({"cniVersion": version, "code": *code as u32, "msg": message, "details": details})
+    }
+}
+
+impl From<Trouble> for CniError {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Away(message) => {
+                Self::new(Code::Later, message).details("start it, or see its log; the runtime may try again")
+            }
+            Trouble::Said { status, message, remedy } => {
+                let code = match status {
+                    404 => Code::UnknownContainer,
+                    503 => Code::Later,
+                    _ => Code::Refused,
+                };
+                Self::new(code, message).details(remedy)
+            }
+        }
     }
 }

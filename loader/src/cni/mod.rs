@@ -4,34 +4,39 @@
 //! and answers in the specification's words. Without a runtime of its own: it is
 //! started for every container, and has nothing to wait for but one answer.
 
-mod agent;
 mod answer;
 mod config;
 mod error;
 mod install;
-mod pending;
 mod question;
 
 use std::{
     io::{self, Read, Write},
     process::ExitCode,
+    time::Duration,
 };
 
 use serde_json::{Value, json};
 
 pub use install::{is_missing, put_configuration, put_plugin, remove_configuration};
-pub use pending::Pending;
 
-use agent::{Agent, Trouble};
 use answer::Earlier;
 use config::NetConf;
 use error::{CniError, Code};
 use question::{Question, Verb};
 
+use crate::{
+    runtime::{Agent, Pending},
+    snapshot::{Attachment, COMMAND_TIMEOUT},
+};
+
 /// Newest last.
 const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 /// Spoken where nobody has said another.
 const NEWEST: &str = "1.1.0";
+
+/// Who can be told later is not waited for longer.
+const BRIEFLY: Duration = Duration::from_secs(2);
 
 /// Answers one question; the process's exit code.
 pub fn main() -> ExitCode {
@@ -91,7 +96,7 @@ fn answer_to(
 }
 
 fn obey(question: &Question, config: &NetConf, version: &str) -> Result<Option<Value>, CniError> {
-    let agent = Agent::new(config.socket());
+    let agent = Agent::new(config.socket(), COMMAND_TIMEOUT, BRIEFLY);
     match question.verb {
         Verb::Version => Ok(None),
         Verb::Add => {
@@ -105,17 +110,33 @@ fn obey(question: &Question, config: &NetConf, version: &str) -> Result<Option<V
             match agent.leave(&attachment) {
                 Ok(()) => {}
                 // The runtime is to go on: whoever is the agent then, does it.
-                Err(Trouble::Said(error)) if error.code != Code::Later => return Err(error),
-                Err(_) => Pending::new(&config.state_dir()).note(&attachment)?,
+                Err(trouble) if !trouble.passes() => return Err(trouble.into()),
+                Err(_) => note(&Pending::new(&config.state_dir()), &attachment)?,
             }
             Ok(None)
         }
         Verb::Check => {
-            let there = agent.look(&config.named(question))?;
+            let there = agent.look(&config.named(question)).map_err(|trouble| match trouble.into() {
+                CniError { code: Code::Refused, message, details } => {
+                    CniError { code: Code::Changed, message, details }
+                }
+                error => error,
+            })?;
             answer::compare(&there, &question.attachment.interface, config.previous.as_ref())?;
             Ok(None)
         }
-        Verb::Gc => agent.keep(&config.keep()).map(|()| None),
-        Verb::Status => agent.ready().map(|()| None),
+        Verb::Gc => Ok(agent.keep(&config.keep()).map(|()| None)?),
+        Verb::Status => match agent.ready() {
+            Ok(()) => Ok(None),
+            Err(trouble) => Err(CniError { code: Code::Unavailable, ..trouble.into() }),
+        },
     }
+}
+
+/// The agent takes it away when it is there.
+fn note(pending: &Pending, attachment: &Attachment) -> Result<(), CniError> {
+    pending.note(attachment).map_err(|error| {
+        let message = format!("no agent answers, and that it is to go cannot be noted: {error}");
+        CniError::new(Code::Later, message).details("start the agent")
+    })
 }

@@ -12,10 +12,13 @@ use tokio::sync::oneshot;
 use super::{agent::Agent, wiring::Waiting};
 use crate::{
     attach::{self, Stored},
-    cni::{self, Pending},
-    ipam::{Holders, Pool, Refusal},
+    cni,
+    ipam::{AddressRequest, Holders, Ipam, Pool, Refusal},
     mac,
-    snapshot::{AttachRequest, Attachment, JoinRefused, JoinRequest, JoinView, KeepRequest, Reply},
+    runtime::Pending,
+    snapshot::{
+        AttachRequest, Attachment, JoinRefused, JoinRequest, JoinView, KeepRequest, Reply, RuntimeCommand,
+    },
 };
 
 const PENDING: &str = "detach what went while no agent was there";
@@ -23,13 +26,36 @@ const PENDING: &str = "detach what went while no agent was there";
 pub const PLUGIN: &str = "put the CNI plugin in place";
 
 impl Agent {
+    pub async fn serve_runtime(&mut self, command: RuntimeCommand) {
+        // A reply that nobody waits for any more is no error.
+        match command {
+            RuntimeCommand::Join(request, reply) => self.join(request, reply).await,
+            RuntimeCommand::Leave(attachment, reply) => self.leave(&attachment, reply).await,
+            RuntimeCommand::Look(attachment, reply) => {
+                let _ = reply.send(self.look(&attachment).await);
+            }
+            RuntimeCommand::Ready(reply) => {
+                let _ = reply.send(self.can_join().map_err(|refused| refused.message));
+            }
+            RuntimeCommand::Keep(request, reply) => {
+                let _ = reply.send(self.keep(request).await);
+            }
+            RuntimeCommand::Pools(reply) => {
+                let _ = reply.send(Ok(self.pools()));
+            }
+            RuntimeCommand::Reserve(request, reply) => {
+                let _ = reply.send(self.reserve(&request));
+            }
+            RuntimeCommand::Release(address, reply) => {
+                self.ipam.release(address);
+                let _ = reply.send(Ok(()));
+            }
+        }
+    }
+
     /// Gives a container an address and attaches it; asked once more for the same,
     /// it says the same.
-    pub async fn join(
-        &mut self,
-        request: JoinRequest,
-        reply: oneshot::Sender<Result<JoinView, JoinRefused>>,
-    ) {
+    async fn join(&mut self, request: JoinRequest, reply: oneshot::Sender<Result<JoinView, JoinRefused>>) {
         match self.ask_for(request).await {
             Ok(request) => self.attach_endpoint(request, Waiting::Join(reply)),
             Err(refused) => drop(reply.send(Err(refused))),
@@ -64,14 +90,14 @@ impl Agent {
             }
         }
         let addresses = self.addresses_for(&request)?;
-        let JoinRequest { attachment, netns, mac, mtu, labels, ports, .. } = request;
+        let JoinRequest { attachment, netns, mac, mtu, labels, ports, handover, .. } = request;
         let interface = Some(attachment.interface.clone());
         let attachment = Some(attachment);
-        Ok(AttachRequest { name, netns, addresses, interface, mtu, labels, mac, attachment, ports })
+        Ok(AttachRequest { name, netns, addresses, interface, mtu, labels, mac, attachment, ports, handover })
     }
 
     /// Takes a container away; false when it is not there.
-    pub async fn leave(&mut self, attachment: &Attachment, reply: Reply<bool>) {
+    async fn leave(&mut self, attachment: &Attachment, reply: Reply<bool>) {
         let stored = self.store.iter().map(|(_, stored)| &stored.request);
         let found = stored.chain(self.wiring.requests()).find(|request| is_of(request, attachment));
         match found.map(|request| request.name.clone()) {
@@ -84,7 +110,7 @@ impl Agent {
     ///
     /// # Errors
     /// In words, what is not.
-    pub async fn look(&self, attachment: &Attachment) -> Result<Option<JoinView>, String> {
+    async fn look(&self, attachment: &Attachment) -> Result<Option<JoinView>, String> {
         let Some(stored) = self.joined(attachment) else { return Ok(None) };
         attach::is_whole(&self.netlink, &stored.request, &stored.endpoint).await?;
         Ok(self.join_view(&stored.request.name))
@@ -94,7 +120,7 @@ impl Agent {
     ///
     /// # Errors
     /// As text for the one who asked; the others are taken away all the same.
-    pub async fn keep(&mut self, request: KeepRequest) -> Result<Vec<String>, String> {
+    async fn keep(&mut self, request: KeepRequest) -> Result<Vec<String>, String> {
         let is_lost = |stored: &&Stored| {
             stored.request.attachment.as_ref().is_some_and(|attachment| {
                 let known = (attachment.container.clone(), attachment.interface.clone());
@@ -184,6 +210,27 @@ impl Agent {
     fn addresses_for(&mut self, request: &JoinRequest) -> Result<Vec<IpAddr>, JoinRefused> {
         let pools = self.pools();
         self.ipam.set_pools(&pools);
+        let chosen = self.with_holders(|ipam, holders| {
+            if !request.handover {
+                return ipam.choose(request.pool.as_deref(), &request.addresses, holders);
+            }
+            ipam.claim(&request.addresses, holders)?;
+            Ok(request.addresses.clone())
+        });
+        chosen.map_err(JoinRefused::from)
+    }
+
+    fn reserve(&mut self, request: &AddressRequest) -> Result<IpAddr, JoinRefused> {
+        self.can_join()?;
+        let pools = self.pools();
+        self.ipam.set_pools(&pools);
+        let now = self.started.elapsed();
+        let reserved = self.with_holders(|ipam, holders| ipam.reserve(request, holders, now));
+        reserved.map_err(JoinRefused::from)
+    }
+
+    /// Asks for addresses, knowing who has which.
+    fn with_holders<T>(&mut self, ask: impl FnOnce(&mut Ipam, &Holders) -> T) -> T {
         let own = self.uplink.addresses.iter().map(|network| (network.addr(), "the node"));
         let endpoints = self.store.iter().flat_map(|(name, stored)| {
             stored.request.addresses.iter().map(move |address| (*address, name.as_str()))
@@ -193,8 +240,7 @@ impl Agent {
             .iter()
             .flat_map(|(name, addresses)| addresses.iter().map(move |address| (*address, name.as_str())));
         let holders: Holders = own.chain(under_way).chain(endpoints).collect();
-        let chosen = self.ipam.choose(request.pool.as_deref(), &request.addresses, &holders);
-        chosen.map_err(|refusal| JoinRefused { passes: refusal.passes(), message: refusal.to_string() })
+        ask(&mut self.ipam, &holders)
     }
 
     /// Those that are configured; else the networks that the cluster has given this
@@ -209,6 +255,12 @@ impl Agent {
             return Vec::new();
         }
         vec![Pool::of(networks)]
+    }
+}
+
+impl From<Refusal> for JoinRefused {
+    fn from(refusal: Refusal) -> Self {
+        Self { passes: refusal.passes(), message: refusal.to_string() }
     }
 }
 

@@ -45,17 +45,7 @@ impl Agent {
             }
             Command::Attach(request, reply) => self.attach_endpoint(request, Waiting::Attach(reply)),
             Command::Detach(name, reply) => self.begin_detach(&name, reply).await,
-            Command::Join(request, reply) => self.join(request, reply).await,
-            Command::Leave(attachment, reply) => self.leave(&attachment, reply).await,
-            Command::Look(attachment, reply) => {
-                let _ = reply.send(self.look(&attachment).await);
-            }
-            Command::Ready(reply) => {
-                let _ = reply.send(self.can_join().map_err(|refused| refused.message));
-            }
-            Command::Keep(request, reply) => {
-                let _ = reply.send(self.keep(request).await);
-            }
+            Command::Runtime(command) => self.serve_runtime(command).await,
             Command::Trace(request, reply) => {
                 let _ = reply.send(self.trace(&request));
             }

@@ -15,7 +15,7 @@ use crate::{
     kernel::bpf::{Attachment, Fitted, Fitter},
     model::desired::Endpoint,
     netlink::Link,
-    snapshot::{AttachRequest, Attached, HostPort, JoinRefused, Reply},
+    snapshot::{AttachRequest, Attached, JoinRefused, Reply},
 };
 
 /// To whoever waits for what somebody else has taken away.
@@ -64,7 +64,7 @@ impl Agent {
             }
         }
         for (index, port) in request.ports.iter().enumerate() {
-            let at = format!("endpoint {name}: ports: {}/{}", port.host, port.protocol);
+            let at = format!("endpoint {name}: ports: {port}");
             if request.ports[..index].iter().any(|other| port.clashes(other)) {
                 return Err(lasting(format!("{at} is there twice")));
             }
@@ -75,10 +75,8 @@ impl Agent {
             }
         }
         let held = self.host_port_holder(&request.ports).filter(|(holder, _)| holder != name);
-        if let Some((holder, HostPort { host, protocol, .. })) = held {
-            return Err(lasting(format!(
-                "endpoint {name}: ports: {host}/{protocol} belongs to endpoint {holder}"
-            )));
+        if let Some((holder, port)) = held {
+            return Err(lasting(format!("endpoint {name}: ports: {port} belongs to endpoint {holder}")));
         }
         self.check_network(request).map_err(lasting)?;
         dataplane.fitter().map_err(|error| lasting(error.to_string()))

@@ -105,7 +105,7 @@ fn service(request: &AttachRequest, port: &HostPort) -> ServiceObject {
         Some(named) => vec![named],
         None => everywhere.into_iter().filter(|address| has(address.is_ipv4())).collect(),
     };
-    let (protocol, port) = (port.protocol, port.host);
-    let port = ServicePort { name: "".into(), protocol, port, end_port: port, node_port: 0, unlisted: false };
+    let (protocol, end_port, port) = (port.protocol, port.last(), port.host);
+    let port = ServicePort { name: "".into(), protocol, port, end_port, node_port: 0, unlisted: false };
     ServiceObject { addresses, cluster: 0, ports: vec![port], options: None }
 }

@@ -1,10 +1,15 @@
 //! What does a container runtime ask of the node, and what is it told?
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 
-use crate::event::Protocol;
+use super::Reply;
+use crate::{
+    event::Protocol,
+    ipam::{AddressRequest, Pool},
+};
 
 /// An interface of a container, in a runtime's own words.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -18,17 +23,33 @@ pub struct Attachment {
     pub network: String,
 }
 
-/// A port of the node at which a container is reached.
+/// A port of the node, or several that follow one another, at which a container is
+/// reached.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostPort {
     pub protocol: Protocol,
     /// 1 to 65535.
     pub host: u16,
+    /// The last of a range that begins with it; each of the container's ports is as
+    /// far from its first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<u16>,
     /// 1 to 65535.
     pub container: u16,
     /// One address of the node; all of them unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<IpAddr>,
+}
+
+/// `80/TCP`, `8000-8010/UDP`.
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, end, protocol, .. } = self;
+        match end {
+            Some(end) => write!(f, "{host}-{end}/{protocol}"),
+            None => write!(f, "{host}/{protocol}"),
+        }
+    }
 }
 
 impl HostPort {
@@ -38,7 +59,11 @@ impl HostPort {
             (Some(one), Some(another)) => one == another,
             _ => true,
         };
-        meet && (self.protocol, self.host) == (other.protocol, other.host)
+        meet && self.protocol == other.protocol && self.host <= other.last() && other.host <= self.last()
+    }
+
+    pub fn last(&self) -> u16 {
+        self.end.unwrap_or(self.host)
     }
 }
 
@@ -60,6 +85,11 @@ pub struct JoinRequest {
     pub labels: BTreeMap<String, String>,
     #[serde(default)]
     pub ports: Vec<HostPort>,
+    /// The runtime takes the interface where it is to be, and gives it its addresses:
+    /// it is left in the node's namespace under the attachment's name, with exactly
+    /// these addresses.
+    #[serde(default)]
+    pub handover: bool,
 }
 
 /// What a container has got.
@@ -91,4 +121,24 @@ pub struct KeepRequest {
     pub network: String,
     /// Container and interface.
     pub attachments: Vec<(String, String)>,
+}
+
+/// To the agent's loop.
+pub enum RuntimeCommand {
+    /// A container is to get an address and be attached with it.
+    Join(JoinRequest, oneshot::Sender<Result<JoinView, JoinRefused>>),
+    /// It is to go, and its address with it; `false` when there was none.
+    Leave(Attachment, Reply<bool>),
+    /// Whether a container is attached as it was; `None`: it is not known.
+    Look(Attachment, Reply<Option<JoinView>>),
+    /// Whether containers can join.
+    Ready(Reply<()>),
+    /// All others of a network are gone; their names.
+    Keep(KeepRequest, Reply<Vec<String>>),
+    /// What addresses are taken of.
+    Pools(Reply<Vec<Pool>>),
+    /// An address for who is about to join with it.
+    Reserve(AddressRequest, oneshot::Sender<Result<IpAddr, JoinRefused>>),
+    /// It is not needed after all; one that an endpoint has stays with it.
+    Release(IpAddr, Reply<()>),
 }

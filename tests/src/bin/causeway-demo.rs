@@ -11,8 +11,9 @@ use std::{
 };
 
 use causeway_testkit::{
-    agent::{self, Agent},
+    agent::Agent,
     apiserver::ApiServer,
+    child,
     client::{Report, first_answer, requests},
     load::{ConnectLoad, LoadReport},
     manifest::{Port, Service},
@@ -381,7 +382,7 @@ fn clear_up_when_interrupted() {
     }
     thread::spawn(move || {
         if signals.wait().is_ok() {
-            agent::kill_all();
+            child::kill_all();
             scratch::clear_own();
             eprintln!("\ninterrupted; cleared up");
             std::process::exit(130);

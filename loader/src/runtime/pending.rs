@@ -6,7 +6,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::error::{CniError, Code};
 use crate::{snapshot::Attachment, whole_file};
 
 pub struct Pending(PathBuf);
@@ -16,15 +15,12 @@ impl Pending {
         Self(state_dir.join("cni-pending"))
     }
 
-    pub(super) fn note(&self, attachment: &Attachment) -> Result<(), CniError> {
-        let written = || -> io::Result<()> {
-            fs::create_dir_all(&self.0)?;
-            whole_file::write(&self.0.join(name_of(attachment)), &serde_json::to_vec(attachment)?, 0o600)
-        };
-        written().map_err(|error| {
-            let message = format!("no agent answers, and {} cannot be written: {error}", self.0.display());
-            CniError::new(Code::Later, message).details("start the agent")
-        })
+    /// # Errors
+    /// When the directory cannot be written.
+    pub fn note(&self, attachment: &Attachment) -> io::Result<()> {
+        fs::create_dir_all(&self.0)
+            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", self.0.display())))?;
+        whole_file::write(&self.0.join(name_of(attachment)), &serde_json::to_vec(attachment)?, 0o600)
     }
 
     /// What was noted of this container holds no more: it has come again.

@@ -1,0 +1,136 @@
+//! What does Docker ask for a container, and what is it told? A small program that
+//! is always there: Docker waits long for a driver that does not answer, so this
+//! one does, within a second, whatever the agent is about. It keeps no more than
+//! which networks there are; addresses and endpoints are the agent's.
+
+mod driver;
+mod networks;
+mod ports;
+mod words;
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context;
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::State,
+    http::{StatusCode, Uri},
+};
+use clap::Parser;
+use serde_json::{Value, json};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    signal::unix::{SignalKind, signal},
+};
+
+pub use driver::name_of;
+
+use crate::{
+    config::{DEFAULT_SOCKET, DEFAULT_STATE_DIR},
+    runtime::Agent,
+    snapshot::COMMAND_TIMEOUT,
+};
+use driver::Driver;
+
+/// Of Docker's containers, in policies.
+pub const NAMESPACE: &str = "docker";
+/// How long it takes to find out that nobody is there.
+const BRIEFLY: Duration = Duration::from_millis(500);
+
+/// The network and IPAM driver of Docker: asks the agent of this node. The driver's
+/// name is that of its socket.
+#[derive(Parser)]
+#[command(name = "causeway-docker", version)]
+struct Arguments {
+    /// Where Docker finds it.
+    #[arg(
+        long,
+        env = "CAUSEWAY_DOCKER_PLUGIN",
+        value_name = "FILE",
+        default_value = "/run/docker/plugins/causeway.sock"
+    )]
+    plugin: PathBuf,
+    /// The agent's.
+    #[arg(long, env = "CAUSEWAY_SOCKET", value_name = "FILE", default_value = DEFAULT_SOCKET)]
+    socket: PathBuf,
+    /// The agent's, in which Docker's networks are remembered as well.
+    #[arg(long, env = "CAUSEWAY_STATE_DIR", value_name = "DIR", default_value = DEFAULT_STATE_DIR)]
+    state_dir: PathBuf,
+}
+
+/// Runs until told to stop.
+pub fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
+    let agent = Agent::new(arguments.socket.clone(), COMMAND_TIMEOUT, BRIEFLY);
+    let state_dir = &arguments.state_dir;
+    let driver = Driver::new(agent, state_dir)
+        .with_context(|| format!("{}: the networks that Docker has made", state_dir.display()))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let ended = runtime.block_on(serve(&arguments.plugin, Arc::new(driver)));
+    // Answers that are still under way are to nobody.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn serve(plugin: &Path, driver: Arc<Driver>) -> anyhow::Result<()> {
+    let listener = listen(plugin).await.with_context(|| format!("listen at {}", plugin.display()))?;
+    let router = Router::new().fallback(call).with_state(driver);
+    let (mut terminated, mut interrupted) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let told = async move {
+        tokio::select! { _ = terminated.recv() => (), _ = interrupted.recv() => () }
+    };
+    tracing::info!(plugin = %plugin.display(), "Docker is answered");
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    tokio::select! {
+        served = async { axum::serve(listener, router).await } => served?,
+        () = told => {}
+    }
+    // Docker knows at once that there is no such driver.
+    let _ = fs::remove_file(plugin);
+    Ok(())
+}
+
+/// In place of one that has died; not of one that answers.
+async fn listen(plugin: &Path) -> anyhow::Result<UnixListener> {
+    anyhow::ensure!(UnixStream::connect(plugin).await.is_err(), "somebody answers there already");
+    if let Some(dir) = plugin.parent() {
+        fs::create_dir_all(dir)?;
+    }
+    crate::whole_file::remove(plugin)?;
+    let listener = UnixListener::bind(plugin)?;
+    fs::set_permissions(plugin, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+async fn call(State(driver): State<Arc<Driver>>, uri: Uri, body: Bytes) -> (StatusCode, Json<Value>) {
+    let method = uri.path().trim_start_matches('/').to_owned();
+    let name = method.clone();
+    // It waits for the agent; others are answered meanwhile.
+    let answer = tokio::task::spawn_blocking(move || driver.call(&method, &body)).await;
+    match answer.unwrap_or_else(|error| Err(format!("the answer was lost: {error}"))) {
+        Ok(answer) => (StatusCode::OK, Json(answer)),
+        Err(message) => {
+            tracing::warn!(call = %name, %message, "refused");
+            (StatusCode::INTERNAL_SERVER_ERROR, Json(json!({"Err": message})))
+        }
+    }
+}
