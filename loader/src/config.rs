@@ -35,6 +35,8 @@ pub struct AgentConfig {
     pub manifests: Option<PathBuf>,
     /// The API server, where it is a source.
     pub kubernetes: Option<Access>,
+    /// Where the Docker engine answers, where it is a source.
+    pub docker: Option<String>,
     /// Of the Leases by which agents tell one another how far they are; `None`: they
     /// do not.
     pub lease_namespace: Option<String>,
@@ -100,6 +102,7 @@ pub struct Settings {
     pub kubernetes: Option<bool>,
     pub kubeconfig: Option<PathBuf>,
     pub kubernetes_server: Option<String>,
+    pub docker: Option<String>,
     pub lease_namespace: Option<String>,
     pub events: Option<bool>,
     pub uplink: Option<String>,
@@ -192,6 +195,7 @@ impl Settings {
             node,
             manifests,
             kubernetes,
+            docker: self.docker.or(file.docker).filter(|host| !host.is_empty()),
             lease_namespace: (!namespace.is_empty()).then_some(namespace),
             events: self.events.or(file.events).unwrap_or(true),
             uplink: self.uplink.or(file.uplink),

@@ -1,6 +1,7 @@
 //! What does a provider say? Validated objects, in batches, with the place
 //! each came from. Past this type nothing is "maybe valid".
 
+pub mod container;
 pub mod egress;
 pub mod label;
 pub mod marks;

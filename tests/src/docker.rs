@@ -79,7 +79,7 @@ impl Docker {
         only_child(self.holder.as_ref().unwrap().id()).unwrap_or(0)
     }
 
-    pub fn start_driver(&mut self) {
+    fn start_driver(&mut self) {
         let mut command = Command::new(agent::binary().with_file_name("causeway-docker"));
         command.args(&self.arguments);
         let log = fs::File::options().create(true).append(true).open(self.dir.join("driver.log")).unwrap();
@@ -87,6 +87,12 @@ impl Docker {
         self.driver = Some(child::spawn(command));
         let socket = self.dir.join("run/plugins/causeway.sock");
         until("the driver", PATIENCE, || std::os::unix::net::UnixStream::connect(&socket).ok());
+    }
+
+    /// Kills the driver, and starts it anew.
+    pub fn restart_driver(&mut self) {
+        self.driver.take().into_iter().for_each(|driver| child::end(driver, Signal::SIGKILL));
+        self.start_driver();
     }
 
     /// Starts the engine, and waits until it answers.
@@ -140,7 +146,8 @@ impl Docker {
     }
 
     pub fn try_done(&self, arguments: &[&str]) -> (bool, String) {
-        let mut command = Command::new("docker");
+        // The engine's own client, whatever else is called so.
+        let mut command = Command::new("/usr/bin/docker");
         command.args(["--host", &self.host()]).args(arguments).stdin(Stdio::null());
         let output = command.env("DOCKER_CONFIG", self.dir.join("cli")).output();
         let output =

@@ -54,9 +54,15 @@ impl Podman {
 
     /// Runs a command in a new container, with more options; what it prints.
     pub fn run(&self, options: &[&str], command: &[&str]) -> String {
+        let (success, said) = self.try_run(options, command);
+        assert!(success, "podman run {options:?} {command:?}: {said}");
+        said.trim().to_owned()
+    }
+
+    pub fn try_run(&self, options: &[&str], command: &[&str]) -> (bool, String) {
         // The machine's own limits may be lower than podman's.
         let limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"];
-        self.done(&[&["run"][..], &limits, options, &[IMAGE], command].concat())
+        self.try_done(&[&["run"][..], &limits, options, &[IMAGE], command].concat())
     }
 
     /// Of a container that runs.

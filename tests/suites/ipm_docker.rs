@@ -1,39 +1,324 @@
-//! IPM-02: do containers of a real Docker engine get their network from us?
+//! IPM-02, SRC-02, POL-11: do containers of a real Docker engine get their network
+//! from us, serve by their labels, and keep to policies?
 
-use causeway_testkit::{
-    docker::Docker,
-    http::get,
-    topology::{Cluster, PATIENCE, node_address},
-    until::until,
+use std::{
+    fs,
+    net::SocketAddr,
+    time::{Duration, Instant},
 };
 
-/// A web server that says a word.
-pub const SERVE: &str =
-    "busybox mkdir -p /www; echo it-is-the-server > /www/name; exec httpd -f -p 8080 -h /www";
+use causeway_testkit::{
+    cni::Plugin,
+    docker::Docker,
+    http::get,
+    podman::Podman,
+    topology::{Cluster, PATIENCE, node_address, node_address6, vip},
+    until::until,
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
 
-fn endpoints(cluster: &Cluster) -> usize {
-    cluster.nodes[0].agent().ask(&["show", "endpoints"]).as_array().unwrap().len()
+/// Docker waits no longer for us, whatever the agent is about.
+const ANSWERED: Duration = Duration::from_secs(1);
+
+/// A web server that says its name.
+fn web(name: &str) -> String {
+    format!("busybox mkdir -p /www; echo {name} > /www/name; exec httpd -f -p 8080 -h /www")
+}
+
+/// A node whose agent knows the engine, and a network of both families.
+fn rig() -> (Cluster, Docker) {
+    let mut cluster = Cluster::dual(1);
+    cluster.wait_converged();
+    let docker = Docker::new(&cluster.nodes[0]);
+    listen(&mut cluster, &docker);
+    // With a network by name: Docker takes addresses that are asked for in such alone.
+    network(&docker, "blue", &["--subnet", &cluster.nodes[0].pod_cidr()]);
+    (cluster, docker)
+}
+
+/// Starts the agent anew, as one that watches the engine.
+fn listen(cluster: &mut Cluster, docker: &Docker) {
+    let agent = cluster.nodes[0].agent_mut();
+    agent.stop();
+    agent.restart_with(&["--docker", &docker.host()]);
+    agent.wait_up(PATIENCE);
+    cluster.wait_converged();
+}
+
+fn network(docker: &Docker, name: &str, options: &[&str]) {
+    let create = ["network", "create", "--driver", "causeway", "--ipam-driver", "causeway", "--ipv6"];
+    docker.done(&[&create[..], options, &[name]].concat());
+}
+
+fn serve(docker: &Docker, name: &str, options: &[&str]) -> [String; 2] {
+    let usual = ["--detach", "--name", name, "--network", "blue"];
+    docker.run(&[&usual[..], options].concat(), &["sh", "-c", &web(name)]);
+    addresses(docker, name)
+}
+
+fn addresses(docker: &Docker, name: &str) -> [String; 2] {
+    ["IPAddress", "GlobalIPv6Address"].map(|field| {
+        let format = format!("{{{{range .NetworkSettings.Networks}}}}{{{{.{field}}}}}{{{{end}}}}");
+        docker.done(&["inspect", name, "--format", &format])
+    })
+}
+
+/// What a new container hears there, if anything in two seconds.
+fn hears(docker: &Docker, options: &[&str], to: &str) -> Option<String> {
+    let fetch = format!("busybox timeout 2 wget -q -O - http://{to}/name; exit $?");
+    let run = [&["run", "--rm", "--network", "blue"][..], options, &["tools", "sh", "-c", &fetch]].concat();
+    let (success, said) = docker.try_done(&run);
+    success.then(|| said.trim().to_owned())
+}
+
+fn endpoints(cluster: &Cluster) -> Vec<Value> {
+    cluster.nodes[0].agent().ask(&["show", "endpoints"]).as_array().unwrap().clone()
+}
+
+fn nobody_is_left(cluster: &Cluster) {
+    until("nobody left", PATIENCE, || endpoints(cluster).is_empty().then_some(()));
+    let links = cluster.nodes[0].netns.ip("-o link show");
+    let ours =
+        |line: &&str| line.split(": ").nth(1).is_some_and(|n| n.starts_with("cw") || n.starts_with("ci"));
+    assert_eq!(links.lines().find(ours), None);
 }
 
 #[test]
-fn containers_of_docker_talk_and_go() {
-    let cluster = Cluster::dual(1);
-    cluster.wait_converged();
-    let docker = Docker::new(&cluster.nodes[0]);
-    docker.done(&["network", "create", "--driver", "causeway", "--ipam-driver", "causeway", "blue"]);
-    docker.run(
-        &["--detach", "--name", "server", "--network", "blue", "--publish", "82:8080"],
-        &["sh", "-c", SERVE],
+fn containers_talk_over_both_families_and_go() {
+    let (cluster, docker) = rig();
+    let [v4, v6] = serve(&docker, "server", &["--publish", "82:8080"]);
+    for to in [format!("{v4}:8080"), format!("[{v6}]:8080")] {
+        assert_eq!(hears(&docker, &[], &to).as_deref(), Some("server"), "{to}");
+    }
+    let at: [SocketAddr; 2] =
+        [SocketAddr::from((node_address(0), 82)), SocketAddr::from((node_address6(0), 82))];
+    for to in at {
+        for from in [&cluster.outside, &cluster.nodes[0].netns] {
+            assert_eq!(from.run(|| get(to, "/name")).unwrap().body.trim(), "server", "{to}");
+        }
+    }
+    // As people call it.
+    let labels = until("its name", PATIENCE, || {
+        Some(endpoints(&cluster)[0]["labels"].clone()).filter(|l| l.is_object())
+    });
+    assert_eq!(
+        (&labels["causeway.io/container"], &labels["causeway.io/docker-network"]),
+        (&"server".into(), &"blue".into())
     );
-    let format = "{{.NetworkSettings.Networks.blue.IPAddress}}";
-    let address = docker.done(&["inspect", "server", "--format", format]);
-    let to = format!("http://{address}:8080/name");
-    let said = docker.run(&["--rm", "--network", "blue"], &["wget", "-q", "-O", "-", &to]);
-    assert_eq!(said, "it-is-the-server");
-    let published = cluster.outside.run(|| get((node_address(0), 82), "/name")).unwrap();
-    assert_eq!((published.status, published.body.trim()), (200, "it-is-the-server"));
-    until("the server alone", PATIENCE, || (endpoints(&cluster) == 1).then_some(()));
-    docker.remove("server");
-    assert_eq!(endpoints(&cluster), 0);
+    // The one asked for, and the same again when it is started again.
+    let fixed = ["--ip", "10.244.0.77", "--mac-address", "02:aa:bb:cc:dd:ee"];
+    docker.run(
+        &[&["--detach", "--name", "fixed", "--network", "blue"][..], &fixed].concat(),
+        &["sleep", "600"],
+    );
+    docker.done(&["restart", "--time", "0", "fixed"]);
+    let said = docker.exec("fixed", &["ip", "address", "show", "eth0"]);
+    assert!(said.contains("10.244.0.77/32") && said.contains("02:aa:bb:cc:dd:ee"), "{said}");
+    ["server", "fixed"].iter().for_each(|name| docker.remove(name));
+    nobody_is_left(&cluster);
     docker.done(&["network", "rm", "blue"]);
+}
+
+#[test]
+fn a_label_makes_a_service() {
+    let (cluster, docker) = rig();
+    let frontend = format!("{}:80>8080", vip(1));
+    let label = format!("causeway.io/vip={frontend}");
+    let at = vip(1).to_string();
+    let answer =
+        || cluster.outside.run(|| get((vip(1), 80), "/name")).ok().map(|said| said.body.trim().to_owned());
+    let heard = |name: &str| until(name, PATIENCE, || answer().filter(|said| said == name));
+    serve(&docker, "one", &["--label", &label]);
+    heard("one");
+    assert_eq!(hears(&docker, &[], &at).as_deref(), Some("one"));
+    serve(&docker, "two", &["--label", &label]);
+    heard("two");
+    // One that is stopped is no backend; nobody is sent to it any more.
+    docker.done(&["stop", "--time", "0", "two"]);
+    cluster.wait_converged();
+    for _ in 0..20 {
+        assert_eq!(answer().as_deref(), Some("one"));
+    }
+    docker.done(&["start", "two"]);
+    heard("two");
+    // What is wrong is said, and the others are served.
+    docker.run(
+        &["--detach", "--name", "odd", "--network", "blue", "--label", "causeway.io/vip=here"],
+        &["sleep", "600"],
+    );
+    let problems = until("a problem", PATIENCE, || {
+        Some(cluster.nodes[0].agent().status().problems).filter(|problems| !problems.is_empty())
+    });
+    assert!(problems[0].to_string().contains("container odd: labels[causeway.io/vip]"), "{}", problems[0]);
+    ["one", "two"].iter().for_each(|name| docker.remove(name));
+    until("no service", PATIENCE, || answer().is_none().then_some(()));
+}
+
+#[test]
+fn policies_know_containers_by_their_labels() {
+    let (cluster, docker) = rig();
+    cluster.manifests().write(
+        "guard.yaml",
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: guard, namespace: docker}\nspec:\n  \
+         podSelector: {matchLabels: {app: web}}\n  ingress:\n  - from:\n    - podSelector: {matchLabels: {app: friend}}\n",
+    );
+    let [address, _] = serve(&docker, "server", &["--label", "app=web"]);
+    let to = format!("{address}:8080");
+    // Its rules stand before its first packet: nothing is waited for.
+    for _ in 0..3 {
+        assert_eq!(hears(&docker, &["--label", "app=friend"], &to).as_deref(), Some("server"));
+        assert_eq!(hears(&docker, &["--label", "app=stranger"], &to), None);
+    }
+    // Containers of another runtime, attached by the plugin, are under the same policy.
+    let podman = Podman::new(&Plugin::of(&cluster.nodes[0]), &[]);
+    let fetch = format!("busybox timeout 2 wget -q -O - http://{to}/name; exit $?");
+    let asks = || podman.try_run(&["--rm"], &["sh", "-c", &fetch]);
+    let (success, said) = asks();
+    // Its time is over, and nothing else is wrong.
+    assert!(!success && said.trim() == "Terminated", "{said}");
+    cluster.manifests().remove("guard.yaml");
+    until("no policy", PATIENCE, || (asks().1.trim() == "server").then_some(()));
+}
+
+#[test]
+fn who_may_not_be_in_a_network_is_refused_with_the_reason() {
+    let (cluster, docker) = rig();
+    cluster.manifests().write(
+        "red.yaml",
+        "apiVersion: causeway.io/v1alpha1\nkind: VirtualNetwork\nmetadata: {name: red}\nspec:\n  \
+         members: {pods: {podSelector: {matchLabels: {team: red}}}}\n",
+    );
+    cluster.wait_converged();
+    network(&docker, "red", &["--opt", "network=red"]);
+    let run = |options: &str| {
+        let words = ["run", "--rm", "--network", options, "tools", "cat", "/proc/sys/kernel/hostname"];
+        docker.timed(&words)
+    };
+    let (success, said, _) = run("name=red,driver-opt=label.team=red");
+    assert!(success, "{said}");
+    for stranger in ["red", "name=red,driver-opt=label.team=blue"] {
+        let (success, said, _) = run(stranger);
+        assert!(!success && said.contains("may not be in VirtualNetwork red: its members are"), "{said}");
+    }
+    nobody_is_left(&cluster);
+    let refused = |arguments: &[&str], words: &str| {
+        let (success, said) =
+            docker.try_done(&[&["network", "create", "--driver", "causeway"], arguments].concat());
+        assert!(!success && said.contains(words), "{said}");
+    };
+    refused(&["other"], "are not routed here");
+    refused(&["--ipam-driver", "causeway", "--opt", "color=red", "other"], "option color is not known");
+    refused(
+        &["--ipam-driver", "causeway", "--subnet", "10.99.0.0/16", "other"],
+        "the agent has 10.244.0.0/24",
+    );
+}
+
+#[test]
+fn docker_is_answered_whatever_becomes_of_the_agent() {
+    let (mut cluster, docker) = rig();
+    for name in ["stays", "goes", "late"] {
+        serve(&docker, name, &[]);
+    }
+    let [stays, _] = addresses(&docker, "stays");
+    let to = format!("{stays}:8080");
+    let talks = |cluster: &Cluster| {
+        cluster.nodes[0].netns.run(|| get(to.parse::<SocketAddr>().unwrap(), "/name").is_ok())
+    };
+    let quick = |arguments: &[&str], works: bool, words: &str| {
+        let (success, said, took) = docker.timed(arguments);
+        assert!(success == works && said.contains(words), "{arguments:?}: {said}");
+        // What the engine and its runtime take beside.
+        assert!(took < ANSWERED + Duration::from_secs(1), "{arguments:?}: {took:?}: {said}");
+    };
+    let run = ["run", "--rm", "--network", "blue", "tools", "sleep", "0"];
+    // Stopped: it holds its socket, and says nothing.
+    let pid = Pid::from_raw(cluster.nodes[0].agent().pid() as i32);
+    kill(pid, Signal::SIGSTOP).unwrap();
+    quick(&run, false, "does not answer within");
+    quick(&["stop", "--time", "0", "goes"], true, "goes");
+    assert!(talks(&cluster));
+    kill(pid, Signal::SIGCONT).unwrap();
+    until("the one that went", PATIENCE, || (endpoints(&cluster).len() == 2).then_some(()));
+    // Dead.
+    cluster.nodes[0].agent_mut().kill9();
+    quick(&run, false, "no agent answers at");
+    quick(&["rm", "--force", "late"], true, "late");
+    network_goes_and_comes(&docker);
+    assert!(talks(&cluster));
+    cluster.nodes[0].agent_mut().restart_with(&["--docker", &docker.host()]);
+    cluster.nodes[0].agent().wait_up(PATIENCE);
+    until("the late one", PATIENCE, || (endpoints(&cluster).len() == 1).then_some(()));
+    // No room to write anything down.
+    let state = cluster.nodes[0].agent().state_dir();
+    let aside = state.with_file_name("aside");
+    fs::rename(&state, &aside).unwrap();
+    fs::write(&state, "").unwrap();
+    quick(&run, false, "write the state directory");
+    assert!(talks(&cluster));
+    fs::remove_file(&state).unwrap();
+    fs::rename(&aside, &state).unwrap();
+    until("one more", PATIENCE, || docker.try_done(&run).0.then_some(()));
+    docker.remove("stays");
+    docker.remove("goes");
+    nobody_is_left(&cluster);
+}
+
+/// Without an agent, networks go; they cannot come.
+fn network_goes_and_comes(docker: &Docker) {
+    let create = ["network", "create", "--driver", "causeway", "--ipam-driver", "causeway", "green"];
+    let (success, said, took) = docker.timed(&create);
+    assert!(!success && said.contains("no agent answers at") && took < ANSWERED, "{took:?} {said}");
+}
+
+#[test]
+fn containers_outlive_the_engine_and_the_driver() {
+    let (mut cluster, mut docker) = rig();
+    let label = format!("causeway.io/vip={}:80>8080", vip(1));
+    serve(&docker, "server", &["--label", &label]);
+    let answers = |cluster: &Cluster| cluster.outside.run(|| get((vip(1), 80), "/name")).is_ok();
+    until("served", PATIENCE, || answers(&cluster).then_some(()));
+    docker.stop();
+    assert!(answers(&cluster), "without the engine");
+    // An agent that starts without it keeps what it finds.
+    listen_without_waiting(&mut cluster, &docker);
+    assert!(answers(&cluster), "with another agent");
+    docker.start();
+    cluster.wait_converged();
+    assert!(answers(&cluster), "with the engine again");
+    docker.restart_driver();
+    assert_eq!(hears(&docker, &[], &vip(1).to_string()).as_deref(), Some("server"));
+    docker.remove("server");
+    nobody_is_left(&cluster);
+}
+
+fn listen_without_waiting(cluster: &mut Cluster, docker: &Docker) {
+    let agent = cluster.nodes[0].agent_mut();
+    agent.kill9();
+    agent.restart_with(&["--docker", &docker.host()]);
+    agent.wait_up(PATIENCE);
+}
+
+#[test]
+fn ten_thousand_ports_are_one_range() {
+    let (cluster, docker) = rig();
+    let begun = Instant::now();
+    serve(&docker, "server", &["--publish", "20000-30000:8000-18000"]);
+    println!("started with 10,001 ports after {:?}", begun.elapsed());
+    let shown = cluster.nodes[0].agent().ask(&["show", "services"]).to_string();
+    assert!(shown.contains("20000-30000"), "{shown}");
+    // The container's 8080 is the eighty-first.
+    for at in [SocketAddr::from((node_address(0), 20_080)), SocketAddr::from((node_address6(0), 20_080))] {
+        let asked = || cluster.outside.run(|| get(at, "/name")).ok();
+        assert_eq!(until("served", PATIENCE, asked).body.trim(), "server", "{at}");
+    }
+    let rival = ["run", "--rm", "--network", "blue", "--publish", "25000:80", "tools", "sleep", "0"];
+    let (success, said) = docker.try_done(&rival);
+    assert!(!success && said.contains("20000-30000/TCP belongs to endpoint docker/"), "{said}");
+    docker.remove("server");
+    nobody_is_left(&cluster);
 }

@@ -11,6 +11,7 @@ use crate::{
     config::{AgentConfig, LogFormat, Settings, Size},
     heap,
     ipam::Pool,
+    providers::docker::DEFAULT_HOST,
     reconcile,
 };
 
@@ -33,6 +34,10 @@ pub struct Arguments {
     /// https://192.168.0.10:6443.
     #[arg(long, env = "CAUSEWAY_KUBERNETES_SERVER", value_name = "URL")]
     kubernetes_server: Option<String>,
+    /// Take services and the labels of containers from the Docker engine of this node; at
+    /// unix:///var/run/docker.sock unless given. May stand beside other sources.
+    #[arg(long, env = "CAUSEWAY_DOCKER", num_args = 0..=1, default_missing_value = DEFAULT_HOST, value_name = "URL")]
+    docker: Option<String>,
     /// Namespace of the Leases by which agents tell one another how far they are; kube-system unless
     /// given, and none if empty.
     #[arg(long, env = "CAUSEWAY_LEASE_NAMESPACE", value_name = "NAME")]
@@ -180,6 +185,7 @@ fn resolve(arguments: Arguments, socket: Option<PathBuf>) -> anyhow::Result<Agen
         kubernetes: arguments.kubernetes,
         kubeconfig: arguments.kubeconfig,
         kubernetes_server: arguments.kubernetes_server,
+        docker: arguments.docker,
         lease_namespace: arguments.lease_namespace,
         events: arguments.events,
         uplink: arguments.uplink,

@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     attach::gateways,
+    event::container::{NAMESPACE, name_of},
     ipam::{AddressRequest, Pool},
     runtime::{Agent, Pending, Trouble},
     snapshot::{Attachment, HostPort, JoinRequest},
@@ -33,8 +34,6 @@ use crate::{
 const SPACE: &str = "causeway";
 /// What was somebody's a moment ago may be free within this time.
 const AGAIN: Duration = Duration::from_millis(600);
-/// Digits of an endpoint's id that tell it from others.
-const DIGITS: usize = 12;
 
 pub struct Driver {
     pub agent: Agent,
@@ -118,7 +117,7 @@ impl Driver {
         let interface = interface.unwrap_or_default();
         let mac = (!interface.mac_address.is_empty()).then_some(interface.mac_address);
         let request = JoinRequest {
-            name: Some(name_of(&endpoint)),
+            name: Some(format!("{NAMESPACE}/{}", name_of(&endpoint))),
             attachment: attachment(&id, &endpoint),
             addresses: addresses(&interface.address, &interface.address_v6)?,
             mac: mac.clone(),
@@ -223,20 +222,11 @@ impl Driver {
     }
 }
 
-/// The endpoint's name, to the agent and to its operator.
-pub fn name_of(endpoint: &str) -> String {
-    format!("{}/{}", super::NAMESPACE, digits(endpoint))
-}
-
-fn digits(id: &str) -> &str {
-    id.get(..DIGITS).unwrap_or(id)
-}
-
 fn attachment(network: &str, endpoint: &str) -> Attachment {
     Attachment {
         container: endpoint.to_owned(),
         // In the node's namespace until Docker moves it.
-        interface: format!("ci{}", digits(endpoint)),
+        interface: format!("ci{}", name_of(endpoint)),
         network: network.to_owned(),
     }
 }

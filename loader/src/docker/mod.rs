@@ -31,8 +31,6 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-pub use driver::name_of;
-
 use crate::{
     config::{DEFAULT_SOCKET, DEFAULT_STATE_DIR},
     runtime::Agent,
@@ -40,8 +38,6 @@ use crate::{
 };
 use driver::Driver;
 
-/// Of Docker's containers, in policies.
-pub const NAMESPACE: &str = "docker";
 /// How long it takes to find out that nobody is there.
 const BRIEFLY: Duration = Duration::from_millis(500);
 

@@ -163,6 +163,11 @@ impl Model {
         self.slots.iter().all(|slot| slot.synced)
     }
 
+    /// As [`synced`](Self::synced), but for one source.
+    pub fn synced_but(&self, source: &str) -> bool {
+        self.slots.iter().all(|slot| slot.synced || &*slot.source == source)
+    }
+
     /// As [`Batch::containers`], of every source.
     pub fn containers_known(&self) -> bool {
         self.slots.iter().all(|slot| slot.containers)

@@ -46,9 +46,9 @@ mod tests {
     fn grace_starts_when_the_plan_is_confirmed() {
         let mut quarantine = Quarantine::default();
         quarantine.put('a');
-        assert_eq!(quarantine.release(Duration::from_secs(100)), []);
+        assert!(quarantine.release(Duration::from_secs(100)).is_empty());
         quarantine.put('b');
-        assert_eq!(quarantine.release(Duration::from_millis(100_999)), []);
+        assert!(quarantine.release(Duration::from_millis(100_999)).is_empty());
         assert_eq!(quarantine.release(Duration::from_secs(101)), ['a']);
         assert_eq!(quarantine.release(Duration::from_secs(200)), ['b']);
     }

@@ -5,6 +5,7 @@
 pub mod convert;
 #[cfg(test)]
 mod dice;
+pub mod docker;
 pub mod kubernetes;
 pub mod manifests;
 mod names;

@@ -15,6 +15,7 @@ use crate::{
     cni,
     ipam::{AddressRequest, Holders, Ipam, Pool, Refusal},
     mac,
+    providers::docker,
     runtime::Pending,
     snapshot::{
         AttachRequest, Attachment, JoinRefused, JoinRequest, JoinView, KeepRequest, Reply, RuntimeCommand,
@@ -164,8 +165,9 @@ impl Agent {
     /// Why not yet.
     pub fn can_join(&self) -> Result<(), JoinRefused> {
         let later = |message: &str| Err(JoinRefused { message: message.into(), passes: true });
-        // Its policies might be among what is still to be said.
-        if !self.model.synced() {
+        // Its policies might be among what is still to be said. An engine that starts asks
+        // for its containers before it answers anybody.
+        if !self.model.synced_but(docker::SOURCE) {
             return later("the agent has not heard all its sources yet");
         }
         if self.pools().is_empty() {

@@ -351,7 +351,7 @@ impl Agent {
 
     pub fn plan_endpoints(&mut self) {
         let endpoint = |(name, stored): (&String, &Stored)| {
-            let policy = self.policies.index(name);
+            let policy = self.policy_of(name, stored);
             (name.clone(), Endpoint { policy, ..stored.endpoint.clone() })
         };
         let endpoints: BTreeMap<String, Endpoint> = self.store.iter().map(endpoint).collect();

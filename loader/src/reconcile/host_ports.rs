@@ -8,6 +8,8 @@ use std::{
     time::Instant,
 };
 
+use ipnet::IpNet;
+
 use super::agent::Agent;
 use crate::{
     event::{
@@ -73,7 +75,7 @@ impl Agent {
         let origin = Arc::new(Origin { source: SOURCE.into(), place: request.name.as_str().into() });
         let both = |port: &HostPort| {
             let (namespace, name) = name_of(request, port);
-            let service = Object::Service(service(request, port));
+            let service = Object::Service(self.host_port_service(request, port));
             let slice = Object::Slice(self.slice(request, port, name.clone()));
             [(Kind::Service, service), (Kind::EndpointSlice, slice)].map(|(kind, object)| Event {
                 key: ObjectKey { kind, namespace: namespace.clone(), name: name.clone() },
@@ -81,6 +83,28 @@ impl Agent {
             })
         };
         request.ports.iter().flat_map(both).collect()
+    }
+
+    /// At the address that was named, or at each of the node's, of the endpoint's
+    /// families: a port as a node port is, a range at those of the uplink.
+    fn host_port_service(&self, request: &AttachRequest, port: &HostPort) -> ServiceObject {
+        let everywhere = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+        let uplink = self.uplink.addresses.iter().map(IpNet::addr);
+        let has = |v4: bool| request.addresses.iter().any(|address| address.is_ipv4() == v4);
+        let addresses: Vec<IpAddr> = match (port.address, port.end) {
+            (Some(named), _) => vec![named],
+            (None, None) => everywhere.into_iter().filter(|address| has(address.is_ipv4())).collect(),
+            (None, Some(_)) => {
+                let routable = |address: &IpAddr| match address {
+                    IpAddr::V4(_) => true,
+                    IpAddr::V6(v6) => !v6.is_unicast_link_local(),
+                };
+                uplink.filter(|address| has(address.is_ipv4()) && routable(address)).collect()
+            }
+        };
+        let (protocol, end_port, port) = (port.protocol, port.last(), port.host);
+        let port = ServicePort { name: "".into(), protocol, port, end_port, node_port: 0, unlisted: false };
+        ServiceObject { addresses, cluster: 0, ports: vec![port], options: None }
     }
 
     fn slice(&self, request: &AttachRequest, port: &HostPort, service: Arc<str>) -> SliceObject {
@@ -94,18 +118,4 @@ impl Agent {
         let endpoints = request.addresses.iter().map(endpoint).collect();
         SliceObject { service, ports: vec![port], endpoints, weight: 1, changed: None }
     }
-}
-
-/// At the address that was named, or as a node port: at each of the node's, of the
-/// endpoint's families.
-fn service(request: &AttachRequest, port: &HostPort) -> ServiceObject {
-    let everywhere = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
-    let has = |v4: bool| request.addresses.iter().any(|address| address.is_ipv4() == v4);
-    let addresses = match port.address {
-        Some(named) => vec![named],
-        None => everywhere.into_iter().filter(|address| has(address.is_ipv4())).collect(),
-    };
-    let (protocol, end_port, port) = (port.protocol, port.last(), port.host);
-    let port = ServicePort { name: "".into(), protocol, port, end_port, node_port: 0, unlisted: false };
-    ServiceObject { addresses, cluster: 0, ports: vec![port], options: None }
 }

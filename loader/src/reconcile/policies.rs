@@ -41,6 +41,8 @@ pub struct Policies {
     judge_due: Option<Instant>,
     /// The rows were as they should be when last looked at.
     pub stand: bool,
+    /// It has become known whose some endpoints are.
+    introduced: bool,
 }
 
 impl Policies {
@@ -68,17 +70,13 @@ impl Policies {
             leftovers: false,
             judge_due: None,
             stand: false,
+            introduced: false,
         })
     }
 
     /// What an endpoint's row is to say. See [`PolicyPlanner::index`].
     pub fn index(&self, endpoint: &str) -> Option<u16> {
         self.planner.index(endpoint)
-    }
-
-    /// Nobody has said yet what holds for it: nothing may come or go.
-    pub fn seals(&self, endpoint: &str) -> bool {
-        self.planner.index(endpoint) == Some(SEALED)
     }
 
     /// Plans what the compiler has been told, and writes what nothing names
@@ -220,6 +218,17 @@ impl Agent {
         }
     }
 
+    /// What an endpoint's row is to say: its rules, or that nobody has said yet which
+    /// are its own.
+    pub fn policy_of(&self, name: &str, stored: &Stored) -> Option<u16> {
+        // Docker's driver is not told whose endpoint it makes; the engine tells us soon
+        // after. While no source is known, what held goes on to hold.
+        let told_later = stored.request.handover && self.config.docker.is_some();
+        let is_nobody = || self.model.pod(&pod_name(name)).is_none();
+        let matters = || self.model.containers_known() && self.model.policies().next().is_some();
+        if told_later && is_nobody() && matters() { Some(SEALED) } else { self.policies.index(name) }
+    }
+
     /// An endpoint came, went, or has other labels.
     pub fn tell_endpoint(&mut self, name: &str) {
         self.tell_pod(&pod_name(name));
@@ -240,7 +249,8 @@ impl Agent {
             let labels = self.admitted(&namespace, labels);
             let here = Pod::here(pod, labels, &stored.endpoint.addresses);
             let subject = Subject { namespace, labels: here.labels.clone(), ports: here.ports.clone() };
-            let endpoint = endpoint.into();
+            let (endpoint, introduced) = (endpoint.into(), stored.request.handover);
+            self.policies.introduced |= introduced;
             self.policies.compiler.set_endpoint(endpoint, Some(subject));
             pod = Some(here);
         }
@@ -260,7 +270,13 @@ impl Agent {
             return;
         }
         let committed = self.policies.commit();
-        let Some(Some(plan)) = self.note(POLICIES, committed) else { return };
+        let introduced = std::mem::take(&mut self.policies.introduced);
+        let Some(Some(plan)) = self.note(POLICIES, committed) else {
+            if introduced {
+                self.plan_endpoints();
+            }
+            return;
+        };
         // The rows name their indexes before any is asked for.
         self.plan_endpoints();
         let done = self.policies.change_over(&plan);

@@ -12,6 +12,7 @@ use crate::{
     config::AgentConfig,
     event::{Batch, Kind},
     providers::{
+        docker::{self, Docker},
         kubernetes::{self, Cluster, Kubernetes, Recorder, Timing},
         manifests::{self, Manifests},
     },
@@ -22,6 +23,7 @@ use crate::{
 pub struct Sources {
     manifests: Option<Manifests>,
     kubernetes: Option<Kubernetes>,
+    docker: Option<Docker>,
     /// The way to other agents of one that has no sources.
     cluster: Option<Cluster>,
 }
@@ -36,10 +38,12 @@ impl Sources {
         let manifests = config.manifests.clone().map(|path| Manifests::spawn(path, batches.clone()));
         let manifests = manifests.transpose().context("start the thread that reads manifests")?;
         let kubernetes = match &config.kubernetes {
-            Some(access) => Some(Kubernetes::spawn(access, Timing::default(), batches).await?),
+            Some(access) => Some(Kubernetes::spawn(access, Timing::default(), batches.clone()).await?),
             None => None,
         };
-        Ok(Self { manifests, kubernetes, cluster: None })
+        let node: Arc<str> = config.node.as_str().into();
+        let docker = config.docker.clone().map(|host| Docker::spawn(host, node, batches));
+        Ok(Self { manifests, kubernetes, docker, cluster: None })
     }
 
     /// For an agent that is to end everything: somebody who never says anything, so
@@ -53,7 +57,7 @@ impl Sources {
             }
             _ => None,
         };
-        Self { manifests: None, kubernetes: None, cluster }
+        Self { manifests: None, kubernetes: None, docker: None, cluster }
     }
 
     /// Why a source has stopped to speak, once one has. (The thread that reads
@@ -69,7 +73,8 @@ impl Sources {
     pub fn names(&self) -> Vec<Arc<str>> {
         let manifests = self.manifests.as_ref().map(|_| manifests::SOURCE.into());
         let kubernetes = self.kubernetes.as_ref().map(|_| kubernetes::SOURCE.into());
-        let names: Vec<Arc<str>> = manifests.into_iter().chain(kubernetes).collect();
+        let docker = self.docker.as_ref().map(|_| docker::SOURCE.into());
+        let names: Vec<Arc<str>> = manifests.into_iter().chain(kubernetes).chain(docker).collect();
         if names.is_empty() { vec![NOBODY.into()] } else { names }
     }
 
@@ -80,6 +85,9 @@ impl Sources {
         }
         if let Some(kubernetes) = &self.kubernetes {
             kubernetes.fence(fence);
+        }
+        if let Some(docker) = &self.docker {
+            docker.fence(fence);
         }
     }
 
@@ -97,9 +105,10 @@ impl Sources {
     /// Asks a source to list these kinds anew; it says so in a batch. Until
     /// then it has not answered, however long that takes.
     pub fn look(&self, source: &str, kinds: Vec<Kind>, number: u64) {
-        match (source, &self.manifests, &self.kubernetes) {
-            (manifests::SOURCE, Some(manifests), _) => manifests.look(kinds, number),
-            (kubernetes::SOURCE, _, Some(kubernetes)) => kubernetes.look(&kinds, number),
+        match (source, &self.manifests, &self.kubernetes, &self.docker) {
+            (manifests::SOURCE, Some(manifests), ..) => manifests.look(kinds, number),
+            (kubernetes::SOURCE, _, Some(kubernetes), _) => kubernetes.look(&kinds, number),
+            (docker::SOURCE, .., Some(docker)) => docker.look(kinds, number),
             _ => {}
         }
     }

@@ -7,7 +7,7 @@ use crate::snapshot::{ALARM_PERCENT, Drift, MapUse, ProblemView, SourceStatus, S
 use crate::{
     event::Problem,
     kernel::bpf::Dataplane,
-    plan::{Capacity, Family},
+    plan::{Capacity, Family, policy::SEALED},
 };
 
 /// Names of failures; see [`Agent::note`].
@@ -88,7 +88,8 @@ impl Agent {
                 reasons.push(format!("source {source} has not said everything yet"));
             }
         }
-        let sealed = self.store.iter().filter(|(name, _)| self.policies.seals(name)).count();
+        let sealed =
+            self.store.iter().filter(|(name, stored)| self.policy_of(name, stored) == Some(SEALED)).count();
         if sealed > 0 {
             reasons.push(format!(
                 "{sealed} endpoints are cut off until the sources have said which policies there are"

@@ -1,0 +1,239 @@
+//! The Docker engine of this node: its containers are pods by their labels, and
+//! backends of the services that their labels name.
+//!
+//! Events only say when to look; what counts is what is seen then. So nothing is
+//! lost with an event, with the engine's restart or with ours.
+
+mod containers;
+mod labels;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bollard::{API_DEFAULT_VERSION, errors::Error, query_parameters::EventsOptions};
+use futures_util::{StreamExt, stream::BoxStream};
+use tokio::{
+    sync::mpsc,
+    task::JoinHandle,
+    time::{Instant, sleep_until, timeout},
+};
+
+use super::speech::{Speech, Standing};
+use crate::event::{Batch, Event, Kind, Object, ObjectKey, Origin, Problem};
+
+use containers::Container;
+
+/// The name of the source.
+pub const SOURCE: &str = "docker";
+/// Where the engine answers unless told otherwise.
+pub const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
+
+/// Seconds that the engine may take for an answer.
+const ANSWER: u64 = 30;
+/// Events this close together are one look.
+const GATHER: Duration = Duration::from_millis(2);
+/// A look even when nobody said that anything changed.
+const POLL: Duration = Duration::from_secs(10);
+/// Before an engine that does not answer is asked again.
+const PAUSE: Duration = Duration::from_millis(250);
+/// What may change something.
+const EVENTS: [&str; 12] = [
+    "create",
+    "start",
+    "restart",
+    "die",
+    "destroy",
+    "pause",
+    "unpause",
+    "rename",
+    "update",
+    "health_status",
+    "connect",
+    "disconnect",
+];
+
+type Events = BoxStream<'static, Result<bollard::models::EventMessage, Error>>;
+/// Everything that was said, by its name.
+type Objects = BTreeMap<ObjectKey, (Arc<Object>, Arc<Origin>)>;
+
+enum Wake {
+    Fence(u64),
+    Look(Vec<Kind>, u64),
+}
+
+/// Ends its task when dropped.
+pub struct Docker {
+    wakes: mpsc::UnboundedSender<Wake>,
+    task: JoinHandle<()>,
+}
+
+impl Docker {
+    /// Starts to watch the engine at `host` (`unix://...`); its containers are on
+    /// `node`. That it does not answer is no error.
+    pub fn spawn(host: String, node: Arc<str>, batches: mpsc::Sender<Batch>) -> Self {
+        let (wakes, woken) = mpsc::unbounded_channel();
+        let source: Arc<str> = SOURCE.into();
+        let watch = Watch {
+            host,
+            node,
+            speech: Speech::new(source.clone()),
+            source,
+            woken,
+            batches,
+            said: Objects::new(),
+            known: false,
+            fence: 0,
+            looks: BTreeMap::new(),
+        };
+        Self { wakes, task: tokio::spawn(watch.run()) }
+    }
+
+    /// Asks for a look now; the batch that ends it carries `fence`.
+    pub fn fence(&self, fence: u64) {
+        // The task only ends before its owner when the loop has gone.
+        let _ = self.wakes.send(Wake::Fence(fence));
+    }
+
+    /// Asks for another look; the batch that ends it says so of these kinds.
+    pub fn look(&self, kinds: Vec<Kind>, number: u64) {
+        let _ = self.wakes.send(Wake::Look(kinds, number));
+    }
+}
+
+impl Drop for Docker {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Watch {
+    host: String,
+    node: Arc<str>,
+    source: Arc<str>,
+    speech: Speech,
+    woken: mpsc::UnboundedReceiver<Wake>,
+    batches: mpsc::Sender<Batch>,
+    said: Objects,
+    /// The engine has answered once.
+    known: bool,
+    /// Who waits for the end of a look.
+    fence: u64,
+    looks: BTreeMap<Kind, u64>,
+}
+
+impl Watch {
+    async fn run(mut self) {
+        let mut engine: Option<(bollard::Docker, Events)> = None;
+        loop {
+            let looked = match &engine {
+                Some((docker, _)) => containers::list(docker).await,
+                None => match self.connect().await {
+                    Ok((docker, events)) => {
+                        let looked = containers::list(&docker).await;
+                        engine = Some((docker, events));
+                        looked
+                    }
+                    Err(error) => Err(error),
+                },
+            };
+            let goes_on = match looked {
+                Ok(containers) => self.say(&containers).await,
+                Err(error) => {
+                    engine = None;
+                    self.say_trouble(&error).await
+                }
+            };
+            if !goes_on {
+                return;
+            }
+            let lasts = self.wait(engine.as_mut().map(|(_, events)| events)).await;
+            if !lasts {
+                engine = None;
+            }
+        }
+    }
+
+    /// Subscribes before anything is looked at: nothing falls in between.
+    async fn connect(&self) -> Result<(bollard::Docker, Events), Error> {
+        let docker = bollard::Docker::connect_with_socket(&self.host, ANSWER, API_DEFAULT_VERSION)?;
+        let docker = docker.negotiate_version().await?;
+        let words = |words: &[&str]| words.iter().map(ToString::to_string).collect();
+        let filters = [("type", words(&["container", "network"])), ("event", words(&EVENTS))];
+        let filters = filters.map(|(key, values)| (key.to_owned(), values)).into();
+        let events =
+            docker.events(Some(EventsOptions { filters: Some(filters), ..EventsOptions::default() }));
+        Ok((docker, events.boxed()))
+    }
+
+    /// Until there is a reason to look; false when the engine has gone.
+    async fn wait(&mut self, events: Option<&mut Events>) -> bool {
+        let Some(events) = events else {
+            let again = Instant::now() + PAUSE;
+            loop {
+                tokio::select! {
+                    () = sleep_until(again) => return true,
+                    // Answered once the engine can be asked, or not.
+                    Some(wake) = self.woken.recv() => self.note(wake),
+                }
+            }
+        };
+        let lasts = tokio::select! {
+            event = events.next() => matches!(event, Some(Ok(_))),
+            Some(wake) = self.woken.recv() => {
+                self.note(wake);
+                true
+            }
+            () = tokio::time::sleep(POLL) => true,
+        };
+        let end = Instant::now() + GATHER;
+        while lasts && let Ok(Some(Ok(_))) = timeout(end - Instant::now(), events.next()).await {}
+        while let Ok(wake) = self.woken.try_recv() {
+            self.note(wake);
+        }
+        lasts
+    }
+
+    fn note(&mut self, wake: Wake) {
+        match wake {
+            Wake::Fence(number) => self.fence = self.fence.max(number),
+            Wake::Look(kinds, number) => self.looks.extend(kinds.into_iter().map(|kind| (kind, number))),
+        }
+    }
+
+    /// What is not as it was said last; false when nobody hears it any more.
+    async fn say(&mut self, containers: &[Container]) -> bool {
+        self.known = true;
+        let (objects, problems) = labels::objects(containers, &self.node, &self.source);
+        let mut events = Vec::new();
+        for (key, (object, origin)) in &objects {
+            let same = self.said.get(key).is_some_and(|(said, _)| said == object);
+            if !same {
+                events.push(Event { key: key.clone(), object: Some((object.clone(), origin.clone())) });
+            }
+        }
+        let gone = self.said.keys().filter(|key| !objects.contains_key(key));
+        events.extend(gone.map(|key| Event { key: key.clone(), object: None }));
+        self.said = objects;
+        let looks = std::mem::take(&mut self.looks);
+        self.send(events, problems, looks).await
+    }
+
+    /// All stays as it was said last.
+    async fn say_trouble(&mut self, error: &Error) -> bool {
+        let problem = Problem {
+            origin: None,
+            object: String::new(),
+            field: String::new(),
+            message: format!("the Docker engine at {} does not answer: {error}", self.host),
+        };
+        self.send(Vec::new(), vec![problem], BTreeMap::new()).await
+    }
+
+    async fn send(&mut self, events: Vec<Event>, problems: Vec<Problem>, looks: BTreeMap<Kind, u64>) -> bool {
+        let standing = Standing { problems, synced: self.known, containers: self.known, marks: None };
+        let fence = std::mem::take(&mut self.fence);
+        match self.speech.batch(events, standing, fence, looks) {
+            Some(batch) => self.batches.send(batch).await.is_ok(),
+            None => true,
+        }
+    }
+}
