@@ -3,12 +3,15 @@
 
 use std::{
     fs,
+    io::{Read, Write},
+    os::unix::net::UnixStream,
     path::PathBuf,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use crate::{
     agent, child,
@@ -86,7 +89,7 @@ impl Docker {
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         self.driver = Some(child::spawn(command));
         let socket = self.dir.join("run/plugins/causeway.sock");
-        until("the driver", PATIENCE, || std::os::unix::net::UnixStream::connect(&socket).ok());
+        until("the driver", PATIENCE, || UnixStream::connect(&socket).ok());
     }
 
     /// Kills the driver, and starts it anew.
@@ -154,6 +157,19 @@ impl Docker {
             output.unwrap_or_else(|error| panic!("docker: {error}: `cargo xtask setup` installs it"));
         let text = [output.stdout, output.stderr].concat();
         (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// Asks the driver itself, as the engine does: status and answer.
+    pub fn call(&self, method: &str, question: &Value) -> (u16, Value) {
+        let mut stream = UnixStream::connect(self.dir.join("run/plugins/causeway.sock")).unwrap();
+        let body = question.to_string();
+        let length = body.len();
+        write!(stream, "POST /{method} HTTP/1.0\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, serde_json::from_str(body).unwrap())
     }
 
     /// As [`Docker::try_done`], and how long it took.

@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    net::SocketAddr,
+    net::{SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
 
@@ -11,6 +11,7 @@ use causeway_testkit::{
     cni::Plugin,
     docker::Docker,
     http::get,
+    netns::Netns,
     podman::Podman,
     topology::{Cluster, PATIENCE, node_address, node_address6, vip},
     until::until,
@@ -19,7 +20,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Docker waits no longer for us, whatever the agent is about.
 const ANSWERED: Duration = Duration::from_secs(1);
@@ -182,6 +183,58 @@ fn policies_know_containers_by_their_labels() {
     assert!(!success && said.trim() == "Terminated", "{said}");
     cluster.manifests().remove("guard.yaml");
     until("no policy", PATIENCE, || (asks().1.trim() == "server").then_some(()));
+}
+
+/// As between the driver's answer and the engine's word of whose it is.
+#[test]
+fn an_endpoint_that_nobody_knows_is_cut_off() {
+    let (cluster, docker) = rig();
+    let network = docker.done(&["network", "inspect", "blue", "--format", "{{.Id}}"]);
+    let endpoint = json!({
+        "NetworkID": network, "EndpointID": "0123456789abcdef",
+        "Interface": {"Address": "10.244.0.50/32", "AddressIPv6": "", "MacAddress": ""},
+    });
+    let (status, made) = docker.call("NetworkDriver.CreateEndpoint", &endpoint);
+    assert!(status == 200 && made["Interface"]["MacAddress"].is_string(), "{made}");
+    let (status, joined) = docker.call("NetworkDriver.Join", &endpoint);
+    assert_eq!((status, &joined["InterfaceName"]["SrcName"]), (200, &"ci0123456789ab".into()), "{joined}");
+    // Moved as the engine does it.
+    let container = Netns::new();
+    let node = &cluster.nodes[0].netns;
+    node.ip(&format!("link set ci0123456789ab netns {}", container.name()));
+    for step in [
+        "link set ci0123456789ab name eth0 up",
+        "address add 10.244.0.50/32 dev eth0",
+        "route add 169.254.1.1 dev eth0",
+        "route add default via 169.254.1.1",
+    ] {
+        container.ip(step);
+    }
+    let [address, _] = serve(&docker, "server", &[]);
+    let at: SocketAddr = format!("{address}:8080").parse().unwrap();
+    let talks = || container.run(|| TcpStream::connect_timeout(&at, Duration::from_millis(300)).is_ok());
+    until("no policy, no secret", PATIENCE, || talks().then_some(()));
+    // About others alone; but who knows whom it is about?
+    cluster.manifests().write(
+        "guard.yaml",
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: guard, namespace: docker}\nspec:\n  \
+         podSelector: {matchLabels: {app: another}}\n",
+    );
+    until("cut off", PATIENCE, || (!talks()).then_some(()));
+    assert!(cluster.nodes[0].agent().text(&["status"]).contains("1 endpoints are cut off"));
+    cluster.manifests().remove("guard.yaml");
+    until("no policy again", PATIENCE, || talks().then_some(()));
+    // Twice, as the engine may ask; and what is not there is gone as well.
+    for _ in 0..2 {
+        assert_eq!(docker.call("NetworkDriver.Leave", &endpoint), (200, json!({})));
+        assert_eq!(docker.call("NetworkDriver.DeleteEndpoint", &endpoint), (200, json!({})));
+    }
+    docker.remove("server");
+    nobody_is_left(&cluster);
+    let (status, said) = docker.call("NetworkDriver.Join", &endpoint);
+    assert!(status == 500 && said["Err"].as_str().unwrap().contains("no container is attached"), "{said}");
+    let (status, said) = docker.call("NetworkDriver.Dance", &json!({}));
+    assert_eq!((status, &said["Err"]), (500, &"NetworkDriver.Dance is not known here".into()));
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! What is in the Debian package? The static binaries, so that it depends on
-//! nothing, its unit, an example of its settings, completions and the docs.
+//! nothing, its units, an example of its settings, completions and the docs.
 
 use std::{
     fs,
@@ -19,6 +19,8 @@ const COMPLETIONS: [(&str, &str); 3] = [
     ("zsh", "usr/share/zsh/vendor-completions/_causeway"),
     ("fish", "usr/share/fish/vendor_completions.d/causeway.fish"),
 ];
+/// The second is for those who have Docker.
+const UNITS: [&str; 2] = ["causeway.service", "causeway-docker.service"];
 const SCRIPTS: [&str; 3] = ["postinst", "prerm", "postrm"];
 
 /// The usual name of the package.
@@ -35,8 +37,11 @@ pub fn build(shell: &Shell, version: &str, binary: &Path, output: &Path) -> Resu
     staging.copy(binary, "usr/bin/causeway", 0o755)?;
     // Where Debian's container runtimes look for plugins.
     staging.copy(&whole::plugin_of(binary), "usr/lib/cni/causeway-cni", 0o755)?;
+    staging.copy(&whole::driver_of(binary), "usr/bin/causeway-docker", 0o755)?;
     let deploy = paths::root().join("deploy");
-    staging.copy(&deploy.join("causeway.service"), "usr/lib/systemd/system/causeway.service", 0o644)?;
+    for unit in UNITS {
+        staging.copy(&deploy.join(unit), &format!("usr/lib/systemd/system/{unit}"), 0o644)?;
+    }
     staging.copy(&deploy.join("causeway.toml"), &CONFFILE[1..], 0o644)?;
     staging.directory("etc/causeway/manifests")?;
     for (kind, place) in COMPLETIONS {
@@ -80,8 +85,8 @@ fn control(version: &str, architecture: &str, size: u64) -> String {
          Priority: optional\n\
          Description: dataplane of a container host, without iptables\n \
          TC and XDP programs carry packets from container to container and to\n \
-         services; one agent per node fills their BPF maps from manifests or the\n \
-         API server of Kubernetes. Needs Linux 6.1 or later.\n",
+         services; one agent per node fills their BPF maps from manifests, the API\n \
+         server of Kubernetes or the Docker engine. Needs Linux 6.1 or later.\n",
         size.div_ceil(1024)
     )
 }

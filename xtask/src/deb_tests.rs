@@ -57,6 +57,8 @@ fn a_package_is_installed_used_and_purged() {
     assert!(done(binary, &["agent", "--help"]).contains("--kubernetes"));
     let plugin = inside("usr/lib/cni/causeway-cni");
     assert!(done(plugin.to_str().unwrap(), &["--version"]).contains(env!("CARGO_PKG_VERSION")));
+    let driver = inside("usr/bin/causeway-docker");
+    assert!(done(driver.to_str().unwrap(), &["--version"]).contains(env!("CARGO_PKG_VERSION")));
     for (shell, path) in COMPLETIONS {
         let script = fs::read_to_string(inside(path)).unwrap();
         assert!(script.contains("recreate-maps"), "{shell}: {script}");
@@ -88,19 +90,21 @@ fn the_same_input_gives_the_same_package() {
 }
 
 #[test]
-fn the_unit_is_one() {
+fn the_units_are_such() {
     let scratch = Scratch::new().unwrap();
-    let unit = fs::read_to_string(paths::root().join("deploy/causeway.service")).unwrap();
-    // systemd looks whether the program is there.
-    let unit = unit.replace("/usr/bin/causeway", whole::place().to_str().unwrap());
-    let verify = |text: &str| {
-        let path = scratch.join("causeway.service");
-        fs::write(&path, text).unwrap();
-        run("systemd-analyze", &["verify", "--man=no", path.to_str().unwrap()])
-    };
-    let (right, said) = verify(&unit);
-    let ours = |said: &str| said.lines().any(|line| line.contains("causeway.service"));
-    assert!(right && !ours(&said), "{said}");
-    let (_, said) = verify(&unit.replace("KillMode=", "KilMode="));
-    assert!(ours(&said), "{said}");
+    for name in UNITS {
+        let unit = fs::read_to_string(paths::root().join("deploy").join(name)).unwrap();
+        // systemd looks whether the program is there.
+        let unit = unit.replace("/usr/bin/causeway", whole::place().to_str().unwrap());
+        let verify = |text: &str| {
+            let path = scratch.join(name);
+            fs::write(&path, text).unwrap();
+            run("systemd-analyze", &["verify", "--man=no", path.to_str().unwrap()])
+        };
+        let (right, said) = verify(&unit);
+        let ours = |said: &str| said.lines().any(|line| line.contains(name));
+        assert!(right && !ours(&said), "{said}");
+        let (_, said) = verify(&unit.replace("Restart=", "Restrat="));
+        assert!(ours(&said), "{said}");
+    }
 }

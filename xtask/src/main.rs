@@ -96,7 +96,7 @@ struct Deb {
     /// Where to; target/causeway_VERSION_ARCHITECTURE.deb unless given.
     #[arg(long, value_name = "FILE", value_parser = absolute)]
     output: Option<PathBuf>,
-    /// Pack this static binary, and the causeway-cni beside it, instead of building them.
+    /// Pack this static binary, and those beside it, instead of building them.
     #[arg(long, value_name = "FILE", value_parser = absolute)]
     binary: Option<PathBuf>,
 }
@@ -106,7 +106,7 @@ struct Image {
     /// Where to; target/causeway-image.tar unless given.
     #[arg(long, value_name = "FILE", value_parser = absolute)]
     output: Option<PathBuf>,
-    /// Pack this static binary, and the causeway-cni beside it, instead of building them.
+    /// Pack this static binary, and those beside it, instead of building them.
     #[arg(long, value_name = "FILE", value_parser = absolute)]
     binary: Option<PathBuf>,
     /// Where the source is, for the label org.opencontainers.image.source.

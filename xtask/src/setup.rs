@@ -1,7 +1,7 @@
 //! What does a machine need, and is it there? Each thing is checked before it
 //! is installed, so the second run does nothing.
 
-use std::fs;
+use std::{fs, os::unix::fs::PermissionsExt};
 
 use anyhow::{Context, Result, bail, ensure};
 use xshell::{Shell, cmd};
@@ -9,7 +9,7 @@ use xshell::{Shell, cmd};
 use crate::{ebpf, paths};
 
 /// Packages of Debian 12, and what each is for.
-const PACKAGES: [(&str, &str); 17] = [
+const PACKAGES: [(&str, &str); 18] = [
     ("rustc-web", "a rustc that knows the BPF target"),
     ("libstd-rust-web-dev-bpf", "its `core` for the BPF target"),
     ("llvm-22-dev", "to build bpf-linker against an LLVM as new as that rustc"),
@@ -24,6 +24,7 @@ const PACKAGES: [(&str, &str); 17] = [
     ("systemd", "to check the unit of the agent"),
     ("podman", "a container runtime, to call the CNI plugin"),
     ("runc", "for podman"),
+    ("docker.io", "another container runtime, to call our driver; its service is not started"),
     ("containernetworking-plugins", "plugins of others, to stand behind ours"),
     ("busybox-static", "what runs in the containers of the tests, and in their machines"),
     ("python3-venv", "to hold manifests against the schemas of Kubernetes"),
@@ -62,6 +63,7 @@ pub fn run(shell: &Shell) -> Result<()> {
             println!("installing {name}: {purpose}");
         }
         let _quiet = shell.push_env("DEBIAN_FRONTEND", "noninteractive");
+        let _idle = Idle::new().context("keep services from being started")?;
         cmd!(shell, "apt-get update -qq").run().context("update the lists of packages")?;
         cmd!(shell, "apt-get install -y -qq --no-install-recommends {packages...}")
             .ignore_stdout()
@@ -93,6 +95,34 @@ pub fn run(shell: &Shell) -> Result<()> {
     );
     println!("set-up complete");
     Ok(())
+}
+
+/// Services of packages that are installed meanwhile are not started: Docker's would
+/// put rules into the tables of this machine.
+struct Idle {
+    is_ours: bool,
+}
+
+impl Idle {
+    /// What `invoke-rc.d` and `deb-systemd-invoke` ask.
+    const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+    fn new() -> Result<Self> {
+        let is_ours = !fs::exists(Self::POLICY)?;
+        if is_ours {
+            fs::write(Self::POLICY, "#!/bin/sh\nexit 101\n")?;
+            fs::set_permissions(Self::POLICY, fs::Permissions::from_mode(0o755))?;
+        }
+        Ok(Self { is_ours })
+    }
+}
+
+impl Drop for Idle {
+    fn drop(&mut self) {
+        if self.is_ours {
+            let _ = fs::remove_file(Self::POLICY);
+        }
+    }
 }
 
 fn check_rust(shell: &Shell) -> Result<()> {

@@ -12,10 +12,10 @@ use xshell::{Shell, cmd};
 
 use crate::{elf, paths};
 
-/// The agent with its commands, and the plugin for container runtimes.
-const BINARIES: [&str; 2] = ["causeway", "causeway-cni"];
+/// The agent with its commands, the plugin for container runtimes, and Docker's driver.
+const BINARIES: [&str; 3] = ["causeway", "causeway-cni", "causeway-docker"];
 
-/// Where the agent is put; the plugin is beside it.
+/// Where the agent is put; the others are beside it.
 pub fn place() -> PathBuf {
     paths::target().join("static").join(BINARIES[0])
 }
@@ -23,6 +23,11 @@ pub fn place() -> PathBuf {
 /// The plugin that belongs to an agent's binary.
 pub fn plugin_of(binary: &Path) -> PathBuf {
     binary.with_file_name(BINARIES[1])
+}
+
+/// The driver that belongs to an agent's binary.
+pub fn driver_of(binary: &Path) -> PathBuf {
+    binary.with_file_name(BINARIES[2])
 }
 
 /// Builds them. Only the binaries are linked anew: what is inside is the build that

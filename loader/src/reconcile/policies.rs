@@ -41,7 +41,7 @@ pub struct Policies {
     judge_due: Option<Instant>,
     /// The rows were as they should be when last looked at.
     pub stand: bool,
-    /// It has become known whose some endpoints are.
+    /// It may have become known whose some endpoints are, or begun to matter.
     introduced: bool,
 }
 
@@ -201,6 +201,8 @@ impl Agent {
             let object = self.model.policy(key).map(|policy| policy.object);
             self.policies.compiler.set_policy(key.into(), object);
         }
+        // Whether there are any decides over who is not known yet.
+        self.policies.introduced |= !touched.policies.is_empty();
         let moved = self.moved_between_networks(touched);
         for name in touched.pods.union(&moved) {
             self.tell_pod(name);

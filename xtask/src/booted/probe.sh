@@ -27,6 +27,15 @@ attach_both() {
 settings() {
     printf 'node = "n1"\nmanifests = "/etc/causeway/manifests"\nuplink = "up0"\n' > /etc/causeway/causeway.toml
 }
+# What Docker's driver has from the agent.
+drives() {
+    python3 -c 'if True:
+        import socket
+        driver = socket.socket(socket.AF_UNIX)
+        driver.connect("/run/docker/plugins/causeway.sock")
+        driver.sendall(b"POST /IpamDriver.RequestPool HTTP/1.0\r\nContent-Length: 2\r\n\r\n{}")
+        print("asks" if b"the agent has none" in driver.makefile("rb").read() else "")'
+}
 denials() { causeway status | grep -c 'other.yaml.*Permission denied'; }
 pins() { ls -d /sys/fs/bpf/causeway 2> /dev/null; }
 interfaces() { ip -br link | grep -c '^cw'; }
@@ -55,6 +64,13 @@ is "the first installation starts nothing" "$(active)" inactive
 settings
 systemctl enable --now causeway
 is "the unit starts" "$(active)" active
+
+systemctl enable --now causeway-docker
+is "Docker's driver starts" "$(systemctl is-active causeway-docker)" active
+is "it asks the agent" "$(drives)" asks
+systemctl kill --signal KILL causeway-docker
+soon asks drives
+is "it is started again when it dies" "$(drives)" asks
 
 ip netns add client
 attach client /run/netns/client 10.244.0.5
@@ -138,7 +154,7 @@ said=$(dpkg -r causeway 2>&1)
 is "removal of an agent that runs" $? 0
 is "has no more to complain of" "$(grep '^causeway:' <<< "$said")" ""
 is "it ends the agent" "$(active)" inactive
-is "for the next boot, too" "$(find /etc/systemd -name causeway.service)" ""
+is "for the next boot, too" "$(find /etc/systemd -name 'causeway*.service')" ""
 is "and the dataplane" "$(pins) $(interfaces)" " 0"
 dpkg -P causeway
 is "a purge leaves what is the operator's" "$(left)" "/etc/causeway /etc/causeway/manifests /etc/causeway/manifests/own.yaml"
