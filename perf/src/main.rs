@@ -3,6 +3,7 @@
 
 mod attach;
 mod compare;
+mod docker;
 mod load;
 mod memory;
 mod micro;
@@ -41,6 +42,8 @@ enum What {
     Program,
     /// ADD and DEL of containers by the CNI plugin, one at a time and eight.
     Attach,
+    /// Docker's containers: how soon one serves by its label, and many published ports.
+    Docker,
     /// An agent that watches an API server: cold start, one change, memory, and 1,000 changes a
     /// second under load.
     Watch,
@@ -56,6 +59,7 @@ fn main() -> anyhow::Result<()> {
         What::Program,
         What::Watch,
         What::Attach,
+        What::Docker,
         What::Path(path::Selection::default()),
         What::Policy,
     ];
@@ -63,6 +67,7 @@ fn main() -> anyhow::Result<()> {
     for what in chosen {
         let report = match what {
             What::Attach => attach::run(arguments.quick)?,
+            What::Docker => docker::run(arguments.quick)?,
             What::Micro => micro::run(arguments.quick)?,
             What::Path(selection) => path::run(arguments.quick, &selection)?,
             What::Policy => policy::run(arguments.quick)?,

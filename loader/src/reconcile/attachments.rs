@@ -38,9 +38,7 @@ impl Agent {
             RuntimeCommand::Ready(reply) => {
                 let _ = reply.send(self.can_join().map_err(|refused| refused.message));
             }
-            RuntimeCommand::Keep(request, reply) => {
-                let _ = reply.send(self.keep(request).await);
-            }
+            RuntimeCommand::Keep(request, reply) => self.keep(request, reply).await,
             RuntimeCommand::Pools(reply) => {
                 let _ = reply.send(Ok(self.pools()));
             }
@@ -117,11 +115,9 @@ impl Agent {
         Ok(self.join_view(&stored.request.name))
     }
 
-    /// Takes away what a runtime has forgotten of a network; the endpoints' names.
-    ///
-    /// # Errors
-    /// As text for the one who asked; the others are taken away all the same.
-    async fn keep(&mut self, request: KeepRequest) -> Result<Vec<String>, String> {
+    /// Takes away what a runtime has forgotten of a network; answers with the endpoints'
+    /// names, or with why one of them is still there.
+    async fn keep(&mut self, request: KeepRequest, reply: Reply<Vec<String>>) {
         let is_lost = |stored: &&Stored| {
             stored.request.attachment.as_ref().is_some_and(|attachment| {
                 let known = (attachment.container.clone(), attachment.interface.clone());
@@ -130,11 +126,20 @@ impl Agent {
         };
         let lost = self.store.iter().map(|(_, stored)| stored).filter(is_lost);
         let lost: Vec<String> = lost.map(|stored| stored.request.name.clone()).collect();
-        let mut errors = Vec::new();
+        let mut answers = Vec::new();
         for name in &lost {
-            errors.extend(self.detach_endpoint(name).await.err());
+            let (gone, answer) = oneshot::channel();
+            self.begin_detach(name, gone).await;
+            answers.push(answer);
         }
-        if errors.is_empty() { Ok(lost) } else { Err(errors.join("; ")) }
+        // Many are waited for beside the loop, and together.
+        tokio::spawn(async move {
+            let mut errors = Vec::new();
+            for answer in answers {
+                errors.extend(answer.await.ok().and_then(Result::err));
+            }
+            let _ = reply.send(if errors.is_empty() { Ok(lost) } else { Err(errors.join("; ")) });
+        });
     }
 
     /// What containers that went while no agent was there have left.
@@ -145,7 +150,12 @@ impl Agent {
             let left = match attachment {
                 Some(attachment) => {
                     match self.joined(&attachment).map(|stored| stored.request.name.clone()) {
-                        Some(name) => self.detach_endpoint(&name).await.map(drop),
+                        // Once it is in no book any more, its interface goes, whoever is the agent then.
+                        Some(name) => {
+                            let (gone, mut answer) = oneshot::channel();
+                            self.begin_detach(&name, gone).await;
+                            answer.try_recv().unwrap_or(Ok(false)).map(drop)
+                        }
                         None => Ok(()),
                     }
                 }
