@@ -182,6 +182,13 @@ impl Settings {
         let pools = self.pools.or(file.pools).unwrap_or_default();
         ipam::check(&pools).context("pools")?;
         let manifests = self.manifests.or(file.manifests);
+        let docker = self.docker.or(file.docker).filter(|host| !host.is_empty());
+        if let Some(host) = &docker {
+            anyhow::ensure!(
+                host.starts_with("unix:///"),
+                "docker: {host:?} is no engine of this node: use unix:///var/run/docker.sock or the like"
+            );
+        }
         let access = Access {
             kubeconfig: self.kubeconfig.or(file.kubeconfig),
             server: self.kubernetes_server.or(file.kubernetes_server),
@@ -195,7 +202,7 @@ impl Settings {
             node,
             manifests,
             kubernetes,
-            docker: self.docker.or(file.docker).filter(|host| !host.is_empty()),
+            docker,
             lease_namespace: (!namespace.is_empty()).then_some(namespace),
             events: self.events.or(file.events).unwrap_or(true),
             uplink: self.uplink.or(file.uplink),
@@ -374,6 +381,8 @@ mod tests {
         let settings =
             Settings { manifests: Some("/m".into()), second_look_ms: Some(1), ..Settings::default() };
         assert!(resolve(settings).contains("second_look: 1 ms"));
+        let settings = Settings { docker: Some("tcp://10.0.0.1:2375".into()), ..Settings::default() };
+        assert!(resolve(settings).contains("no engine of this node"));
         let settings = Settings { node: Some(String::new()), ..Settings::default() };
         assert!(resolve(settings).contains("--node"));
     }

@@ -286,6 +286,7 @@ impl Ipam {
 
     /// The maps were read back as wanted. `now` counts from any fixed point.
     pub fn read_back(&mut self, now: Duration) {
+        self.reserved.retain(|_, until| now < *until);
         self.resting.retain(|_, since| since.is_none_or(|since| now < since + REST));
         for since in self.resting.values_mut() {
             since.get_or_insert(now);

@@ -68,11 +68,13 @@ fn addresses(docker: &Docker, name: &str) -> [String; 2] {
     })
 }
 
-/// What a new container hears there, if anything in two seconds.
+/// What a new container hears there in two seconds; `None`: nothing, and nothing else is
+/// wrong.
 fn hears(docker: &Docker, options: &[&str], to: &str) -> Option<String> {
     let fetch = format!("busybox timeout 2 wget -q -O - http://{to}/name; exit $?");
     let run = [&["run", "--rm", "--network", "blue"][..], options, &["tools", "sh", "-c", &fetch]].concat();
     let (success, said) = docker.try_done(&run);
+    assert!(success || said.trim() == "Terminated", "{run:?}: {said}");
     success.then(|| said.trim().to_owned())
 }
 
@@ -103,13 +105,18 @@ fn containers_talk_over_both_families_and_go() {
         }
     }
     // As people call it.
-    let labels = until("its name", PATIENCE, || {
-        Some(endpoints(&cluster)[0]["labels"].clone()).filter(|l| l.is_object())
-    });
-    assert_eq!(
-        (&labels["causeway.io/container"], &labels["causeway.io/docker-network"]),
-        (&"server".into(), &"blue".into())
-    );
+    // By a network without a subnet of its own, which is made while containers have addresses.
+    network(&docker, "green", &[]);
+    docker.run(&["--detach", "--name", "plain", "--network", "blue"], &["sleep", "600"]);
+    let (success, said) = docker.try_done(&["network", "connect", "green", "plain"]);
+    assert!(!success && said.contains("a container has one network of this driver"), "{said}");
+    let fetch = format!("wget -q -O - http://{v4}:8080/name");
+    assert_eq!(docker.run(&["--rm", "--network", "green"], &["sh", "-c", &fetch]), "server");
+    docker.done(&["network", "rm", "green"]);
+    let is_server = |endpoint: &&Value| endpoint["addresses"][0] == v4.as_str();
+    let labels = || endpoints(&cluster).iter().find(is_server).map(|endpoint| endpoint["labels"].clone());
+    let name = until("its name", PATIENCE, || labels()?.get("causeway.io/container").cloned());
+    assert_eq!((name, &labels().unwrap()["causeway.io/docker-network"]), ("server".into(), &"blue".into()));
     // The one asked for, and the same again when it is started again.
     let fixed = ["--ip", "10.244.0.77", "--mac-address", "02:aa:bb:cc:dd:ee"];
     docker.run(
@@ -119,7 +126,7 @@ fn containers_talk_over_both_families_and_go() {
     docker.done(&["restart", "--time", "0", "fixed"]);
     let said = docker.exec("fixed", &["ip", "address", "show", "eth0"]);
     assert!(said.contains("10.244.0.77/32") && said.contains("02:aa:bb:cc:dd:ee"), "{said}");
-    ["server", "fixed"].iter().for_each(|name| docker.remove(name));
+    ["server", "plain", "fixed"].iter().for_each(|name| docker.remove(name));
     nobody_is_left(&cluster);
     docker.done(&["network", "rm", "blue"]);
 }
@@ -167,12 +174,22 @@ fn policies_know_containers_by_their_labels() {
         "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: guard, namespace: docker}\nspec:\n  \
          podSelector: {matchLabels: {app: web}}\n  ingress:\n  - from:\n    - podSelector: {matchLabels: {app: friend}}\n",
     );
+    cluster.manifests().write(
+        "locked.yaml",
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: locked, namespace: docker}\nspec:\n  \
+         podSelector: {matchLabels: {app: locked}}\n  policyTypes: [Egress]\n",
+    );
     let [address, _] = serve(&docker, "server", &["--label", "app=web"]);
+    let [open, _] = serve(&docker, "open", &[]);
+    let open = format!("{open}:8080");
     let to = format!("{address}:8080");
     // Its rules stand before its first packet: nothing is waited for.
     for _ in 0..3 {
         assert_eq!(hears(&docker, &["--label", "app=friend"], &to).as_deref(), Some("server"));
         assert_eq!(hears(&docker, &["--label", "app=stranger"], &to), None);
+        // The first thing that it does is what it must not.
+        assert_eq!(hears(&docker, &["--label", "app=locked"], &open), None);
+        assert_eq!(hears(&docker, &["--label", "app=free"], &open).as_deref(), Some("open"));
     }
     // Containers of another runtime, attached by the plugin, are under the same policy.
     let podman = Podman::new(&Plugin::of(&cluster.nodes[0]), &[]);
@@ -264,6 +281,10 @@ fn who_may_not_be_in_a_network_is_refused_with_the_reason() {
         assert!(!success && said.contains(words), "{said}");
     };
     refused(&["other"], "are not routed here");
+    refused(&["--ipam-driver", "causeway", "--internal", "other"], "--internal is not known");
+    let gateway =
+        ["--ipam-driver", "causeway", "--subnet", &cluster.nodes[0].pod_cidr(), "--gateway", "10.244.0.9"];
+    refused(&[&gateway[..], &["other"]].concat(), "the gateway is the node itself");
     refused(&["--ipam-driver", "causeway", "--opt", "color=red", "other"], "option color is not known");
     refused(
         &["--ipam-driver", "causeway", "--subnet", "10.99.0.0/16", "other"],

@@ -171,10 +171,6 @@ pub async fn set_mtu(
 }
 
 async fn set_mtu_inside(request: &AttachRequest, mtu: u32) -> Result<(), AttachError> {
-    // Where it is now, only the runtime knows.
-    if request.handover {
-        return Ok(());
-    }
     let step = |step| move |cause| AttachError::Step { endpoint: request.name.clone(), step, cause };
     let inside = request.interface.clone().unwrap_or_else(|| INSIDE.into());
     let netns = open(request)?;

@@ -3,6 +3,7 @@
 //! does it when it is there.
 
 use std::{
+    collections::BTreeMap,
     net::IpAddr,
     path::Path,
     sync::{Mutex, PoisonError},
@@ -10,7 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipnet::IpNet;
+use causeway_schema::{GATEWAY_V4, GATEWAY_V6};
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
@@ -18,7 +20,7 @@ use super::{
     networks::{Network, Networks},
     ports,
     words::{
-        CreateEndpoint, CreateNetwork, GATEWAY, Interface, InterfaceName, IpamData, Joined, OfEndpoint,
+        CreateEndpoint, CreateNetwork, GATEWAY, Interface, InterfaceName, IpamData, Join, Joined, OfEndpoint,
         OfNetwork, PORTS, PortBinding, ReleaseAddress, RequestAddress, RequestPool, StaticRoute,
     },
 };
@@ -27,7 +29,7 @@ use crate::{
     event::container::{NAMESPACE, name_of},
     ipam::{AddressRequest, Pool},
     runtime::{Agent, Pending, Trouble},
-    snapshot::{Attachment, HostPort, JoinRequest},
+    snapshot::{Attachment, HostPort, JoinRequest, KeepRequest},
 };
 
 /// The address space of networks whose addresses are ours.
@@ -39,6 +41,8 @@ pub struct Driver {
     pub agent: Agent,
     pub pending: Pending,
     networks: Mutex<Networks>,
+    /// Which container an endpoint is in, as far as this process has been told.
+    sandboxes: Mutex<BTreeMap<String, String>>,
 }
 
 impl Driver {
@@ -46,7 +50,7 @@ impl Driver {
     /// When the file of networks cannot be understood.
     pub fn new(agent: Agent, state_dir: &Path) -> std::io::Result<Self> {
         let networks = Mutex::new(Networks::open(state_dir)?);
-        Ok(Self { agent, pending: Pending::new(state_dir), networks })
+        Ok(Self { agent, pending: Pending::new(state_dir), networks, sandboxes: Mutex::default() })
     }
 
     /// Answers one call.
@@ -64,8 +68,12 @@ impl Driver {
             "NetworkDriver.Join" => self.join(&read(body)?),
             "NetworkDriver.EndpointOperInfo" => Ok(json!({"Value": {}})),
             // The interface is taken away with the endpoint; ports are published with it.
-            "NetworkDriver.Leave"
-            | "NetworkDriver.DiscoverNew"
+            "NetworkDriver.Leave" => {
+                let endpoint = read::<OfEndpoint>(body)?.endpoint;
+                self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner).remove(&endpoint);
+                Ok(json!({}))
+            }
+            "NetworkDriver.DiscoverNew"
             | "NetworkDriver.DiscoverDelete"
             | "NetworkDriver.ProgramExternalConnectivity"
             | "NetworkDriver.RevokeExternalConnectivity"
@@ -94,6 +102,15 @@ impl Driver {
                 "addresses of {space:?} are not routed here: docker network create --ipam-driver with this driver's name"
             ));
         }
+        let odd = |data: &&IpamData| {
+            !data.aux_addresses.as_ref().is_none_or(BTreeMap::is_empty)
+                || [gateway(false), gateway(true)].iter().all(|own| *own != data.gateway)
+        };
+        if data.clone().any(|data| odd(&data)) {
+            return Err(
+                "--gateway and --aux-address are not known here: the gateway is the node itself".into()
+            );
+        }
         let network = Network::read(&asked.options.unwrap_or_default())?;
         self.networks()
             .add(asked.network, network)
@@ -106,6 +123,9 @@ impl Driver {
         if let Err(error) = removed {
             tracing::warn!(network = %asked.network, %error, "the network is gone, and not from the file");
         }
+        // What Docker has lost of it in some accident goes now.
+        let nobody = KeepRequest { network: asked.network.clone(), attachments: Vec::new() };
+        let _ = self.agent.is_there().and_then(|()| self.agent.keep(&nobody));
         Ok(json!({}))
     }
 
@@ -128,7 +148,13 @@ impl Driver {
             ..JoinRequest::default()
         };
         self.agent.is_there().map_err(|trouble| words(&trouble))?;
-        let joined = self.agent.join(&request).map_err(|trouble| words(&trouble))?;
+        let joined = self.agent.join(&request).map_err(|trouble| {
+            // It may come to be all the same, and Docker asks no more about it.
+            if let Trouble::Away(_) = trouble {
+                self.take_away(&request.attachment);
+            }
+            words(&trouble)
+        })?;
         // Docker takes an answer for a second address where it has given one itself.
         let own = if mac.is_some() { None } else { Some(joined.mac) };
         let own = own.map(|mac| Interface { mac_address: mac, ..Interface::default() });
@@ -136,24 +162,35 @@ impl Driver {
     }
 
     fn delete_endpoint(&self, asked: &OfEndpoint) -> Result<Value, String> {
-        let attachment = attachment(&asked.network, &asked.endpoint);
-        let left = self.agent.is_there().and_then(|()| self.agent.leave(&attachment));
+        self.take_away(&attachment(&asked.network, &asked.endpoint));
+        Ok(json!({}))
+    }
+
+    /// Now, or by whoever is the agent later.
+    fn take_away(&self, attachment: &Attachment) {
+        let left = self.agent.is_there().and_then(|()| self.agent.leave(attachment));
         match left {
             Ok(()) | Err(Trouble::Said { status: 404, .. }) => {}
             Err(trouble) => {
-                tracing::warn!(endpoint = %asked.endpoint, why = %words(&trouble), "to be taken away later");
-                if let Err(error) = self.pending.note(&attachment) {
-                    tracing::error!(endpoint = %asked.endpoint, %error, "that it is to go cannot be noted");
+                let endpoint = &attachment.container;
+                tracing::warn!(%endpoint, why = %words(&trouble), "to be taken away later");
+                if let Err(error) = self.pending.note(attachment) {
+                    tracing::error!(%endpoint, %error, "that it is to go cannot be noted");
                 }
             }
         }
-        Ok(json!({}))
     }
 
     /// Docker moves the interface into the container, and gives it its addresses and
     /// these routes.
-    fn join(&self, asked: &OfEndpoint) -> Result<Value, String> {
+    fn join(&self, asked: &Join) -> Result<Value, String> {
         let attachment = attachment(&asked.network, &asked.endpoint);
+        let mut sandboxes = self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner);
+        if sandboxes.iter().any(|(endpoint, key)| *key == asked.sandbox && *endpoint != asked.endpoint) {
+            return Err("a container has one network of this driver: all of them are reached by it".into());
+        }
+        sandboxes.insert(asked.endpoint.clone(), asked.sandbox.clone());
+        drop(sandboxes);
         self.agent.is_there().map_err(|trouble| words(&trouble))?;
         let there = self.agent.look(&attachment).map_err(|trouble| words(&trouble))?;
         let gateway = |v4: bool| {
@@ -174,7 +211,7 @@ impl Driver {
         if !asked.sub_pool.is_empty() {
             return Err("an --ip-range is not known here: the agent's pools may exclude networks".into());
         }
-        let none = std::collections::BTreeMap::new();
+        let none = BTreeMap::new();
         let options = asked.options.as_ref().unwrap_or(&none);
         if let Some(key) = options.keys().find(|key| *key != "pool") {
             return Err(format!("ipam-opt {key} is not known: use pool=NAME"));
@@ -185,11 +222,12 @@ impl Driver {
         };
         let pools = self.agent.pools().map_err(|trouble| words(&trouble))?;
         let (pool, network) = find(&pools, options.get("pool").map(String::as_str), wanted, asked.v6)?;
-        let [gateway, ..] = gateways(&[network.addr()])[..] else { return Err("no gateway".into()) };
+        // Docker asks for others for ever when a pool that it has not named has routes here.
+        let shown = if wanted.is_some() || asked.v6 { network } else { Ipv4Net::default().into() };
         Ok(json!({
             "PoolID": format!("{}/{}", if asked.v6 { 6 } else { 4 }, pool.name),
-            "Pool": network,
-            "Data": {GATEWAY: host(gateway)},
+            "Pool": shown,
+            "Data": {GATEWAY: gateway(asked.v6)},
         }))
     }
 
@@ -201,12 +239,12 @@ impl Driver {
             text => Some(text.parse().map_err(|_| format!("{text:?} is no address"))?),
         };
         let request = AddressRequest { pool: Some(pool.to_owned()), address, ipv6: family == "6" };
-        self.agent.is_there().map_err(|trouble| words(&trouble))?;
         let end = Instant::now() + AGAIN;
         let address = loop {
-            match self.agent.reserve(&request) {
+            match self.agent.is_there().and_then(|()| self.agent.reserve(&request)) {
                 Ok(address) => break address,
-                // A container that is started again asks for the address it has just left.
+                // A container that is started again asks for the address it has just left;
+                // an agent that is, answers soon.
                 Err(trouble) if trouble.passes() && Instant::now() < end => {
                     thread::sleep(Duration::from_millis(20));
                 }
@@ -262,7 +300,17 @@ fn find<'a>(
     let fits = |(_, network): &(&Pool, IpNet)| {
         network.addr().is_ipv4() != v6 && wanted.is_none_or(|wanted| wanted.trunc() == network.trunc())
     };
-    networks.clone().find(fits).ok_or_else(|| {
+    let found = networks.clone().find(fits);
+    if let (Some((pool, network)), Some(_)) = (found, wanted)
+        && pool.networks.iter().filter(|other| other.addr().is_ipv4() != v6).count() > 1
+    {
+        return Err(format!(
+            "--subnet {network}: pool {} has other networks beside: --ipam-opt pool={0} takes addresses of all, \
+             or give it a pool of its own",
+            pool.name
+        ));
+    }
+    found.ok_or_else(|| {
         let all: Vec<String> = pools
             .iter()
             .flat_map(|pool| pool.networks.iter().map(|network| format!("{network} of {}", pool.name)))
@@ -273,6 +321,11 @@ fn find<'a>(
             if all.is_empty() { "none".to_owned() } else { all.join(", ") }
         )
     })
+}
+
+/// Where containers send everything, as Docker writes it.
+fn gateway(v6: bool) -> String {
+    host(if v6 { IpAddr::V6(GATEWAY_V6.into()) } else { IpAddr::V4(GATEWAY_V4.into()) })
 }
 
 /// With the prefix of one host.

@@ -1,7 +1,8 @@
 //! What does Docker ask for a container, and what is it told? A small program that
 //! is always there: Docker waits long for a driver that does not answer, so this
-//! one does, within a second, whatever the agent is about. It keeps no more than
-//! which networks there are; addresses and endpoints are the agent's.
+//! one does, within a second where the agent is dead or stopped; one that answers and
+//! is busy is waited for. It keeps no more than which networks there are; addresses
+//! and endpoints are the agent's.
 
 mod driver;
 mod networks;
@@ -33,6 +34,7 @@ use tokio::{
 
 use crate::{
     config::{DEFAULT_SOCKET, DEFAULT_STATE_DIR},
+    event::container::DRIVER,
     runtime::Agent,
     snapshot::COMMAND_TIMEOUT,
 };
@@ -41,12 +43,11 @@ use driver::Driver;
 /// How long it takes to find out that nobody is there.
 const BRIEFLY: Duration = Duration::from_millis(500);
 
-/// The network and IPAM driver of Docker: asks the agent of this node. The driver's
-/// name is that of its socket.
+/// The network and IPAM driver of Docker: asks the agent of this node.
 #[derive(Parser)]
 #[command(name = "causeway-docker", version)]
 struct Arguments {
-    /// Where Docker finds it.
+    /// Where Docker finds it; called causeway.sock, for a driver is called as its socket.
     #[arg(
         long,
         env = "CAUSEWAY_DOCKER_PLUGIN",
@@ -74,6 +75,8 @@ pub fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let is_named = arguments.plugin.file_stem().is_some_and(|name| name == DRIVER);
+    anyhow::ensure!(is_named, "--plugin {}: call it {DRIVER}.sock", arguments.plugin.display());
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
     let agent = Agent::new(arguments.socket.clone(), COMMAND_TIMEOUT, BRIEFLY);
     let state_dir = &arguments.state_dir;
@@ -100,7 +103,7 @@ async fn serve(plugin: &Path, driver: Arc<Driver>) -> anyhow::Result<()> {
         served = async { axum::serve(listener, router).await } => served?,
         () = told => {}
     }
-    // Docker knows at once that there is no such driver.
+    // Nobody is to wait for an answer from it.
     let _ = fs::remove_file(plugin);
     Ok(())
 }

@@ -10,7 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::words::{DOCKERS, GENERIC, MTU, Options};
+use super::words::{DOCKERS, GENERIC, INTERNAL, MTU, Options};
 use crate::{event::policy::NETWORK, whole_file};
 
 /// What a network's endpoints have.
@@ -26,6 +26,9 @@ impl Network {
     /// # Errors
     /// Names the option.
     pub fn read(options: &Options) -> Result<Self, String> {
+        if options.get(INTERNAL) == Some(&Value::Bool(true)) {
+            return Err("--internal is not known here: say who may go where by policies".into());
+        }
         let mut network = Self::default();
         let generic = match options.get(GENERIC) {
             Some(Value::Object(generic)) => generic.clone(),
@@ -141,7 +144,8 @@ mod tests {
         assert_eq!(network, Network { mtu: Some(1400), labels: labels.into() });
         assert_eq!(read(json!({"mtu": "big"})).unwrap_err(), "option mtu: \"big\" is no number");
         assert!(read(json!({"color": "blue"})).unwrap_err().starts_with("option color is not known"));
-        assert_eq!(Network::read(&options(json!({}))), Ok(Network::default()));
+        assert!(Network::read(&options(json!({INTERNAL: true}))).unwrap_err().contains("--internal"));
+        assert_eq!(Network::read(&options(json!({INTERNAL: false}))), Ok(Network::default()));
         let own = options(json!({"label.team": "b", "label.app": "web", "com.docker.network.x": 1}));
         let labels = network.labels_of(&own).unwrap();
         assert_eq!((labels["team"].as_str(), labels["app"].as_str()), ("a", "web"), "the network's hold");

@@ -17,6 +17,7 @@ pub const PORTS: &str = "com.docker.network.portmap";
 /// Before the names of options that are Docker's own.
 pub const DOCKERS: &str = "com.docker.network.";
 pub const GATEWAY: &str = "com.docker.network.gateway";
+pub const INTERNAL: &str = "com.docker.network.internal";
 pub const MTU: &str = "com.docker.network.driver.mtu";
 
 #[derive(Deserialize)]
@@ -37,6 +38,10 @@ pub struct CreateNetwork {
 pub struct IpamData {
     #[serde(default)]
     pub address_space: String,
+    #[serde(default)]
+    pub gateway: String,
+    #[serde(default)]
+    pub aux_addresses: Option<BTreeMap<String, Value>>,
 }
 
 #[derive(Deserialize)]
@@ -91,6 +96,17 @@ pub struct OfEndpoint {
     pub network: String,
     #[serde(rename = "EndpointID")]
     pub endpoint: String,
+}
+
+#[derive(Deserialize)]
+pub struct Join {
+    #[serde(rename = "NetworkID")]
+    pub network: String,
+    #[serde(rename = "EndpointID")]
+    pub endpoint: String,
+    /// The container's namespace, which is not there yet.
+    #[serde(rename = "SandboxKey", default)]
+    pub sandbox: String,
 }
 
 #[derive(Serialize)]

@@ -173,6 +173,11 @@ impl Model {
         self.slots.iter().all(|slot| slot.containers)
     }
 
+    /// As [`containers_known`](Self::containers_known), but for one source.
+    pub fn containers_known_but(&self, source: &str) -> bool {
+        self.slots.iter().all(|slot| slot.containers || &*slot.source == source)
+    }
+
     pub fn problems(&self) -> impl Iterator<Item = &Problem> {
         self.slots.iter().flat_map(|slot| &slot.problems)
     }

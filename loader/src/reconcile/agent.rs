@@ -40,6 +40,7 @@ use crate::{
     netlink::Netlink,
     plan::Digest,
     programming::Programming,
+    providers::docker,
     snapshot::{Command, Handle, Snapshot},
 };
 
@@ -126,7 +127,10 @@ impl Agent {
         // Maps that hold nothing have nothing to lose.
         let counts =
             if v4.is_empty() && v6.is_empty() { Default::default() } else { memory.counts().clone() };
-        let guard = Guard::new(config.shrink_guard, &sources.names(), counts);
+        // What an engine says of its own containers is so, however many have gone.
+        let mut doubted = sources.names();
+        doubted.retain(|name| &**name != docker::SOURCE);
+        let guard = Guard::new(config.shrink_guard, &doubted, counts);
         let slots: Vec<Arc<str>> = sources.names().into_iter().chain([host_ports::SOURCE.into()]).collect();
         let now = Instant::now();
         let (published, owners) = (Published::new(&sources, &config), Owners::new(&sources, &config));

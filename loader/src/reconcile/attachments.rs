@@ -88,6 +88,9 @@ impl Agent {
                 return Err(JoinRefused { message, passes: false });
             }
         }
+        if self.wiring.is_under_way(&name) {
+            return Err(later(format!("endpoint {name} is being attached: try again")));
+        }
         let addresses = self.addresses_for(&request)?;
         let JoinRequest { attachment, netns, mac, mtu, labels, ports, handover, .. } = request;
         let interface = Some(attachment.interface.clone());
@@ -149,6 +152,10 @@ impl Agent {
         for (path, attachment) in pending.unwrap_or_default() {
             let left = match attachment {
                 Some(attachment) => {
+                    // What is still on its way is met the next time.
+                    if self.wiring.requests().any(|request| is_of(request, &attachment)) {
+                        continue;
+                    }
                     match self.joined(&attachment).map(|stored| stored.request.name.clone()) {
                         // Once it is in no book any more, its interface goes, whoever is the agent then.
                         Some(name) => {

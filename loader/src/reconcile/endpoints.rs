@@ -15,6 +15,7 @@ use crate::{
     kernel::bpf::{Attachment, Fitted, Fitter},
     model::desired::Endpoint,
     netlink::Link,
+    plan::policy::SEALED,
     snapshot::{AttachRequest, Attached, JoinRefused, Reply},
 };
 
@@ -310,7 +311,8 @@ impl Agent {
         let mut outcome = Ok(());
         for (_, stored) in self.store.iter() {
             let Some(there) = by_index(stored.endpoint.ifindex) else { continue };
-            if stored.request.mtu.is_some() || there.mtu == uplink.mtu {
+            // Of one that was handed over, only the runtime knows where the other side is.
+            if stored.request.mtu.is_some() || stored.request.handover || there.mtu == uplink.mtu {
                 continue;
             }
             let change = (there.mtu, uplink.mtu);
@@ -355,6 +357,8 @@ impl Agent {
             (name.clone(), Endpoint { policy, ..stored.endpoint.clone() })
         };
         let endpoints: BTreeMap<String, Endpoint> = self.store.iter().map(endpoint).collect();
+        let sealed = endpoints.iter().filter(|(_, endpoint)| endpoint.policy == Some(SEALED));
+        self.policies.sealed = sealed.map(|(name, _)| name.clone()).collect();
         let written = (self.v4.set_endpoints(&endpoints), self.v6.set_endpoints(&endpoints));
         self.note_written(written);
     }

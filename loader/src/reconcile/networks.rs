@@ -11,6 +11,7 @@ use crate::{
     },
     model::Touched,
     policy::{self, Name, Namespace},
+    providers::docker,
     snapshot::AttachRequest,
 };
 
@@ -20,7 +21,7 @@ impl Agent {
     /// that it asks for.
     pub(super) fn check_network(&self, request: &AttachRequest) -> Result<(), String> {
         let (namespace, labels) = self.model.endpoint_labels(&request.name, &request.labels);
-        if labels.contains_key(NETWORK) && !self.model.containers_known() {
+        if labels.contains_key(NETWORK) && !self.model.containers_known_but(docker::SOURCE) {
             let name = &request.name;
             return Err(format!(
                 "endpoint {name}: networks are not known yet: try again when `causeway status` says that the sources have spoken"

@@ -43,6 +43,10 @@ pub struct Policies {
     pub stand: bool,
     /// It may have become known whose some endpoints are, or begun to matter.
     introduced: bool,
+    /// Endpoints whose rows say that nobody knows whose they are, and those of them for
+    /// whom that is to stand until the others' rows have changed over.
+    pub sealed: BTreeSet<String>,
+    unsealing: BTreeSet<String>,
 }
 
 impl Policies {
@@ -71,6 +75,8 @@ impl Policies {
             judge_due: None,
             stand: false,
             introduced: false,
+            sealed: BTreeSet::new(),
+            unsealing: BTreeSet::new(),
         })
     }
 
@@ -202,7 +208,7 @@ impl Agent {
             self.policies.compiler.set_policy(key.into(), object);
         }
         // Whether there are any decides over who is not known yet.
-        self.policies.introduced |= !touched.policies.is_empty();
+        self.policies.introduced |= !touched.policies.is_empty() || touched.egress;
         let moved = self.moved_between_networks(touched);
         for name in touched.pods.union(&moved) {
             self.tell_pod(name);
@@ -226,8 +232,10 @@ impl Agent {
         // Docker's driver is not told whose endpoint it makes; the engine tells us soon
         // after. While no source is known, what held goes on to hold.
         let told_later = stored.request.handover && self.config.docker.is_some();
-        let is_nobody = || self.model.pod(&pod_name(name)).is_none();
-        let matters = || self.model.containers_known() && self.model.policies().next().is_some();
+        let is_nobody =
+            || self.model.pod(&pod_name(name)).is_none() || self.policies.unsealing.contains(name);
+        let rules = || self.model.policies().next().is_some() || self.model.egresses().next().is_some();
+        let matters = || self.model.containers_known() && rules();
         if told_later && is_nobody() && matters() { Some(SEALED) } else { self.policies.index(name) }
     }
 
@@ -279,10 +287,13 @@ impl Agent {
             }
             return;
         };
-        // The rows name their indexes before any is asked for.
+        // The rows name their indexes before any is asked for; who was cut off stays so
+        // until what is asked for stands.
+        self.policies.unsealing = std::mem::take(&mut self.policies.sealed);
         self.plan_endpoints();
         let done = self.policies.change_over(&plan);
-        if self.note(POLICIES, done) == Some(true) {
+        let unsealed = !std::mem::take(&mut self.policies.unsealing).is_empty();
+        if self.note(POLICIES, done) == Some(true) || unsealed {
             self.plan_endpoints();
         }
         self.audit_soon();

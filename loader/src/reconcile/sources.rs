@@ -63,10 +63,19 @@ impl Sources {
     /// Why a source has stopped to speak, once one has. (The thread that reads
     /// manifests holds a sender; the API's tasks are many.)
     pub async fn died(&mut self) -> anyhow::Error {
-        match &mut self.kubernetes {
-            Some(kubernetes) => kubernetes.died().await,
-            None => std::future::pending().await,
-        }
+        let kubernetes = async {
+            match &mut self.kubernetes {
+                Some(kubernetes) => kubernetes.died().await,
+                None => std::future::pending().await,
+            }
+        };
+        let docker = async {
+            match &mut self.docker {
+                Some(docker) => docker.died().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! { error = kubernetes => error, error = docker => error }
     }
 
     /// The first is trusted most: what an operator has put on this node.

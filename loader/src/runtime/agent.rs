@@ -3,12 +3,13 @@
 use std::{
     io::{self, Read, Write},
     net::IpAddr,
-    os::unix::net::UnixStream,
+    os::{fd::OwnedFd, unix::net::UnixStream},
     path::PathBuf,
     time::Duration,
 };
 
 use serde::{Serialize, de::DeserializeOwned};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::{
     api::{client::escape, refusal::ErrorView},
@@ -123,9 +124,12 @@ impl Agent {
     }
 
     fn exchange(&self, method: &str, path: &str, body: &[u8], patience: Duration) -> io::Result<String> {
-        let mut stream = UnixStream::connect(&self.socket)?;
-        stream.set_read_timeout(Some(patience))?;
-        stream.set_write_timeout(Some(patience))?;
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_read_timeout(Some(patience))?;
+        // Connecting as well: of one that is stopped, the queue may be full.
+        socket.set_write_timeout(Some(patience))?;
+        socket.connect(&SockAddr::unix(&self.socket)?)?;
+        let mut stream = UnixStream::from(OwnedFd::from(socket));
         let head = format!(
             "{method} {path} HTTP/1.1\r\nHost: causeway\r\nConnection: close\r\n\
              Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",

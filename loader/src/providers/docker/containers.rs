@@ -29,8 +29,8 @@ pub struct Container {
 /// # Errors
 /// When the engine does not answer.
 pub async fn list(docker: &Docker) -> Result<Vec<Container>, Error> {
-    let filters = |key: &str, values: Vec<String>| Some(HashMap::from([(key.to_owned(), values)]));
-    let ours = ListNetworksOptions { filters: filters("driver", vec![DRIVER.to_owned()]) };
+    let filters = HashMap::from([("driver".to_owned(), vec![DRIVER.to_owned()])]);
+    let ours = ListNetworksOptions { filters: Some(filters) };
     let ids: Vec<String> = docker.list_networks(Some(ours)).await?.into_iter().filter_map(|n| n.id).collect();
     let mut networks = Vec::new();
     for id in &ids {
@@ -44,11 +44,8 @@ pub async fn list(docker: &Docker) -> Result<Vec<Container>, Error> {
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    let options = ListContainersOptions {
-        all: true,
-        filters: filters("network", ids),
-        ..ListContainersOptions::default()
-    };
+    // Not by network: who has never started has none in the list.
+    let options = ListContainersOptions { all: true, ..ListContainersOptions::default() };
     let listed = docker.list_containers(Some(options)).await?;
     Ok(join(&networks, listed))
 }
@@ -60,16 +57,17 @@ fn join(networks: &[NetworkInspect], listed: Vec<ContainerSummary>) -> Vec<Conta
     for network in networks {
         for (id, place) in network.containers.iter().flatten() {
             let Some(endpoint) = place.endpoint_id.clone() else { continue };
+            // Whose labels are not seen is not known yet.
+            let Some(known) = by_id.get(id) else { continue };
             let given = [&place.ipv4_address, &place.ipv6_address];
             let parse = |text: &String| text.parse().ok().map(|network: IpNet| network.addr());
-            let known = by_id.get(id);
             containers.push(Container {
                 name: place.name.clone().unwrap_or_default(),
                 network: network.name.clone().unwrap_or_default(),
                 endpoint,
                 addresses: given.into_iter().flatten().filter_map(parse).collect(),
-                labels: known.and_then(|known| known.labels.clone()).unwrap_or_default(),
-                ready: known.is_some_and(is_ready),
+                labels: known.labels.clone().unwrap_or_default(),
+                ready: is_ready(known),
             });
         }
     }
@@ -93,7 +91,7 @@ mod tests {
     fn places() -> Vec<NetworkInspect> {
         let containers = json!({
             "c1": {"Name": "web", "EndpointID": "e1", "IPv4Address": "10.0.0.1/32", "IPv6Address": "fd00::1/128"},
-            "c2": {"Name": "about-to-start", "EndpointID": "e2", "IPv4Address": "10.0.0.2/32", "IPv6Address": ""},
+            "c2": {"Name": "not-listed", "EndpointID": "e2", "IPv4Address": "10.0.0.2/32", "IPv6Address": ""},
             "ep-e3": {"Name": "of nobody", "EndpointID": "", "IPv4Address": ""},
         });
         vec![serde_json::from_value(json!({"Name": "blue", "Id": "n", "Containers": containers})).unwrap()]
@@ -116,8 +114,10 @@ mod tests {
             ready: true,
         };
         assert_eq!(web, &expected);
-        let soon = running.iter().find(|container| container.endpoint == "e2").unwrap();
-        assert!(!soon.ready && soon.addresses == ["10.0.0.2".parse::<IpAddr>().unwrap()]);
+        // One whose labels are not seen is not said to be anybody.
+        assert!(!running.iter().any(|container| container.endpoint == "e2"));
+        let created = list("created", "Created");
+        assert!(!created[0].ready && created[0].labels == web.labels);
         for (state, status, ready) in [
             ("running", "Up 3 seconds (healthy)", true),
             ("running", "Up 3 seconds (unhealthy)", false),

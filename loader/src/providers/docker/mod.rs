@@ -7,7 +7,11 @@
 mod containers;
 mod labels;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use bollard::{API_DEFAULT_VERSION, errors::Error, query_parameters::EventsOptions};
 use futures_util::{StreamExt, stream::BoxStream};
@@ -27,8 +31,8 @@ pub const SOURCE: &str = "docker";
 /// Where the engine answers unless told otherwise.
 pub const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
 
-/// Seconds that the engine may take for an answer.
-const ANSWER: u64 = 30;
+/// How long the engine may take for all that is asked in a look.
+const ANSWER: Duration = Duration::from_secs(10);
 /// Events this close together are one look.
 const GATHER: Duration = Duration::from_millis(2);
 /// A look even when nobody said that anything changed.
@@ -97,6 +101,12 @@ impl Docker {
     pub fn look(&self, kinds: Vec<Kind>, number: u64) {
         let _ = self.wakes.send(Wake::Look(kinds, number));
     }
+
+    /// Once it has stopped to listen: a bug.
+    pub async fn died(&mut self) -> anyhow::Error {
+        let _ = (&mut self.task).await;
+        anyhow::anyhow!("source {SOURCE}: a task has ended")
+    }
 }
 
 impl Drop for Docker {
@@ -124,17 +134,8 @@ impl Watch {
     async fn run(mut self) {
         let mut engine: Option<(bollard::Docker, Events)> = None;
         loop {
-            let looked = match &engine {
-                Some((docker, _)) => containers::list(docker).await,
-                None => match self.connect().await {
-                    Ok((docker, events)) => {
-                        let looked = containers::list(&docker).await;
-                        engine = Some((docker, events));
-                        looked
-                    }
-                    Err(error) => Err(error),
-                },
-            };
+            let looked = timeout(ANSWER, self.look_at(&mut engine)).await;
+            let looked = looked.unwrap_or_else(|_| Err(format!("no answer within {ANSWER:?}")));
             let goes_on = match looked {
                 Ok(containers) => self.say(&containers).await,
                 Err(error) => {
@@ -145,53 +146,81 @@ impl Watch {
             if !goes_on {
                 return;
             }
-            let lasts = self.wait(engine.as_mut().map(|(_, events)| events)).await;
-            if !lasts {
+            let Some((_, events)) = &mut engine else {
+                self.pause().await;
+                continue;
+            };
+            // What cannot tell of changes is asked now and then.
+            if let Err(error) = self.wait(events).await {
                 engine = None;
+                if !self.say_trouble(&error).await {
+                    return;
+                }
+                self.pause().await;
             }
         }
     }
 
-    /// Subscribes before anything is looked at: nothing falls in between.
+    async fn look_at(
+        &self,
+        engine: &mut Option<(bollard::Docker, Events)>,
+    ) -> Result<Vec<Container>, String> {
+        let words = |error: Error| error.to_string();
+        if engine.is_none() {
+            *engine = Some(self.connect().await.map_err(words)?);
+        }
+        let Some((docker, _)) = engine else { return Ok(Vec::new()) };
+        containers::list(docker).await.map_err(words)
+    }
+
+    /// With the events from this moment on, which is before anything is looked at.
     async fn connect(&self) -> Result<(bollard::Docker, Events), Error> {
-        let docker = bollard::Docker::connect_with_socket(&self.host, ANSWER, API_DEFAULT_VERSION)?;
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let docker = bollard::Docker::connect_with_socket(&self.host, ANSWER.as_secs(), API_DEFAULT_VERSION)?;
         let docker = docker.negotiate_version().await?;
         let words = |words: &[&str]| words.iter().map(ToString::to_string).collect();
         let filters = [("type", words(&["container", "network"])), ("event", words(&EVENTS))];
         let filters = filters.map(|(key, values)| (key.to_owned(), values)).into();
-        let events =
-            docker.events(Some(EventsOptions { filters: Some(filters), ..EventsOptions::default() }));
+        let since = Some(since.to_string());
+        let options = EventsOptions { since, filters: Some(filters), ..EventsOptions::default() };
+        let events = docker.events(Some(options));
         Ok((docker, events.boxed()))
     }
 
-    /// Until there is a reason to look; false when the engine has gone.
-    async fn wait(&mut self, events: Option<&mut Events>) -> bool {
-        let Some(events) = events else {
-            let again = Instant::now() + PAUSE;
-            loop {
-                tokio::select! {
-                    () = sleep_until(again) => return true,
-                    // Answered once the engine can be asked, or not.
-                    Some(wake) = self.woken.recv() => self.note(wake),
-                }
+    /// Before an engine that has not answered is asked again.
+    async fn pause(&mut self) {
+        let again = Instant::now() + PAUSE;
+        loop {
+            tokio::select! {
+                () = sleep_until(again) => return,
+                Some(wake) = self.woken.recv() => self.note(wake),
             }
-        };
-        let lasts = tokio::select! {
-            event = events.next() => matches!(event, Some(Ok(_))),
-            Some(wake) = self.woken.recv() => {
-                self.note(wake);
-                true
-            }
-            () = tokio::time::sleep(POLL) => true,
-        };
+        }
+    }
+
+    /// Until there is a reason to look.
+    ///
+    /// # Errors
+    /// Why there are no more events.
+    async fn wait(&mut self, events: &mut Events) -> Result<(), String> {
+        tokio::select! {
+            event = events.next() => match event {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(format!("its events: {error}")),
+                None => return Err("its events have ended".into()),
+            },
+            Some(wake) = self.woken.recv() => self.note(wake),
+            () = tokio::time::sleep(POLL) => {}
+        }
         let end = Instant::now() + GATHER;
-        while lasts && let Ok(Some(Ok(_))) = timeout(end - Instant::now(), events.next()).await {}
+        while let Ok(Some(Ok(_))) = timeout(end - Instant::now(), events.next()).await {}
         while let Ok(wake) = self.woken.try_recv() {
             self.note(wake);
         }
-        lasts
+        Ok(())
     }
 
+    /// Who waits for a look hears of the next one, whatever comes of it.
     fn note(&mut self, wake: Wake) {
         match wake {
             Wake::Fence(number) => self.fence = self.fence.max(number),
@@ -214,22 +243,28 @@ impl Watch {
         events.extend(gone.map(|key| Event { key: key.clone(), object: None }));
         self.said = objects;
         let looks = std::mem::take(&mut self.looks);
-        self.send(events, problems, looks).await
+        self.send(events, problems, looks, true).await
     }
 
     /// All stays as it was said last.
-    async fn say_trouble(&mut self, error: &Error) -> bool {
+    async fn say_trouble(&mut self, error: &str) -> bool {
         let problem = Problem {
             origin: None,
             object: String::new(),
             field: String::new(),
             message: format!("the Docker engine at {} does not answer: {error}", self.host),
         };
-        self.send(Vec::new(), vec![problem], BTreeMap::new()).await
+        self.send(Vec::new(), vec![problem], BTreeMap::new(), false).await
     }
 
-    async fn send(&mut self, events: Vec<Event>, problems: Vec<Problem>, looks: BTreeMap<Kind, u64>) -> bool {
-        let standing = Standing { problems, synced: self.known, containers: self.known, marks: None };
+    async fn send(
+        &mut self,
+        events: Vec<Event>,
+        problems: Vec<Problem>,
+        looks: BTreeMap<Kind, u64>,
+        readable: bool,
+    ) -> bool {
+        let standing = Standing { problems, synced: readable, containers: self.known, marks: None };
         let fence = std::mem::take(&mut self.fence);
         match self.speech.batch(events, standing, fence, looks) {
             Some(batch) => self.batches.send(batch).await.is_ok(),
