@@ -18,6 +18,7 @@ pub mod child;
 pub mod client;
 pub mod cni;
 pub mod container;
+pub mod containerd;
 pub mod cpu;
 pub mod direct;
 pub mod docker;

@@ -325,10 +325,13 @@ fn many_come_and_go_eight_at_a_time() {
     cluster.wait_converged();
 }
 
-/// At random points of many attachments the agent dies.
+/// At random points of many attachments the agent dies; `CAUSEWAY_RUNS` says how often,
+/// 12 times unless given.
 #[test]
 fn no_address_is_lost_or_had_twice_whenever_the_agent_dies() {
-    const DEATHS: usize = 12;
+    let deaths =
+        std::env::var("CAUSEWAY_RUNS").map_or(12, |runs| runs.parse().expect("CAUSEWAY_RUNS is a number"));
+    let given = AtomicUsize::new(0);
     let (mut cluster, plugin) = rig();
     let config = plugin.config();
     let mut random = causeway_testkit::random::Random::new(20_261_122);
@@ -336,16 +339,17 @@ fn no_address_is_lost_or_had_twice_whenever_the_agent_dies() {
     // From the first death on there is a state that tells what is whose.
     let early = Container::add(&plugin, "early", &config);
     assert_eq!(plugin.ask("DEL", &early.id, early.path(), &config).code, 0);
-    for _ in 0..DEATHS {
+    for _ in 0..deaths {
         let over = std::sync::atomic::AtomicBool::new(false);
         thread::scope(|scope| {
             for (worker, netns) in namespaces.iter().enumerate() {
-                let (plugin, config, over) = (&plugin, &config, &over);
+                let (plugin, config, over, given) = (&plugin, &config, &over, &given);
                 scope.spawn(move || {
                     let id = format!("w{worker}");
                     while !over.load(Relaxed) {
                         for verb in ["ADD", "DEL"] {
-                            let _ = plugin.ask(verb, &id, netns.path().to_str().unwrap(), config);
+                            let said = plugin.ask(verb, &id, netns.path().to_str().unwrap(), config);
+                            given.fetch_add(usize::from(verb == "ADD" && said.code == 0), Relaxed);
                         }
                     }
                 });
@@ -358,7 +362,11 @@ fn no_address_is_lost_or_had_twice_whenever_the_agent_dies() {
         cluster.nodes[0].agent().wait_up(PATIENCE);
         cluster.wait_converged();
         until("nothing half done", PATIENCE, || (endpoints(&cluster) == links(&cluster)).then_some(()));
+        let shown = cluster.nodes[0].agent().ask(&["show", "endpoints"]);
+        let held = || shown.as_array().unwrap().iter().map(|endpoint| endpoint["addresses"][0].to_string());
+        assert_eq!(held().collect::<BTreeSet<_>>().len(), held().count(), "{shown}");
     }
+    println!("{} addresses given, {deaths} deaths of the agent", given.into_inner());
     let mut had = BTreeSet::new();
     for (worker, netns) in namespaces.iter().enumerate() {
         let path = netns.path().to_str().unwrap();

@@ -9,6 +9,7 @@ use std::{
 
 use causeway_testkit::{
     cni::Plugin,
+    containerd::Containerd,
     docker::Docker,
     http::get,
     netns::Netns,
@@ -198,8 +199,12 @@ fn policies_know_containers_by_their_labels() {
     let (success, said) = asks();
     // Its time is over, and nothing else is wrong.
     assert!(!success && said.trim() == "Terminated", "{said}");
+    let containerd = Containerd::new(&cluster.nodes[0].netns, &Plugin::of(&cluster.nodes[0]));
+    let (success, said) = containerd.run("late", &fetch);
+    assert!(!success && said.trim() == "Terminated", "{said}");
     cluster.manifests().remove("guard.yaml");
     until("no policy", PATIENCE, || (asks().1.trim() == "server").then_some(()));
+    assert_eq!(containerd.run("again", &fetch), (true, "server\n".into()));
 }
 
 /// As between the driver's answer and the engine's word of whose it is.

@@ -132,6 +132,8 @@ fn a_snapshot_shows_links_routes_and_sysctls_that_changed() {
     let netns = Netns::new();
     let other = Netns::new();
     let pins = std::path::Path::new("/nonexistent");
+    // Namespaces begin as the host is, and one with Docker forwards.
+    netns.set_sysctl("net/ipv4/ip_forward", "0");
     let before = Snapshot::take(&netns, pins);
     assert_eq!(before.difference(&Snapshot::take(&netns, pins)), "");
     link::pair(&netns, "planted0", &other, "eth0");

@@ -6,7 +6,7 @@ use std::{
     collections::BTreeMap,
     net::IpAddr,
     path::Path,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -21,7 +21,7 @@ use super::{
     ports,
     words::{
         CreateEndpoint, CreateNetwork, GATEWAY, Interface, InterfaceName, IpamData, Join, Joined, OfEndpoint,
-        OfNetwork, PORTS, PortBinding, ReleaseAddress, RequestAddress, RequestPool, StaticRoute,
+        OfNetwork, Options, PORTS, PortBinding, ReleaseAddress, RequestAddress, RequestPool, StaticRoute,
     },
 };
 use crate::{
@@ -38,8 +38,8 @@ const SPACE: &str = "causeway";
 const AGAIN: Duration = Duration::from_millis(600);
 
 pub struct Driver {
-    pub agent: Agent,
-    pub pending: Pending,
+    agent: Agent,
+    pending: Pending,
     networks: Mutex<Networks>,
     /// Which container an endpoint is in, as far as this process has been told.
     sandboxes: Mutex<BTreeMap<String, String>>,
@@ -69,8 +69,7 @@ impl Driver {
             "NetworkDriver.EndpointOperInfo" => Ok(json!({"Value": {}})),
             // The interface is taken away with the endpoint; ports are published with it.
             "NetworkDriver.Leave" => {
-                let endpoint = read::<OfEndpoint>(body)?.endpoint;
-                self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner).remove(&endpoint);
+                lock(&self.sandboxes).remove(&read::<OfEndpoint>(body)?.endpoint);
                 Ok(json!({}))
             }
             "NetworkDriver.DiscoverNew"
@@ -112,14 +111,13 @@ impl Driver {
             );
         }
         let network = Network::read(&asked.options.unwrap_or_default())?;
-        self.networks()
-            .add(asked.network, network)
-            .map_err(|error| format!("remember the network: {error}"))?;
+        let added = lock(&self.networks).add(asked.network, network);
+        added.map_err(|error| format!("remember the network: {error}"))?;
         Ok(json!({}))
     }
 
     fn delete_network(&self, asked: &OfNetwork) -> Result<Value, String> {
-        let removed = self.networks().remove(&asked.network);
+        let removed = lock(&self.networks).remove(&asked.network);
         if let Err(error) = removed {
             tracing::warn!(network = %asked.network, %error, "the network is gone, and not from the file");
         }
@@ -132,7 +130,7 @@ impl Driver {
     fn create_endpoint(&self, asked: CreateEndpoint) -> Result<Value, String> {
         let CreateEndpoint { network: id, endpoint, interface, options } = asked;
         let unknown = || format!("network {id} was not made with this driver's files: make it anew");
-        let network = self.networks().get(&id).cloned().ok_or_else(unknown)?;
+        let network = lock(&self.networks).get(&id).cloned().ok_or_else(unknown)?;
         let options = options.unwrap_or_default();
         let interface = interface.unwrap_or_default();
         let mac = (!interface.mac_address.is_empty()).then_some(interface.mac_address);
@@ -162,6 +160,8 @@ impl Driver {
     }
 
     fn delete_endpoint(&self, asked: &OfEndpoint) -> Result<Value, String> {
+        // One that could not be joined is not left.
+        lock(&self.sandboxes).remove(&asked.endpoint);
         self.take_away(&attachment(&asked.network, &asked.endpoint));
         Ok(json!({}))
     }
@@ -185,7 +185,7 @@ impl Driver {
     /// these routes.
     fn join(&self, asked: &Join) -> Result<Value, String> {
         let attachment = attachment(&asked.network, &asked.endpoint);
-        let mut sandboxes = self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sandboxes = lock(&self.sandboxes);
         if sandboxes.iter().any(|(endpoint, key)| *key == asked.sandbox && *endpoint != asked.endpoint) {
             return Err("a container has one network of this driver: all of them are reached by it".into());
         }
@@ -253,11 +253,11 @@ impl Driver {
         };
         Ok(json!({"Address": host(address)}))
     }
+}
 
-    fn networks(&self) -> std::sync::MutexGuard<'_, Networks> {
-        // Nothing is half done when a thread dies here.
-        self.networks.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing is half done when a thread dies here.
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn attachment(network: &str, endpoint: &str) -> Attachment {
@@ -279,7 +279,7 @@ fn addresses(v4: &str, v6: &str) -> Result<Vec<IpAddr>, String> {
     given.map(|text| parse(text).map_err(|_| format!("{text:?} is no address"))).collect()
 }
 
-fn published(options: &super::words::Options) -> Result<Vec<HostPort>, String> {
+fn published(options: &Options) -> Result<Vec<HostPort>, String> {
     let bindings = match options.get(PORTS) {
         None | Some(Value::Null) => return Ok(Vec::new()),
         Some(bindings) => Vec::<PortBinding>::deserialize(bindings),
