@@ -168,7 +168,8 @@ fn a_thousand_edits_of_every_kind_end_where_a_fresh_look_does() {
     for problem in live.problems.clone() {
         let origin = problem.origin.unwrap();
         let file = origin.place.split('#').next().unwrap();
-        if problem.field != "metadata.name" {
+        // Of two that are the same neither is broken.
+        if !problem.message.contains("comes first") {
             fs::write(live.path(file), service("mended", 80)).unwrap();
         }
     }
