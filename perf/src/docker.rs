@@ -19,7 +19,6 @@ use crate::{
     stats::{Report, median},
 };
 
-const SERVE: &str = "busybox mkdir -p /www; echo served > /www/name; exec httpd -f -p 8080 -h /www";
 /// What nobody answers is asked anew after so long, rather than sent again by TCP.
 const PATIENCE_OF_ONE: Duration = Duration::from_millis(4);
 /// Between two looks whether a service is served.
@@ -35,7 +34,7 @@ pub fn run(quick: bool) -> Result<Report> {
     agent.stop();
     agent.restart_with(&["--docker", &docker.host()]);
     agent.wait_up(PATIENCE);
-    docker.done(&["network", "create", "--driver", "causeway", "--ipam-driver", "causeway", "--ipv6", "net"]);
+    docker.network("net", &[]);
     let millis = |seconds: &[f64]| {
         let worst = seconds.iter().copied().fold(0.0, f64::max);
         [median(seconds.iter().copied()), worst].map(|seconds| format!("{:.1}", seconds * 1e3)).into()
@@ -47,10 +46,10 @@ pub fn run(quick: bool) -> Result<Report> {
     let rounds = if quick { 2 } else { 10 };
     let (mut plain, mut ranged, mut grown) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
-        plain.push(start(&docker, &[])?);
+        plain.push(start(&docker, &[]));
         docker.remove("measured");
         let before = held(&cluster)?;
-        ranged.push(start(&docker, &["--publish", "20000-30000:20000-30000"])?);
+        ranged.push(start(&docker, &["--publish", "20000-30000:20000-30000"]));
         grown.push(held(&cluster)? - before);
         docker.remove("measured");
     }
@@ -62,12 +61,10 @@ pub fn run(quick: bool) -> Result<Report> {
     Ok(report)
 }
 
-fn start(docker: &Docker, options: &[&str]) -> Result<f64> {
+fn start(docker: &Docker, options: &[&str]) -> f64 {
     let begun = Instant::now();
-    let usual = ["run", "--detach", "--name", "measured", "--network", "net"];
-    let (success, said) = docker.try_done(&[&usual[..], options, &["tools", "sh", "-c", SERVE]].concat());
-    ensure!(success, "docker run: {said}");
-    Ok(begun.elapsed().as_secs_f64())
+    docker.serve("net", "measured", options);
+    begun.elapsed().as_secs_f64()
 }
 
 /// Seconds from the engine's event to the first connection from outside.
@@ -85,7 +82,7 @@ fn until_served(docker: &Docker, outside: &Netns) -> Result<f64> {
                 Ok(SystemTime::now())
             })
         });
-        start(docker, &["--label", &format!("causeway.io/vip={}:80>8080", vip(1))])?;
+        start(docker, &["--label", &format!("causeway.io/vip={}:80>8080", vip(1))]);
         asking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })?;
     let until = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() + 1;

@@ -132,6 +132,28 @@ impl Docker {
         self.done(&[&["run"][..], options, &[IMAGE], command].concat())
     }
 
+    /// Makes a network of ours, of both families.
+    pub fn network(&self, name: &str, options: &[&str]) {
+        let create = ["network", "create", "--driver", "causeway", "--ipam-driver", "causeway", "--ipv6"];
+        self.done(&[&create[..], options, &[name]].concat());
+    }
+
+    /// Starts a web server in a network, which says its name at port 8080; its addresses.
+    pub fn serve(&self, network: &str, name: &str, options: &[&str]) -> [String; 2] {
+        let usual = ["--detach", "--name", name, "--network", network];
+        let web = format!("busybox mkdir -p /www; echo {name} > /www/name; exec httpd -f -p 8080 -h /www");
+        self.run(&[&usual[..], options].concat(), &["sh", "-c", &web]);
+        self.addresses(name)
+    }
+
+    /// Of either family; empty where it has none.
+    pub fn addresses(&self, container: &str) -> [String; 2] {
+        ["IPAddress", "GlobalIPv6Address"].map(|field| {
+            let format = format!("{{{{range .NetworkSettings.Networks}}}}{{{{.{field}}}}}{{{{end}}}}");
+            self.done(&["inspect", container, "--format", &format])
+        })
+    }
+
     /// In a container that runs.
     pub fn exec(&self, container: &str, command: &[&str]) -> String {
         self.done(&[&["exec", container][..], command].concat())

@@ -26,11 +26,6 @@ use serde_json::{Value, json};
 /// Docker waits no longer for us, whatever the agent is about.
 const ANSWERED: Duration = Duration::from_secs(1);
 
-/// A web server that says its name.
-fn web(name: &str) -> String {
-    format!("busybox mkdir -p /www; echo {name} > /www/name; exec httpd -f -p 8080 -h /www")
-}
-
 /// A node whose agent knows the engine, and a network of both families.
 fn rig() -> (Cluster, Docker) {
     let mut cluster = Cluster::dual(1);
@@ -38,7 +33,7 @@ fn rig() -> (Cluster, Docker) {
     let docker = Docker::new(&cluster.nodes[0]);
     listen(&mut cluster, &docker);
     // With a network by name: Docker takes addresses that are asked for in such alone.
-    network(&docker, "blue", &["--subnet", &cluster.nodes[0].pod_cidr()]);
+    docker.network("blue", &["--subnet", &cluster.nodes[0].pod_cidr()]);
     (cluster, docker)
 }
 
@@ -49,24 +44,6 @@ fn listen(cluster: &mut Cluster, docker: &Docker) {
     agent.restart_with(&["--docker", &docker.host()]);
     agent.wait_up(PATIENCE);
     cluster.wait_converged();
-}
-
-fn network(docker: &Docker, name: &str, options: &[&str]) {
-    let create = ["network", "create", "--driver", "causeway", "--ipam-driver", "causeway", "--ipv6"];
-    docker.done(&[&create[..], options, &[name]].concat());
-}
-
-fn serve(docker: &Docker, name: &str, options: &[&str]) -> [String; 2] {
-    let usual = ["--detach", "--name", name, "--network", "blue"];
-    docker.run(&[&usual[..], options].concat(), &["sh", "-c", &web(name)]);
-    addresses(docker, name)
-}
-
-fn addresses(docker: &Docker, name: &str) -> [String; 2] {
-    ["IPAddress", "GlobalIPv6Address"].map(|field| {
-        let format = format!("{{{{range .NetworkSettings.Networks}}}}{{{{.{field}}}}}{{{{end}}}}");
-        docker.done(&["inspect", name, "--format", &format])
-    })
 }
 
 /// What a new container hears there in two seconds; `None`: nothing, and nothing else is
@@ -94,7 +71,7 @@ fn nobody_is_left(cluster: &Cluster) {
 #[test]
 fn containers_talk_over_both_families_and_go() {
     let (cluster, docker) = rig();
-    let [v4, v6] = serve(&docker, "server", &["--publish", "82:8080"]);
+    let [v4, v6] = docker.serve("blue", "server", &["--publish", "82:8080"]);
     for to in [format!("{v4}:8080"), format!("[{v6}]:8080")] {
         assert_eq!(hears(&docker, &[], &to).as_deref(), Some("server"), "{to}");
     }
@@ -107,7 +84,7 @@ fn containers_talk_over_both_families_and_go() {
     }
     // As people call it.
     // By a network without a subnet of its own, which is made while containers have addresses.
-    network(&docker, "green", &[]);
+    docker.network("green", &[]);
     docker.run(&["--detach", "--name", "plain", "--network", "blue"], &["sleep", "600"]);
     let (success, said) = docker.try_done(&["network", "connect", "green", "plain"]);
     assert!(!success && said.contains("a container has one network of this driver"), "{said}");
@@ -141,10 +118,10 @@ fn a_label_makes_a_service() {
     let answer =
         || cluster.outside.run(|| get((vip(1), 80), "/name")).ok().map(|said| said.body.trim().to_owned());
     let heard = |name: &str| until(name, PATIENCE, || answer().filter(|said| said == name));
-    serve(&docker, "one", &["--label", &label]);
+    docker.serve("blue", "one", &["--label", &label]);
     heard("one");
     assert_eq!(hears(&docker, &[], &at).as_deref(), Some("one"));
-    serve(&docker, "two", &["--label", &label]);
+    docker.serve("blue", "two", &["--label", &label]);
     heard("two");
     // One that is stopped is no backend; nobody is sent to it any more.
     docker.done(&["stop", "--time", "0", "two"]);
@@ -180,8 +157,8 @@ fn policies_know_containers_by_their_labels() {
         "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: locked, namespace: docker}\nspec:\n  \
          podSelector: {matchLabels: {app: locked}}\n  policyTypes: [Egress]\n",
     );
-    let [address, _] = serve(&docker, "server", &["--label", "app=web"]);
-    let [open, _] = serve(&docker, "open", &[]);
+    let [address, _] = docker.serve("blue", "server", &["--label", "app=web"]);
+    let [open, _] = docker.serve("blue", "open", &[]);
     let open = format!("{open}:8080");
     let to = format!("{address}:8080");
     // Its rules stand before its first packet: nothing is waited for.
@@ -232,7 +209,7 @@ fn an_endpoint_that_nobody_knows_is_cut_off() {
     ] {
         container.ip(step);
     }
-    let [address, _] = serve(&docker, "server", &[]);
+    let [address, _] = docker.serve("blue", "server", &[]);
     let at: SocketAddr = format!("{address}:8080").parse().unwrap();
     let talks = || container.run(|| TcpStream::connect_timeout(&at, Duration::from_millis(300)).is_ok());
     until("no policy, no secret", PATIENCE, || talks().then_some(()));
@@ -268,7 +245,7 @@ fn who_may_not_be_in_a_network_is_refused_with_the_reason() {
          members: {pods: {podSelector: {matchLabels: {team: red}}}}\n",
     );
     cluster.wait_converged();
-    network(&docker, "red", &["--opt", "network=red"]);
+    docker.network("red", &["--opt", "network=red"]);
     let run = |options: &str| {
         let words = ["run", "--rm", "--network", options, "tools", "cat", "/proc/sys/kernel/hostname"];
         docker.timed(&words)
@@ -301,9 +278,9 @@ fn who_may_not_be_in_a_network_is_refused_with_the_reason() {
 fn docker_is_answered_whatever_becomes_of_the_agent() {
     let (mut cluster, docker) = rig();
     for name in ["stays", "goes", "late"] {
-        serve(&docker, name, &[]);
+        docker.serve("blue", name, &[]);
     }
-    let [stays, _] = addresses(&docker, "stays");
+    let [stays, _] = docker.addresses("stays");
     let to = format!("{stays}:8080");
     let talks = |cluster: &Cluster| {
         cluster.nodes[0].netns.run(|| get(to.parse::<SocketAddr>().unwrap(), "/name").is_ok())
@@ -358,7 +335,7 @@ fn network_goes_and_comes(docker: &Docker) {
 fn containers_outlive_the_engine_and_the_driver() {
     let (mut cluster, mut docker) = rig();
     let label = format!("causeway.io/vip={}:80>8080", vip(1));
-    serve(&docker, "server", &["--label", &label]);
+    docker.serve("blue", "server", &["--label", &label]);
     let answers = |cluster: &Cluster| cluster.outside.run(|| get((vip(1), 80), "/name")).is_ok();
     until("served", PATIENCE, || answers(&cluster).then_some(()));
     docker.stop();
@@ -386,7 +363,7 @@ fn listen_without_waiting(cluster: &mut Cluster, docker: &Docker) {
 fn ten_thousand_ports_are_one_range() {
     let (cluster, docker) = rig();
     let begun = Instant::now();
-    serve(&docker, "server", &["--publish", "20000-30000:8000-18000"]);
+    docker.serve("blue", "server", &["--publish", "20000-30000:8000-18000"]);
     println!("started with 10,001 ports after {:?}", begun.elapsed());
     let shown = cluster.nodes[0].agent().ask(&["show", "services"]).to_string();
     assert!(shown.contains("20000-30000"), "{shown}");
