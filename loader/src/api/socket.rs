@@ -1,4 +1,4 @@
-//! Who may ask? Root, and the group of the socket; and one agent listens.
+//! Who may ask? Root, and the group of the socket; and one program listens.
 
 use std::{
     fs,
@@ -19,7 +19,7 @@ const SOCKET_MODE: u32 = 0o660;
 /// Takes the socket. A stale one is replaced, a live one is not.
 ///
 /// # Errors
-/// When another agent answers there, something else than a socket lies there,
+/// When another program answers there, something else than a socket lies there,
 /// or the directory cannot be used.
 pub fn bind(path: &Path) -> anyhow::Result<UnixListener> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -30,7 +30,7 @@ pub fn bind(path: &Path) -> anyhow::Result<UnixListener> {
     }
     remove_stale(path)?;
     // Under another name until its mode is set, so that nobody slips in; then
-    // linked to its own, which fails if another agent was quicker.
+    // linked to its own, which fails if another was quicker.
     let aside = parent.join(format!(".{}", std::process::id()));
     let _ = fs::remove_file(&aside);
     let listener =
@@ -50,7 +50,7 @@ fn remove_stale(path: &Path) -> anyhow::Result<()> {
     let Ok(metadata) = fs::symlink_metadata(path) else { return Ok(()) };
     anyhow::ensure!(
         metadata.file_type().is_socket(),
-        "{} is there and no socket: remove it, or give --socket",
+        "{} is there and no socket: remove it, or name another place",
         path.display()
     );
     match net::UnixStream::connect(path) {
@@ -63,7 +63,7 @@ fn remove_stale(path: &Path) -> anyhow::Result<()> {
 }
 
 fn taken(path: &Path) -> anyhow::Error {
-    anyhow::anyhow!("another agent answers at {}: stop it, or give --socket", path.display())
+    anyhow::anyhow!("another program answers at {}: stop it, or name another socket", path.display())
 }
 
 #[cfg(test)]
@@ -98,7 +98,7 @@ mod tests {
         let path = dir.path().join("agent.sock");
         let first = bind(&path).unwrap();
         let error = bind(&path).unwrap_err().to_string();
-        assert!(error.contains("another agent answers at") && error.contains("agent.sock"), "{error}");
+        assert!(error.contains("another program answers at") && error.contains("agent.sock"), "{error}");
         drop(first);
         assert!(path.exists());
         let _second = bind(&path).unwrap();

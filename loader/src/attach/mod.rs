@@ -30,9 +30,14 @@ use crate::{
     sysctl,
 };
 
+/// Of a family, whoever asks.
+pub fn gateway(v4: bool) -> IpAddr {
+    if v4 { IpAddr::V4(GATEWAY_V4.into()) } else { IpAddr::V6(GATEWAY_V6.into()) }
+}
+
 /// Where to who has these addresses sends everything: one of each family.
 pub fn gateways(addresses: &[IpAddr]) -> Vec<IpAddr> {
-    let both = [IpAddr::V4(GATEWAY_V4.into()), IpAddr::V6(GATEWAY_V6.into())];
+    let both = [gateway(true), gateway(false)];
     let used = |gateway: &IpAddr| addresses.iter().any(|address| address.is_ipv4() == gateway.is_ipv4());
     both.into_iter().filter(used).collect()
 }

@@ -11,7 +11,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use causeway_schema::{GATEWAY_V4, GATEWAY_V6};
 use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -25,7 +24,7 @@ use super::{
     },
 };
 use crate::{
-    attach::gateways,
+    attach::{gateway, gateways},
     event::container::{NAMESPACE, name_of},
     ipam::{AddressRequest, Pool},
     runtime::{Agent, Pending, Trouble},
@@ -34,8 +33,9 @@ use crate::{
 
 /// The address space of networks whose addresses are ours.
 const SPACE: &str = "causeway";
-/// What was somebody's a moment ago may be free within this time.
-const AGAIN: Duration = Duration::from_millis(600);
+/// What was somebody's a moment ago may be free within this time: after it no more is
+/// asked, so that Docker is answered within a second.
+const AGAIN: Duration = Duration::from_millis(500);
 
 pub struct Driver {
     agent: Agent,
@@ -103,7 +103,7 @@ impl Driver {
         }
         let odd = |data: &&IpamData| {
             !data.aux_addresses.as_ref().is_none_or(BTreeMap::is_empty)
-                || [gateway(false), gateway(true)].iter().all(|own| *own != data.gateway)
+                || [true, false].into_iter().all(|v4| host(gateway(v4)) != data.gateway)
         };
         if data.clone().any(|data| odd(&data)) {
             return Err(
@@ -170,7 +170,7 @@ impl Driver {
     fn take_away(&self, attachment: &Attachment) {
         let left = self.agent.is_there().and_then(|()| self.agent.leave(attachment));
         match left {
-            Ok(()) | Err(Trouble::Said { status: 404, .. }) => {}
+            Ok(()) => {}
             Err(trouble) => {
                 let endpoint = &attachment.container;
                 tracing::warn!(%endpoint, why = %words(&trouble), "to be taken away later");
@@ -227,7 +227,7 @@ impl Driver {
         Ok(json!({
             "PoolID": format!("{}/{}", if asked.v6 { 6 } else { 4 }, pool.name),
             "Pool": shown,
-            "Data": {GATEWAY: gateway(asked.v6)},
+            "Data": {GATEWAY: host(gateway(!asked.v6))},
         }))
     }
 
@@ -321,11 +321,6 @@ fn find<'a>(
             if all.is_empty() { "none".to_owned() } else { all.join(", ") }
         )
     })
-}
-
-/// Where containers send everything, as Docker writes it.
-fn gateway(v6: bool) -> String {
-    host(if v6 { IpAddr::V6(GATEWAY_V6.into()) } else { IpAddr::V4(GATEWAY_V4.into()) })
 }
 
 /// With the prefix of one host.

@@ -11,7 +11,6 @@ mod words;
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -27,12 +26,10 @@ use axum::{
 };
 use clap::Parser;
 use serde_json::{Value, json};
-use tokio::{
-    net::{UnixListener, UnixStream},
-    signal::unix::{SignalKind, signal},
-};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
+    api::server::bind,
     config::{DEFAULT_SOCKET, DEFAULT_STATE_DIR},
     event::container::DRIVER,
     runtime::Agent,
@@ -41,7 +38,7 @@ use crate::{
 use driver::Driver;
 
 /// How long it takes to find out that nobody is there.
-const BRIEFLY: Duration = Duration::from_millis(500);
+const BRIEFLY: Duration = Duration::from_millis(400);
 
 /// The network and IPAM driver of Docker: asks the agent of this node.
 #[derive(Parser)]
@@ -90,7 +87,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 async fn serve(plugin: &Path, driver: Arc<Driver>) -> anyhow::Result<()> {
-    let listener = listen(plugin).await.with_context(|| format!("listen at {}", plugin.display()))?;
+    let listener = bind(plugin)?;
     let router = Router::new().fallback(call).with_state(driver);
     let (mut terminated, mut interrupted) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -106,18 +103,6 @@ async fn serve(plugin: &Path, driver: Arc<Driver>) -> anyhow::Result<()> {
     // Nobody is to wait for an answer from it.
     let _ = fs::remove_file(plugin);
     Ok(())
-}
-
-/// In place of one that has died; not of one that answers.
-async fn listen(plugin: &Path) -> anyhow::Result<UnixListener> {
-    anyhow::ensure!(UnixStream::connect(plugin).await.is_err(), "somebody answers there already");
-    if let Some(dir) = plugin.parent() {
-        fs::create_dir_all(dir)?;
-    }
-    crate::whole_file::remove(plugin)?;
-    let listener = UnixListener::bind(plugin)?;
-    fs::set_permissions(plugin, fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
 }
 
 async fn call(State(driver): State<Arc<Driver>>, uri: Uri, body: Bytes) -> (StatusCode, Json<Value>) {

@@ -114,10 +114,10 @@ impl Sources {
     /// Asks a source to list these kinds anew; it says so in a batch. Until
     /// then it has not answered, however long that takes.
     pub fn look(&self, source: &str, kinds: Vec<Kind>, number: u64) {
-        match (source, &self.manifests, &self.kubernetes, &self.docker) {
-            (manifests::SOURCE, Some(manifests), ..) => manifests.look(kinds, number),
-            (kubernetes::SOURCE, _, Some(kubernetes), _) => kubernetes.look(&kinds, number),
-            (docker::SOURCE, .., Some(docker)) => docker.look(kinds, number),
+        match (source, &self.manifests, &self.kubernetes) {
+            (manifests::SOURCE, Some(manifests), _) => manifests.look(kinds, number),
+            (kubernetes::SOURCE, _, Some(kubernetes)) => kubernetes.look(&kinds, number),
+            // Docker's engine is not doubted.
             _ => {}
         }
     }

@@ -16,6 +16,7 @@ mod slice;
 mod table;
 pub mod wire;
 
+pub use address::unicast;
 pub use egress::egress;
 pub use namespace::namespace;
 pub use node::node;
@@ -25,7 +26,7 @@ pub use policy::{
     virtual_network,
 };
 pub use service::service;
-pub use slice::{endpoints, slice};
+pub use slice::{WEIGHT, endpoints, slice, weight_of};
 
 use super::{Names, object::shortened};
 use crate::event::{Kind, Object, ObjectKey, Origin, Problem};

@@ -17,7 +17,7 @@ use crate::event::{EndpointState, Kind, Object, ObjectKey, Place, SliceEndpoint,
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 /// Share of the service's flows for each backend of the slice, relative to
 /// those of other slices.
-const WEIGHT_ANNOTATION: &str = "causeway.io/weight";
+pub const WEIGHT: &str = "causeway.io/weight";
 /// When that happened which a slice tells of.
 const TRIGGER_ANNOTATION: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 const MAX_WEIGHT: u32 = causeway_schema::choice::MAX_WEIGHT;
@@ -194,15 +194,19 @@ fn described(
 }
 
 fn weight(metadata: &ObjectMeta) -> Result<u32, Refusal> {
-    let text = metadata.annotations.as_ref().and_then(|notes| notes.get(WEIGHT_ANNOTATION));
-    match text.map(|text| (text, text.parse::<u32>())) {
-        None => Ok(1),
-        Some((_, Ok(weight))) if weight <= MAX_WEIGHT => Ok(weight),
-        Some((text, _)) => {
-            let message = format!("{} is no weight: use a whole number from 0 to {MAX_WEIGHT}", quoted(text));
-            Err(Refusal::new(format!("metadata.annotations[{WEIGHT_ANNOTATION}]"), message))
-        }
-    }
+    let text = metadata.annotations.as_ref().and_then(|notes| notes.get(WEIGHT));
+    let refuse = |message| Refusal::new(format!("metadata.annotations[{WEIGHT}]"), message);
+    weight_of(text.map(String::as_str)).map_err(refuse)
+}
+
+/// A backend's share of what its service gets; 1 unless given.
+///
+/// # Errors
+/// What it may be.
+pub fn weight_of(text: Option<&str>) -> Result<u32, String> {
+    let Some(text) = text else { return Ok(1) };
+    let weight = text.parse().ok().filter(|weight| *weight <= MAX_WEIGHT);
+    weight.ok_or_else(|| format!("{} is no weight: use a whole number from 0 to {MAX_WEIGHT}", quoted(text)))
 }
 
 /// What cannot be read is not measured, and no more than that.

@@ -15,19 +15,18 @@ use crate::{
         container::{NAMESPACE, name_of},
         label,
     },
-    providers::Names,
+    providers::{
+        Names,
+        convert::{WEIGHT, unicast, weight_of},
+    },
 };
 
 /// Where a service is that the container serves: `10.96.0.9:80>8080`, several with
 /// commas between them.
 pub const VIP: &str = "causeway.io/vip";
-/// Its share of what they get: 1 unless given; 0 drains.
-pub const WEIGHT: &str = "causeway.io/weight";
 /// Put there by us: how people call the container, and its network.
 pub const CONTAINER: &str = "causeway.io/container";
 pub const DOCKER_NETWORK: &str = "causeway.io/docker-network";
-/// The most that a service's backend may weigh.
-const HEAVIEST: u32 = 256;
 
 /// A frontend, and the container's port behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,7 +60,7 @@ pub fn objects(containers: &[Container], node: &Arc<str>, source: &Arc<str>) -> 
         let pod = Object::Pod(Arc::new(pod(container, node, &mut names)));
         objects.insert(key(Kind::Pod, name), (Arc::new(pod), origin.clone()));
         let Some(text) = container.labels.get(VIP) else { continue };
-        let weight = weight(container).unwrap_or_else(|message| {
+        let weight = weight_of(container.labels.get(WEIGHT).map(String::as_str)).unwrap_or_else(|message| {
             wrong(WEIGHT, message);
             1
         });
@@ -109,12 +108,6 @@ fn pod(container: &Container, node: &Arc<str>, names: &mut Names) -> PodObject {
     }
 }
 
-fn weight(container: &Container) -> Result<u32, String> {
-    let Some(text) = container.labels.get(WEIGHT) else { return Ok(1) };
-    let weight = text.parse().ok().filter(|weight| *weight <= HEAVIEST);
-    weight.ok_or_else(|| format!("{text:?} is no weight: use 0 to {HEAVIEST}"))
-}
-
 /// `10.96.0.9:80`, `[fd00::9]:53/udp`, `10.96.0.9:80>8080`.
 fn parse(text: &str) -> Result<Vip, String> {
     let wrong = || {
@@ -132,9 +125,9 @@ fn parse(text: &str) -> Result<Vip, String> {
     };
     let at: SocketAddr = at.parse().map_err(|_| wrong())?;
     let port = port.unwrap_or(at.port());
-    let ip = at.ip();
-    if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || at.port() == 0 || port == 0 {
-        return Err(format!("{text:?}: {at} is no address that a service can have"));
+    unicast(&at.ip().to_string(), "").map_err(|refusal| format!("{text:?}: {}", refusal.message))?;
+    if at.port() == 0 || port == 0 {
+        return Err(wrong());
     }
     Ok(Vip { at, protocol, port })
 }
@@ -206,7 +199,13 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named_and_the_rest_stands() {
-        let labels = [(VIP, "10.96.0.9:80,here,[fd00::9]:80,0.0.0.0:80,10.96.0.9:81/sctp"), (WEIGHT, "much")];
+        let labels = [
+            (
+                VIP,
+                "10.96.0.9:80,here,[fd00::9]:80,0.0.0.0:80,169.254.0.1:80,10.96.0.9:80>0,10.96.0.9:81/sctp",
+            ),
+            (WEIGHT, "much"),
+        ];
         let (keys, problems) = said(&[container("a", &labels)]);
         assert!(keys.contains(&"Service docker/10.96.0.9.80-tcp".to_owned()) && keys.len() == 3, "{keys:?}");
         let all = problems.join("\n");
@@ -214,7 +213,9 @@ mod tests {
             "docker:web-a: container web-a: labels[causeway.io/weight]: \"much\" is no weight",
             "\"here\" is no frontend",
             "[fd00::9]:80: the container has no address of that family",
-            "0.0.0.0:80 is no address",
+            "\"0.0.0.0:80\": 0.0.0.0 is a unspecified address",
+            "169.254.0.1 is a link-local address",
+            "\"10.96.0.9:80>0\" is no frontend",
             "81/sctp\" is no frontend",
         ] {
             assert!(all.contains(words), "{words} in {all}");

@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use super::speech::{Speech, Standing};
-use crate::event::{Batch, Event, Kind, Object, ObjectKey, Origin, Problem};
+use crate::event::{Batch, Event, Object, ObjectKey, Origin, Problem};
 
 use containers::Container;
 
@@ -59,14 +59,9 @@ type Events = BoxStream<'static, Result<bollard::models::EventMessage, Error>>;
 /// Everything that was said, by its name.
 type Objects = BTreeMap<ObjectKey, (Arc<Object>, Arc<Origin>)>;
 
-enum Wake {
-    Fence(u64),
-    Look(Vec<Kind>, u64),
-}
-
 /// Ends its task when dropped.
 pub struct Docker {
-    wakes: mpsc::UnboundedSender<Wake>,
+    fences: mpsc::UnboundedSender<u64>,
     task: JoinHandle<()>,
 }
 
@@ -74,32 +69,26 @@ impl Docker {
     /// Starts to watch the engine at `host` (`unix://...`); its containers are on
     /// `node`. That it does not answer is no error.
     pub fn spawn(host: String, node: Arc<str>, batches: mpsc::Sender<Batch>) -> Self {
-        let (wakes, woken) = mpsc::unbounded_channel();
+        let (fences, asked) = mpsc::unbounded_channel();
         let source: Arc<str> = SOURCE.into();
         let watch = Watch {
             host,
             node,
             speech: Speech::new(source.clone()),
             source,
-            woken,
+            asked,
             batches,
             said: Objects::new(),
             known: false,
             fence: 0,
-            looks: BTreeMap::new(),
         };
-        Self { wakes, task: tokio::spawn(watch.run()) }
+        Self { fences, task: tokio::spawn(watch.run()) }
     }
 
     /// Asks for a look now; the batch that ends it carries `fence`.
     pub fn fence(&self, fence: u64) {
         // The task only ends before its owner when the loop has gone.
-        let _ = self.wakes.send(Wake::Fence(fence));
-    }
-
-    /// Asks for another look; the batch that ends it says so of these kinds.
-    pub fn look(&self, kinds: Vec<Kind>, number: u64) {
-        let _ = self.wakes.send(Wake::Look(kinds, number));
+        let _ = self.fences.send(fence);
     }
 
     /// Once it has stopped to listen: a bug.
@@ -120,14 +109,13 @@ struct Watch {
     node: Arc<str>,
     source: Arc<str>,
     speech: Speech,
-    woken: mpsc::UnboundedReceiver<Wake>,
+    asked: mpsc::UnboundedReceiver<u64>,
     batches: mpsc::Sender<Batch>,
     said: Objects,
     /// The engine has answered once.
     known: bool,
-    /// Who waits for the end of a look.
+    /// The newest that waits for the end of a look, or 0.
     fence: u64,
-    looks: BTreeMap<Kind, u64>,
 }
 
 impl Watch {
@@ -193,7 +181,7 @@ impl Watch {
         loop {
             tokio::select! {
                 () = sleep_until(again) => return,
-                Some(wake) = self.woken.recv() => self.note(wake),
+                Some(fence) = self.asked.recv() => self.fence = fence,
             }
         }
     }
@@ -209,23 +197,15 @@ impl Watch {
                 Some(Err(error)) => return Err(format!("its events: {error}")),
                 None => return Err("its events have ended".into()),
             },
-            Some(wake) = self.woken.recv() => self.note(wake),
+            Some(fence) = self.asked.recv() => self.fence = fence,
             () = tokio::time::sleep(POLL) => {}
         }
         let end = Instant::now() + GATHER;
         while let Ok(Some(Ok(_))) = timeout(end - Instant::now(), events.next()).await {}
-        while let Ok(wake) = self.woken.try_recv() {
-            self.note(wake);
+        while let Ok(fence) = self.asked.try_recv() {
+            self.fence = fence;
         }
         Ok(())
-    }
-
-    /// Who waits for a look hears of the next one, whatever comes of it.
-    fn note(&mut self, wake: Wake) {
-        match wake {
-            Wake::Fence(number) => self.fence = self.fence.max(number),
-            Wake::Look(kinds, number) => self.looks.extend(kinds.into_iter().map(|kind| (kind, number))),
-        }
     }
 
     /// What is not as it was said last; false when nobody hears it any more.
@@ -242,8 +222,7 @@ impl Watch {
         let gone = self.said.keys().filter(|key| !objects.contains_key(key));
         events.extend(gone.map(|key| Event { key: key.clone(), object: None }));
         self.said = objects;
-        let looks = std::mem::take(&mut self.looks);
-        self.send(events, problems, looks, true).await
+        self.send(events, problems, true).await
     }
 
     /// All stays as it was said last.
@@ -254,19 +233,13 @@ impl Watch {
             field: String::new(),
             message: format!("the Docker engine at {} does not answer: {error}", self.host),
         };
-        self.send(Vec::new(), vec![problem], BTreeMap::new(), false).await
+        self.send(Vec::new(), vec![problem], false).await
     }
 
-    async fn send(
-        &mut self,
-        events: Vec<Event>,
-        problems: Vec<Problem>,
-        looks: BTreeMap<Kind, u64>,
-        readable: bool,
-    ) -> bool {
+    async fn send(&mut self, events: Vec<Event>, problems: Vec<Problem>, readable: bool) -> bool {
         let standing = Standing { problems, synced: readable, containers: self.known, marks: None };
         let fence = std::mem::take(&mut self.fence);
-        match self.speech.batch(events, standing, fence, looks) {
+        match self.speech.batch(events, standing, fence, BTreeMap::new()) {
             Some(batch) => self.batches.send(batch).await.is_ok(),
             None => true,
         }
