@@ -5,7 +5,7 @@ use std::{
     fs,
     io::{Read, Write},
     os::unix::net::UnixStream,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -152,6 +152,13 @@ impl Docker {
             let format = format!("{{{{range .NetworkSettings.Networks}}}}{{{{.{field}}}}}{{{{end}}}}");
             self.done(&["inspect", container, "--format", &format])
         })
+    }
+
+    /// Of a container that runs.
+    pub fn netns(&self, container: &str) -> Netns {
+        let key = self.done(&["inspect", container, "--format", "{{.NetworkSettings.SandboxKey}}"]);
+        let path = key.replace("/var/run", "/run");
+        Netns::at(Path::new(&format!("/proc/{}/root{path}", self.held())))
     }
 
     /// In a container that runs.

@@ -28,23 +28,33 @@ pub struct Netns {
 impl Netns {
     /// A new namespace with `lo` up.
     pub fn new() -> Self {
+        let netns = Self::named(|path| {
+            thread::scope(|scope| {
+                let made = scope.spawn(|| {
+                    unshare(CloneFlags::CLONE_NEWNET).expect("unshare the network namespace: root is needed");
+                    // The thread's own entry: the process stays where it was.
+                    bind(Path::new("/proc/thread-self/ns/net"), path);
+                });
+                made.join().unwrap_or_else(|panic| resume_unwind(panic));
+            });
+        });
+        netns.ip("link set lo up");
+        netns
+    }
+
+    /// One that is there, such as a container's, by a name of our own.
+    pub fn at(other: &Path) -> Self {
+        Self::named(|path| bind(other, path))
+    }
+
+    fn named(make: impl FnOnce(&Path)) -> Self {
         let name = unique();
         let path = Path::new(NETNS_DIR).join(&name);
         share_directory();
         OpenOptions::new().create_new(true).write(true).open(&path).unwrap();
-        thread::scope(|scope| {
-            let made = scope.spawn(|| {
-                unshare(CloneFlags::CLONE_NEWNET).expect("unshare the network namespace: root is needed");
-                // The thread's own entry: the process stays where it was.
-                let own = Some("/proc/thread-self/ns/net");
-                mount(own, &path, None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("mount the namespace");
-            });
-            made.join().unwrap_or_else(|panic| resume_unwind(panic));
-        });
+        make(&path);
         let file = File::open(&path).unwrap();
-        let netns = Self { name, path, file };
-        netns.ip("link set lo up");
-        netns
+        Self { name, path, file }
     }
 
     pub fn name(&self) -> &str {
@@ -117,6 +127,11 @@ impl Netns {
         self.run(|| fs::write(&path, value))
             .unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
     }
+}
+
+fn bind(from: &Path, to: &Path) {
+    mount(Some(from), to, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .unwrap_or_else(|error| panic!("mount the namespace {}: {error}", from.display()));
 }
 
 /// As `ip netns add` leaves the directory: containers that have it mounted see

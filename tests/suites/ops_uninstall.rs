@@ -73,7 +73,7 @@ fn an_agent_that_is_to_uninstall_takes_off_what_another_left() {
     second.arg("--state-dir").arg(agent.state_dir()).arg("--netns").arg(cluster.nodes[0].netns.path());
     let said = second.output().unwrap();
     assert!(!said.status.success(), "{said:?}");
-    assert!(String::from_utf8_lossy(&said.stderr).contains("another agent"), "{said:?}");
+    assert!(String::from_utf8_lossy(&said.stderr).contains("another program answers at"), "{said:?}");
     assert!(agent.status().converged);
 
     cluster.nodes[0].agent_mut().kill9();
