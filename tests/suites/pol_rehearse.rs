@@ -302,3 +302,52 @@ fn a_hundred_thousand_flows_hold_nobody_up() {
     println!("{MANY} flows: rehearsed in {took:?}; {length} bytes of answer in {:?}", began.elapsed());
     assert!(took < Duration::from_secs(5), "{took:?}");
 }
+
+/// POL-10: the one that is asked first decides, and whoever wrote the other hears of it.
+#[test]
+fn rules_by_service_and_by_backend_that_are_at_odds_are_told() {
+    let stage = Stage::new();
+    let policy = |name: &str, priority: u8, action: &str, to: &str| {
+        format!(
+            "apiVersion: causeway.io/v1alpha1\nkind: Policy\nmetadata: {{name: {name}}}\nspec:\n  tier: Admin\n  \
+             priority: {priority}\n  subject: {{pods: {{podSelector: {{matchLabels: {{app: friend}}}}}}}}\n  \
+             egress: [{{action: {action}, to: [{to}]}}]\n"
+        )
+    };
+    let service = policy("service", 2, "Allow", "{service: {namespace: default, name: web}}");
+    let backend = policy("backend", 1, "Reject", "{pods: {podSelector: {matchLabels: {app: web}}}}");
+    let odds = directory(&[&service, &backend]);
+    let (code, rehearsal) = stage.rehearse(&odds, &[]);
+    let problems = rehearsal["problems"].as_array().unwrap();
+    assert_eq!((code, problems.len()), (1, 1), "{rehearsal}");
+    let message = problems[0]["message"].as_str().unwrap();
+    assert!(
+        message.contains("4 of its 4 backends") && message.contains("denied by Policy backend egress[0]"),
+        "{message}"
+    );
+
+    let cluster = &stage.cluster;
+    cluster.manifests().write("service.yaml", &service);
+    cluster.wait_converged();
+    let told = || {
+        let problems = cluster.nodes[0].agent().status().problems;
+        let told =
+            problems.iter().map(|problem| format!("{} {} {}", problem.origin, problem.object, problem.field));
+        told.collect::<Vec<_>>()
+    };
+    assert_eq!(told(), Vec::<String>::new());
+    assert_eq!(requests(&stage.friend.netns, (vip(1), 80), 1, Protocol::Tcp).failed, 0);
+    cluster.manifests().write("backend.yaml", &backend);
+    cluster.wait_converged();
+    assert_eq!(told(), ["manifests:service.yaml#1 Policy service spec.egress[0]"]);
+    assert_eq!(requests(&stage.friend.netns, (vip(1), 80), 1, Protocol::Tcp).failed, 1, "as it was told");
+    // In the other order it is the rule by backend that is void.
+    cluster.manifests().write("service.yaml", &service.replace("priority: 2", "priority: 0"));
+    cluster.wait_converged();
+    assert_eq!(told(), ["manifests:backend.yaml#1 Policy backend spec.egress[0]"]);
+    assert_eq!(requests(&stage.friend.netns, (vip(1), 80), 1, Protocol::Tcp).failed, 0);
+    // It leaves something to do when it speaks of more.
+    cluster.manifests().write("backend.yaml", &backend.replace("matchLabels: {app: web}", ""));
+    cluster.wait_converged();
+    assert_eq!(told(), Vec::<String>::new());
+}

@@ -161,3 +161,25 @@ fn endpoints_have_labels_of_their_own_and_of_their_pods() {
     agent.ask(&["endpoint", "attach", "default/web", "--netns", &path, "--address", "10.244.0.9"]);
     assert_eq!(labels(agent, "default/web"), json!({"app": "web", "tier": "front"}));
 }
+
+#[test]
+fn a_list_of_ports_that_is_too_long_is_told() {
+    let cluster = Cluster::running(1);
+    let node = &cluster.nodes[0];
+    let _guarded = node.container("guarded", 10);
+    let lets = |ports: &str| {
+        let policy = format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: many}}\n\
+             spec: {{podSelector: {{}}, ingress: [{{ports: [{ports}]}}]}}\n"
+        );
+        cluster.manifests().write("policy.yaml", &policy);
+        cluster.wait_converged();
+        node.agent().status().problems
+    };
+    let ports: Vec<String> = (1..=2500).map(|number| format!("{{port: {}}}", number * 2)).collect();
+    let problems = lets(&ports.join(", "));
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert_eq!(problems[0].origin, "manifests:policy.yaml#1");
+    assert!(problems[0].message.contains("more than 4096 ranges of ports"), "{problems:?}");
+    assert_eq!(lets("{port: 2, endPort: 5000}"), []);
+}

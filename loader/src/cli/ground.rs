@@ -2,7 +2,7 @@
 //! directory's policies in place of its own.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -19,7 +19,7 @@ use crate::{
         Model,
         desired::{Clients, Frontend},
     },
-    policy::{Here, Name, Pod, Subject, Talk, Told},
+    policy::{Backend, Here, Name, Pod, Subject, Talk, Told},
 };
 
 impl PodInput {
@@ -168,6 +168,15 @@ fn backends(
     let offset = to.port() - frontend.port;
     let at = |backend: &SocketAddr| SocketAddr::new(backend.ip(), backend.port().wrapping_add(offset));
     Some(family.map(at).collect())
+}
+
+/// Who serves a service, at which ports.
+pub fn backend_ports(name: &Name, inputs: &PolicyInputs) -> BTreeSet<Backend> {
+    let is_meant = |service: &&ServiceInput| (&service.namespace, &service.name) == (&name.0, &name.1);
+    let protocol = |service: &ServiceInput| Some(service.frontends.first()?.protocol);
+    let meant = inputs.services.iter().filter(is_meant);
+    let served = meant.filter_map(|service| Some((protocol(service)?, &service.backends)));
+    served.flat_map(|(protocol, backends)| backends.iter().map(move |backend| (protocol, *backend))).collect()
 }
 
 #[cfg(test)]

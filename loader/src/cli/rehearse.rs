@@ -95,8 +95,10 @@ pub async fn run(arguments: Arguments, socket: &Path, output: Output) -> anyhow:
     for (talk, flows) in talks.into_iter().filter(|(talk, _)| here.concerns(talk)) {
         *counts.entry(talk).or_default() += flows;
     }
-    let differences = policy::rehearse(&stands.compile(), &candidate.compile(), &here, counts.keys());
-    let problems = model.problems().map(ProblemView::from).collect();
+    let compiled = candidate.compile();
+    let differences = policy::rehearse(&stands.compile(), &compiled, &here, counts.keys());
+    let in_vain = compiled.problems(|name| ground::backend_ports(name, &inputs));
+    let problems = model.problems().chain(&in_vain).map(ProblemView::from).collect();
     let rehearsal = report(&differences, &counts, &here, problems);
     output.print(&rehearsal, text)?;
     Ok(rehearsal.changed == 0 && rehearsal.problems.is_empty())

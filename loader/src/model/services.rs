@@ -3,15 +3,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
-use crate::event::{Event, Kind, Object, ObjectKey, SliceEndpoint};
+use crate::event::{Event, Kind, Object, ObjectKey, Protocol, SliceEndpoint};
 
 use super::{
     Model, Said, ServiceName,
-    desired::{Service, ServiceId},
+    desired::{Frontend, Service, ServiceId},
     members, merge,
     selection::Here,
 };
@@ -35,6 +35,17 @@ impl Model {
         let backends = self.services_of(name).flat_map(|(_, service)| service.backends);
         let addresses: BTreeSet<IpAddr> = backends.map(|backend| backend.address).collect();
         addresses.into_iter().collect()
+    }
+
+    /// The same with protocols and ports, a range's first for all of it.
+    pub fn backend_ports(&self, name: &(Arc<str>, Arc<str>)) -> BTreeSet<(Protocol, SocketAddr)> {
+        let mut found = BTreeSet::new();
+        for (_, service) in self.services_of(name) {
+            let Some(Frontend { protocol, .. }) = service.frontends.first() else { continue };
+            let at = service.backends.iter().map(|backend| SocketAddr::new(backend.address, backend.port));
+            found.extend(at.map(|at| (*protocol, at)));
+        }
+        found
     }
 
     pub(super) fn service_names(&self) -> impl Iterator<Item = ServiceName> {

@@ -62,6 +62,11 @@ impl Classes {
         self.with.get(&term).into_iter().flatten().copied()
     }
 
+    /// Whether a row has it.
+    pub fn is_used(&self, class: u32) -> bool {
+        self.entries.get(&class).is_some_and(|class| class.rows > 0)
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.entries.len()

@@ -41,7 +41,7 @@ impl Compiler {
         self.classify(&changed, &new, &gone);
         self.terms.forget(&gone);
         self.write(&sets);
-        let cut = self.sets.cut().next().is_some();
+        let cut = self.sets.has_cut();
         self.rules.settle(self.revision, &mut self.image.rules);
         self.image.rules.set(TOO_LONG, cut.then(|| Arc::new(RuleName::TooLong)));
         self.delta()

@@ -11,6 +11,7 @@ use causeway_schema::policy::MAX_STEPS;
 use super::{
     Name, Pod, PolicyId, PolicyImage, Subject,
     classes::Classes,
+    conflicts::Backend,
     image::{Delta, Table},
     index::TermIndex,
     networks::Networks,
@@ -168,10 +169,11 @@ impl Compiler {
         Sizes { sets: self.sets.len(), classes: self.classes.len() }
     }
 
-    /// What could not be written as it was said.
-    pub fn problems(&self) -> Vec<Problem> {
+    /// What could not be written as it was said, and what says it in vain. `backends`:
+    /// who serves a service.
+    pub fn problems(&self, backends: impl Fn(&Name) -> BTreeSet<Backend>) -> Vec<Problem> {
         let mut objects = BTreeSet::new();
-        for (_, clauses) in self.sets.cut() {
+        for clauses in self.sets.cut() {
             objects.extend(clauses.names.iter().flat_map(|name| name.policies()).map(ToString::to_string));
         }
         let problem = |object| Problem {
@@ -183,7 +185,7 @@ impl Compiler {
                  the highest protocols and ports are denied; join ports into ranges"
             ),
         };
-        objects.into_iter().map(problem).collect()
+        objects.into_iter().map(problem).chain(self.conflicts(backends)).collect()
     }
 
     pub(super) fn delta(&mut self) -> Delta {

@@ -18,6 +18,7 @@ mod classes;
 mod clauses;
 mod commit;
 mod compiler;
+mod conflicts;
 mod explain;
 mod finder;
 mod image;
@@ -48,6 +49,7 @@ use crate::event::{
 };
 
 pub use compiler::{Compiler, Sizes};
+pub use conflicts::Backend;
 pub use explain::{Explanation, Flow, word};
 pub use image::{Changes, Delta, PolicyImage, Table};
 pub use names::RuleName;

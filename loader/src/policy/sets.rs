@@ -210,9 +210,21 @@ impl Sets {
         self.entries.get(&number).map(|set| set.clauses.terms()).unwrap_or_default()
     }
 
-    /// Sets with a list that was cut.
-    pub fn cut(&self) -> impl Iterator<Item = (SetKey, &Clauses)> {
-        self.cut.iter().filter_map(|key| Some((*key, &*self.entries.get(&key.set)?.clauses)))
+    /// Sets that endpoints have, and what these stand for.
+    pub fn in_use(&self) -> impl Iterator<Item = (u32, &Clauses)> {
+        let used = self.entries.iter().filter(|(_, set)| set.endpoints > 0);
+        used.map(|(number, set)| (*number, &*set.clauses))
+    }
+
+    /// Whether a list was cut.
+    pub fn has_cut(&self) -> bool {
+        !self.cut.is_empty()
+    }
+
+    /// Of sets that endpoints have, those with such a list.
+    pub fn cut(&self) -> impl Iterator<Item = &Clauses> {
+        let sets: BTreeSet<u32> = self.cut.iter().map(|key| key.set).collect();
+        self.in_use().filter(move |(set, _)| sets.contains(set)).map(|(_, clauses)| clauses)
     }
 
     pub fn release(&mut self, revision: u64) {

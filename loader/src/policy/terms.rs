@@ -88,6 +88,11 @@ impl Terms {
         entry.into_iter().flat_map(|entry| entry.sets.iter().copied())
     }
 
+    /// Whether a rule names any.
+    pub fn has_services(&self) -> bool {
+        self.entries.iter().flatten().any(|entry| matches!(entry.term.who, Who::Service(_)))
+    }
+
     pub fn is_network(&self, id: TermId) -> bool {
         self.get(id).is_some_and(|term| term.network().is_some())
     }

@@ -13,7 +13,7 @@ use causeway_schema::{Flow, FlowKey, V4, V6};
 use super::{agent::Agent, plane::Plane};
 use crate::{
     attach::Stored,
-    event::pod_name,
+    event::{Problem, pod_name},
     kernel::bpf::{Dataplane, PolicyTables},
     model::Touched,
     plan::{
@@ -47,6 +47,8 @@ pub struct Policies {
     /// whom that is to stand until the others' rows have changed over.
     pub sealed: BTreeSet<String>,
     unsealing: BTreeSet<String>,
+    /// What policies say in vain.
+    pub problems: Vec<Problem>,
 }
 
 impl Policies {
@@ -77,6 +79,7 @@ impl Policies {
             introduced: false,
             sealed: BTreeSet::new(),
             unsealing: BTreeSet::new(),
+            problems: Vec::new(),
         })
     }
 
@@ -309,7 +312,18 @@ impl Agent {
         if self.policies.leftovers {
             self.commit_policies();
         }
+        self.lint_policies();
         self.judge_flows();
+    }
+
+    fn lint_policies(&mut self) {
+        let mut problems = self.policies.compiler.problems(|name| self.model.backend_ports(name));
+        for problem in &mut problems {
+            let mut policies = self.model.policies();
+            let said = policies.find(|(key, _)| key.to_string() == problem.object);
+            problem.origin = said.map(|(_, policy)| (*policy.origin).clone());
+        }
+        self.policies.problems = problems;
     }
 
     /// Ends flows that policies do not allow any more, when it is time to.

@@ -122,7 +122,7 @@ impl Agent {
     pub fn every_problem(&self) -> impl Iterator<Item = Problem> {
         let all = self.model.problems().chain(self.plan_problems()).chain(&self.route_problems);
         let all = all.chain(&self.egress.decision.problems).chain(self.health_checks.problems());
-        all.cloned().chain(self.network_problems())
+        all.chain(&self.policies.problems).cloned().chain(self.network_problems())
     }
 
     /// What the plans could not serve; what is wrong in both families, once.

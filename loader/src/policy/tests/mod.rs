@@ -1,6 +1,7 @@
 //! Policies, pods and flows in few words.
 
 mod cases;
+mod conflicts;
 mod denials;
 mod explain;
 mod generator;

@@ -171,13 +171,13 @@ fn a_list_that_is_too_long_denies_its_end_and_says_so() {
     assert_eq!(decision(&compiler, "a/e", comes("192.0.2.1", 2)).0, Outcome::Allow);
     let (outcome, name) = decision(&compiler, "a/e", comes("192.0.2.1", MAX_STEPS as u16 * 2));
     assert_eq!((outcome, name), (Outcome::Deny, Some(RuleName::TooLong)));
-    let problems = compiler.problems();
+    let problems = compiler.problems(|_| Default::default());
     assert_eq!(problems.len(), 1);
     assert_eq!(problems[0].object, "NetworkPolicy a/p");
     compiler.set_endpoint("a/e".into(), None);
     compiler.commit();
     settle(&mut compiler);
-    assert!(compiler.problems().is_empty() && compiler.image().rules.rows().is_empty());
+    assert!(compiler.problems(|_| Default::default()).is_empty() && compiler.image().rules.rows().is_empty());
 }
 
 #[test]
