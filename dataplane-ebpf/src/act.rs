@@ -9,6 +9,9 @@ use causeway_schema::{TraceRecord, Verdict};
 
 use crate::{count, maps, trace};
 
+/// A packet for the interface's own address.
+const PACKET_HOST: u32 = 0;
+
 /// "Not mine": the next program of the hook, then the stack (`TCX_NEXT`).
 pub const PASS: i32 = TC_ACT_UNSPEC;
 
@@ -62,6 +65,17 @@ impl Decision {
     pub fn back(ctx: &TcContext, verdict: Verdict) -> Self {
         // SAFETY: the context is valid for the whole run of the program.
         Self::new(verdict, Exit::Interface, unsafe { (*ctx.skb.skb).ifindex })
+    }
+
+    /// The answer to a container that asks for its gateway. Not by the queue of our end of
+    /// the pair, which takes nothing until the kernel has seen that its other end is up:
+    /// whose first question is lost waits for a second. Only for frames whose headers are
+    /// where they were, since the kernel does not look for them again on this way.
+    #[inline(always)]
+    pub fn answer(ctx: &TcContext, verdict: Verdict) -> Self {
+        // A question to all is answered to one.
+        let _ = ctx.skb.change_type(PACKET_HOST);
+        Self { exit: Exit::Peer, ..Self::back(ctx, verdict) }
     }
 
     /// A plain program does not decide about this packet.

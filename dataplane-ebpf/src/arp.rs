@@ -44,5 +44,5 @@ pub fn answer(ctx: &TcContext) -> Decision {
         *eth.cast::<[u8; 6]>() = asker.tha;
         *eth.add(6).cast::<[u8; 6]>() = GATEWAY_MAC;
     }
-    Decision::back(ctx, Verdict::GatewayArp)
+    Decision::answer(ctx, Verdict::GatewayArp)
 }

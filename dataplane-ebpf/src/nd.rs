@@ -95,5 +95,5 @@ pub fn answer(ctx: &TcContext, loose: &Loose<V6>) -> Decision {
         *frame.add(V6::DST).cast::<V6>() = asker;
         *frame.add(V6::L4).cast::<Solicitation>() = answer;
     }
-    Decision::back(ctx, Verdict::GatewayNd)
+    Decision::answer(ctx, Verdict::GatewayNd)
 }

@@ -322,13 +322,17 @@ impl Node {
     /// The IPv6 address of the container that has this IPv4 address.
     fn address6(&self, address: Ipv4Addr) -> Option<Ipv6Addr> {
         let [.., host] = address.octets();
-        let address6 = Ipv6Addr::new(0xfd00, 0x10, 0x244, self.index.into(), 0, 0, 0, host.into());
-        self.dual.then_some(address6)
+        self.dual.then(|| self.pod_address6(host))
     }
 
     /// The address of a container by its last byte.
     pub fn pod_address(&self, host: u8) -> Ipv4Addr {
         Ipv4Addr::new(10, 244, self.index, host)
+    }
+
+    /// And its IPv6 address, in a dual cluster.
+    pub fn pod_address6(&self, host: u8) -> Ipv6Addr {
+        Ipv6Addr::new(0xfd00, 0x10, 0x244, self.index.into(), 0, 0, 0, host.into())
     }
 
     /// The node's own manifest.

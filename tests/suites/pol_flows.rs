@@ -2,8 +2,8 @@
 //! of the agent, and for containers that are just starting.
 
 use std::{
-    io::{ErrorKind, Read, Write},
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    io::{self, ErrorKind, Read, Write},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -14,6 +14,7 @@ use std::{
 
 use causeway_testkit::{
     client::{request, requests},
+    container::Container,
     manifest::{Port, Service},
     netns::Netns,
     server::Server,
@@ -25,8 +26,10 @@ use causeway_testkit::{
 
 /// From the policy's rows to the reset, on either side.
 const SOON: Duration = Duration::from_millis(100);
-/// Who is let in is so at once.
+/// For what is not to come through.
 const QUICK: Duration = Duration::from_millis(10);
+/// A client whose first packet is lost sends the next after a second.
+const FIRST: Duration = Duration::from_millis(700);
 
 /// Denies everything that comes to `app: LABEL` but from `from`.
 fn guard(label: &str, from: &str) -> String {
@@ -39,6 +42,8 @@ fn guard(label: &str, from: &str) -> String {
 /// A connection, and what its two sides hear of its end.
 struct Talk {
     sides: [(&'static str, TcpStream); 2],
+    /// Nobody says anything meanwhile.
+    quiet: bool,
 }
 
 impl Talk {
@@ -50,11 +55,11 @@ impl Talk {
         far.read_exact(&mut [0; 5]).unwrap();
         far.write_all(b"hello").unwrap();
         near.read_exact(&mut [0; 5]).unwrap();
-        Self { sides: [("client", near), ("server", far)] }
+        Self { sides: [("client", near), ("server", far)], quiet: false }
     }
 
-    /// Lets the client go on talking, and waits until both sides have been
-    /// reset; how long each took from `start` on.
+    /// Lets the client go on talking, if it does, and waits until both sides have
+    /// been reset; how long each took from `start` on.
     fn resets(mut self, start: Instant) -> [(&'static str, Option<Duration>); 2] {
         let mut heard = self.sides.each_ref().map(|(side, _)| (*side, None));
         for (_, stream) in &self.sides {
@@ -62,7 +67,8 @@ impl Talk {
         }
         while start.elapsed() < Duration::from_secs(2) && heard.iter().any(|(_, when)| when.is_none()) {
             // Who writes hears of it there.
-            let told = self.sides[0].1.write(b"x").is_err_and(|error| error.kind() != ErrorKind::WouldBlock);
+            let told = !self.quiet
+                && self.sides[0].1.write(b"x").is_err_and(|error| error.kind() != ErrorKind::WouldBlock);
             if told && heard[0].1.is_none() {
                 heard[0].1 = Some(start.elapsed());
             }
@@ -101,10 +107,6 @@ impl Tries {
     }
 
     /// How many came through.
-    fn passed(&self) -> u64 {
-        self.passed.load(Ordering::Relaxed)
-    }
-
     fn end(self) -> u64 {
         self.worker.end();
         self.passed.load(Ordering::Relaxed)
@@ -113,10 +115,16 @@ impl Tries {
 
 /// Of connections to a container's own address and to a service, from a
 /// container and from outside, one that began under a policy that allowed it
-/// and one from before any.
+/// and one from before any; those under one both while the client talks and while
+/// nobody does.
 #[test]
 fn revoked_connections_are_reset_on_both_sides() {
-    for (state, policy) in [("under a policy", Some(guard("web", "{}"))), ("without a policy", None)] {
+    let guarded = || Some(guard("web", "{}"));
+    for (state, policy, quiet) in [
+        ("under a policy", guarded(), false),
+        ("under a policy and silent", guarded(), true),
+        ("without a policy", None, false),
+    ] {
         let cluster = Cluster::dual(2);
         let manifests = cluster.manifests();
         let web = cluster.nodes[0].container("web", 2);
@@ -143,6 +151,7 @@ fn revoked_connections_are_reset_on_both_sides() {
                 }
             }
         }
+        talks.iter_mut().for_each(|(_, talk)| talk.quiet = quiet);
         manifests.write("policy.yaml", &guard("web", ""));
         cluster.wait_converged();
         let start = Instant::now();
@@ -212,7 +221,8 @@ fn restarts_open_and_close_nothing() {
 }
 
 /// A container that talks from the moment its interface is there: nothing that
-/// is denied ever passes, either way.
+/// is denied ever passes, either way, and what is allowed does once it is attached,
+/// with its first packet.
 #[test]
 fn containers_start_closed() {
     let starts: u32 = std::env::var("CAUSEWAY_STARTS").map_or(20, |starts| starts.parse().unwrap());
@@ -234,23 +244,84 @@ fn containers_start_closed() {
     for start in 0..starts {
         let netns = Netns::new();
         let server = Server::start(&netns, "new", 80);
-        let address = node.pod_address(10 + (start % 200) as u8);
-        let allowed = Tries::start(&netns, open.address.into(), QUICK);
-        let denied = [shut.address.into(), outside_address().into(), outside_address6().into()];
-        let mut denied: Vec<_> = denied.into_iter().map(|to| Tries::start(&netns, to, QUICK)).collect();
-        denied.push(Tries::start(&open.netns, address.into(), QUICK));
-        node.attach(&format!("new-{start}"), netns.path(), address);
-        let attached = Instant::now();
-        while allowed.passed() == 0 && attached.elapsed() < Duration::from_secs(3) {
-            thread::sleep(Duration::from_millis(1));
+        let host = 10 + (start % 200) as u8;
+        let new = [node.pod_address(host).into(), node.pod_address6(host).into()];
+        let shut = shut.addresses().into_iter().chain([outside_address().into(), outside_address6().into()]);
+        let mut denied: Vec<_> = shut.map(|to| Tries::start(&netns, to, QUICK)).collect();
+        denied.extend(new.map(|to| Tries::start(&open.netns, to, QUICK)));
+        node.attach(&format!("new-{start}"), netns.path(), node.pod_address(host));
+        for address in open.addresses() {
+            let to = SocketAddr::new(address, 80);
+            let tried = netns.run(|| TcpStream::connect_timeout(&to, FIRST));
+            assert!(tried.is_ok(), "start {start}: the first packet to {to}, which is allowed: {tried:?}");
         }
         thread::sleep(Duration::from_millis(20));
-        assert!(allowed.end() > 0, "start {start}: what is allowed does not come through");
         for tries in denied {
             assert_eq!(tries.end(), 0, "start {start}: what is denied came through");
         }
         drop(server);
         node.detach(&format!("new-{start}"));
+    }
+}
+
+/// Through a connected socket, which hears of errors.
+fn first_word(to: SocketAddr, protocol: Protocol) -> io::Result<()> {
+    match protocol {
+        Protocol::Tcp => drop(TcpStream::connect_timeout(&to, FIRST)?),
+        Protocol::Udp => {
+            let unspecified: IpAddr =
+                if to.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+            let socket = UdpSocket::bind((unspecified, 0))?;
+            socket.set_read_timeout(Some(FIRST))?;
+            socket.connect(to)?;
+            socket.send(b"who")?;
+            socket.recv(&mut [0; 64])?;
+        }
+    }
+    Ok(())
+}
+
+/// POL-13: by TCP and UDP, of either family.
+#[test]
+fn who_is_rejected_hears_it_and_who_is_denied_does_not() {
+    let cluster = Cluster::dual(2);
+    let servers = cluster.servers(2, 8080);
+    let client = cluster.nodes[0].container("client", 100);
+    let rule = |action: &str, server: &Container| {
+        let [v4, v6] = server.addresses();
+        format!("  - {{action: {action}, to: [{{networks: [{v4}/32, \"{v6}/128\"]}}]}}\n")
+    };
+    cluster.manifests().write("pods.yaml", &client.pod("app: client"));
+    cluster.manifests().write(
+        "policy.yaml",
+        &format!(
+            "apiVersion: causeway.io/v1alpha1\nkind: Policy\nmetadata: {{name: client}}\nspec:\n  tier: Admin\n  \
+             priority: 1\n  subject: {{pods: {{podSelector: {{matchLabels: {{app: client}}}}}}}}\n  egress:\n{}{}",
+            rule("Reject", &servers[0].0),
+            rule("Deny", &servers[1].0),
+        ),
+    );
+    cluster.wait_converged();
+    for family in 0..2 {
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let ask = |server: usize| {
+                let to = SocketAddr::new(servers[server].0.addresses()[family], 8080);
+                let begun = Instant::now();
+                let error = client.netns.run(|| first_word(to, protocol)).unwrap_err();
+                (begun.elapsed(), error.kind())
+            };
+            let (took, kind) = ask(0);
+            let unheard = [ErrorKind::TimedOut, ErrorKind::WouldBlock];
+            assert!(
+                took < SOON && !unheard.contains(&kind),
+                "{protocol:?} {family} rejected: {took:?} {kind:?}"
+            );
+            let (took, kind) = ask(1);
+            assert!(
+                took > SOON && unheard.contains(&kind),
+                "{protocol:?} {family} denied: {took:?} {kind:?}"
+            );
+        }
     }
 }
 

@@ -9,6 +9,7 @@
 mod look;
 pub mod mac;
 mod netns;
+mod settled;
 mod store;
 mod uplink;
 
@@ -346,6 +347,7 @@ async fn configure(netlink: &Netlink, inside: &str, addresses: &[IpAddr]) -> io:
         netlink.add_address(link.index, *address).await?;
     }
     netlink.set_link(link.index, rtnetlink::LinkMessageBuilder::up).await?;
+    settled::settled(addresses).await?;
     let mut routes = Vec::new();
     for gateway in gateways(addresses) {
         let everything = match gateway {
