@@ -8,9 +8,11 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use causeway_schema::Event;
+
 use crate::{
     programming::Latency,
-    snapshot::{ALARM_PERCENT, Counter, Status},
+    snapshot::{ALARM_PERCENT, Counter, RULE, Status},
 };
 
 /// Of what [`text`] returns.
@@ -33,7 +35,7 @@ struct Source {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Event {
+struct Happening {
     event: String,
 }
 
@@ -62,10 +64,14 @@ pub fn text(status: &Status, counters: &[Counter], latency: &Latency) -> Result<
 fn dataplane(registry: &mut Registry, counters: &[Counter]) {
     let packets = Family::<Verdict, Count>::default();
     let drops = Family::<Reason, Count>::default();
-    let events = Family::<Event, Count>::default();
+    let events = Family::<Happening, Count>::default();
     for Counter { name, drop, packets: count } in counters {
-        if name.starts_with("flow_") {
-            events.get_or_create(&Event { event: name.clone() }).inc_by(*count);
+        // As many as there are rules: no scrape has room for them.
+        if name.starts_with(RULE) {
+            continue;
+        }
+        if Event::ALL.iter().any(|event| event.name() == name) {
+            events.get_or_create(&Happening { event: name.clone() }).inc_by(*count);
             continue;
         }
         let label = Verdict { verdict: name.clone(), drop: drop.to_string() };
@@ -77,7 +83,7 @@ fn dataplane(registry: &mut Registry, counters: &[Counter]) {
     }
     registry.register("packets", "Packets by the end of their way through a program", packets);
     registry.register("drops", "Packets dropped, by reason; also counted in packets", drops);
-    registry.register("flow_events", "What happened to flows", events);
+    registry.register("events", "What happened to packets, flows and sockets on the way", events);
 }
 
 fn maps(registry: &mut Registry, status: &Status) {
@@ -154,6 +160,7 @@ mod tests {
             Counter { name: "delivered".into(), drop: false, packets: 9 },
             Counter { name: "drop_ttl".into(), drop: true, packets: 3 },
             Counter { name: "flow_created".into(), drop: false, packets: 2 },
+            Counter { name: "refused".into(), drop: false, packets: 1 },
         ];
         let map = |map: &str, used| MapUse { map: map.into(), used, capacity: 100 };
         let status = Status {
@@ -179,7 +186,8 @@ mod tests {
             "causeway_packets_total{verdict=\"delivered\",drop=\"false\"} 9",
             "causeway_packets_total{verdict=\"drop_ttl\",drop=\"true\"} 3",
             "causeway_drops_total{reason=\"ttl\"} 3",
-            "causeway_flow_events_total{event=\"flow_created\"} 2",
+            "causeway_events_total{event=\"flow_created\"} 2",
+            "causeway_events_total{event=\"refused\"} 1",
             "causeway_map_entries{map=\"flows\"} 89",
             "causeway_map_capacity_entries{map=\"flows\"} 100",
             "causeway_map_alarm{map=\"flows\"} 0",
@@ -201,5 +209,30 @@ mod tests {
             assert!(text.lines().any(|there| there == line), "{line} in\n{text}");
         }
         assert!(!text.contains("drops_total{reason=\"delivered\"}"));
+    }
+    /// OBS-06: the series are as many whatever the node has to do.
+    #[test]
+    fn a_scrape_is_as_long_with_many_services_and_rules() {
+        let series = |many: usize| {
+            let rules = (0..many).map(|number| Counter {
+                name: format!("{RULE}NetworkPolicy default/p{number} ingress[0]"),
+                drop: false,
+                packets: 1,
+            });
+            let verdicts = [Counter { name: "delivered".into(), drop: false, packets: 9 }];
+            let counters: Vec<Counter> = verdicts.into_iter().chain(rules).collect();
+            let status = Status {
+                services: many,
+                endpoints: many,
+                nodes: many,
+                policies: many,
+                problems: vec![Default::default(); many],
+                ..Status::default()
+            };
+            let text = text(&status, &counters, &Latency::default()).unwrap();
+            text.lines().filter(|line| !line.starts_with('#')).count()
+        };
+        assert_eq!(series(10_000), series(1));
+        assert!(series(1) < 100, "{}", series(1));
     }
 }

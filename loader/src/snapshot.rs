@@ -169,6 +169,9 @@ pub struct Drift {
     pub last: Vec<String>,
 }
 
+/// Before a policy rule's name, in the name of its counter, which counts flows.
+pub const RULE: &str = "rule ";
+
 /// A counter of the dataplane, summed over CPUs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Counter {

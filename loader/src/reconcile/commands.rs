@@ -23,7 +23,8 @@ use crate::{
     plan::Family,
     policy::Talk,
     snapshot::{
-        Command, Counter, EndpointGround, FlowView, PolicyGround, RecordedFlows, TraceReply, TraceRequest,
+        Command, Counter, EndpointGround, FlowView, PolicyGround, RULE, RecordedFlows, TraceReply,
+        TraceRequest,
     },
 };
 
@@ -196,7 +197,7 @@ impl Agent {
         let mut counters: Vec<Counter> = names.zip(counts).map(counter).collect();
         let rules = self.policies.counts().map_err(|error| format!("read the rules' counters: {error}"))?;
         counters.extend(rules.into_iter().map(|(rule, flows)| Counter {
-            name: format!("rule {rule}"),
+            name: format!("{RULE}{rule}"),
             drop: false,
             packets: flows,
         }));
