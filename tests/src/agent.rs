@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::{
     child,
-    http::get_by,
+    http::{get_by, post_by},
     pod::{self, Pod},
     scratch::{Dir, PinDir},
 };
@@ -257,6 +257,13 @@ impl Agent {
     /// The body of a GET on the agent's socket.
     pub fn get(&self, path: &str) -> String {
         get_by(UnixStream::connect(self.socket()).unwrap(), path).unwrap().body
+    }
+
+    /// Asks the API; panics with its words when it refuses.
+    pub fn post(&self, path: &str, question: &Value) -> Value {
+        let answer = post_by(UnixStream::connect(self.socket()).unwrap(), path, question).unwrap();
+        assert_eq!(answer.status, 200, "{question}: {}", answer.body);
+        serde_json::from_str(&answer.body).unwrap()
     }
 
     pub fn node(&self) -> &str {

@@ -21,14 +21,21 @@ impl Container {
 
     /// The manifest of the pod that it is; `labels`: `key: value, ...`.
     pub fn pod(&self, labels: &str) -> String {
-        let (namespace, name) = self.name.split_once('/').unwrap_or(("default", &self.name));
-        let v6 = self.address6.map(|v6| format!(", {{ip: \"{v6}\"}}")).unwrap_or_default();
-        format!(
-            "apiVersion: v1\nkind: Pod\nmetadata: {{namespace: {namespace}, name: {name}, labels: {{{labels}}}}}\n\
-             status: {{podIPs: [{{ip: {}}}{v6}]}}\n",
-            self.address
-        )
+        let addresses: Vec<IpAddr> =
+            std::iter::once(self.address.into()).chain(self.address6.map(IpAddr::from)).collect();
+        pod(&self.name, &addresses, labels)
     }
+}
+
+/// The manifest of a pod wherever it is.
+pub fn pod(name: &str, addresses: &[IpAddr], labels: &str) -> String {
+    let (namespace, name) = name.split_once('/').unwrap_or(("default", name));
+    let addresses: Vec<String> = addresses.iter().map(|address| format!("{{ip: \"{address}\"}}")).collect();
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{namespace: {namespace}, name: {name}, labels: {{{labels}}}}}\n\
+         status: {{podIPs: [{}]}}\n",
+        addresses.join(", ")
+    )
 }
 
 /// As many ports as a busy client sets.

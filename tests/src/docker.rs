@@ -3,7 +3,6 @@
 
 use std::{
     fs,
-    io::{Read, Write},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -15,6 +14,7 @@ use serde_json::Value;
 
 use crate::{
     agent, child,
+    http::post_by,
     image::{self, IMAGE},
     netns::Netns,
     scratch::Dir,
@@ -190,15 +190,9 @@ impl Docker {
 
     /// Asks the driver itself, as the engine does: status and answer.
     pub fn call(&self, method: &str, question: &Value) -> (u16, Value) {
-        let mut stream = UnixStream::connect(self.dir.join("run/plugins/causeway.sock")).unwrap();
-        let body = question.to_string();
-        let length = body.len();
-        write!(stream, "POST /{method} HTTP/1.0\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        (status, serde_json::from_str(body).unwrap())
+        let stream = UnixStream::connect(self.dir.join("run/plugins/causeway.sock")).unwrap();
+        let answer = post_by(stream, &format!("/{method}"), question).unwrap();
+        (answer.status, serde_json::from_str(&answer.body).unwrap())
     }
 
     /// As [`Docker::try_done`], and how long it took.

@@ -1,10 +1,12 @@
-//! What does an HTTP server say to a GET?
+//! What does an HTTP server say?
 
 use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
     time::Duration,
 };
+
+use serde_json::Value;
 
 /// How long a connection, and each part of an answer, may take.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -29,12 +31,31 @@ pub fn get(at: impl Into<SocketAddr>, path: &str) -> io::Result<Answer> {
 /// As [`get`].
 pub fn get_by(mut stream: impl Read + Write, path: &str) -> io::Result<Answer> {
     write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")?;
+    read(stream)
+}
+
+/// Posts a document by a connection of whatever kind.
+///
+/// # Errors
+/// As [`get`].
+pub fn post_by(mut stream: impl Read + Write, path: &str, document: &Value) -> io::Result<Answer> {
+    let body = document.to_string();
+    let length = body.len();
+    write!(
+        stream,
+        "POST {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\
+         Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+    )?;
+    read(stream)
+}
+
+fn read(mut stream: impl Read) -> io::Result<Answer> {
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
-    let read = || {
+    let parts = || {
         let (head, body) = text.split_once("\r\n\r\n")?;
         let status = head.split(' ').nth(1)?.parse().ok()?;
         Some(Answer { status, body: body.to_owned() })
     };
-    read().ok_or_else(|| io::Error::other(format!("no answer: {text:?}")))
+    parts().ok_or_else(|| io::Error::other(format!("no answer: {text:?}")))
 }
