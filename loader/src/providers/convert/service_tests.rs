@@ -174,3 +174,31 @@ fn names() {
         assert_eq!(converted.refusals[0].field, field, "{metadata}");
     }
 }
+
+/// Whom others serve: by a label of the Service, or by what the load balancer says.
+#[test]
+fn of_other_proxies() {
+    let spec = "spec: {clusterIP: 10.96.0.1, type: LoadBalancer, ports: [{port: 80}]}";
+    let read = |metadata: &str, ingress: &str| {
+        let yaml = format!(
+            "{{metadata: {{name: web, {metadata}}}, {spec}, status: {{loadBalancer: {{ingress: [{ingress}]}}}}}}"
+        );
+        let converted = service(serde_saphyr::from_str(&yaml).unwrap(), &mut Names::default());
+        assert_eq!(converted.refusals, []);
+        converted.objects.into_iter().next().map(|(_, object)| match object {
+            Object::Service(object) => object.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            other => panic!("{other:?}"),
+        })
+    };
+    let addresses = |list: &[&str]| Some(list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
+    assert_eq!(read("labels: {service.kubernetes.io/service-proxy-name: other}", ""), None);
+    assert_eq!(read("labels: {service.kubernetes.io/service-proxy-name: ''}", ""), None);
+    for (ingress, expect) in [
+        ("{ip: 192.0.2.1}", &["10.96.0.1", "192.0.2.1"][..]),
+        ("{ip: 192.0.2.1, ipMode: VIP}", &["10.96.0.1", "192.0.2.1"]),
+        ("{ip: 192.0.2.1, ipMode: Proxy}, {ip: 192.0.2.2}", &["10.96.0.1", "192.0.2.2"]),
+        ("{hostname: lb.example.org}", &["10.96.0.1"]),
+    ] {
+        assert_eq!(read("labels: {app: web}", ingress), addresses(expect), "{ingress}");
+    }
+}
