@@ -1,15 +1,11 @@
 //! What must pass before anything lands?
 
-use std::{
-    io::{BufRead, BufReader},
-    process::{Command, Stdio},
-    time::Instant,
-};
+use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use xshell::{Shell, cmd};
 
-use crate::{ebpf, kernels, paths, schemas, setup, suites, whole};
+use crate::{ebpf, kernels, paths, runner, schemas, setup, suites, whole};
 
 /// # Errors
 /// Names the step that failed.
@@ -38,7 +34,14 @@ pub fn run(shell: &Shell) -> Result<()> {
     step("tests", &mut || {
         cmd!(shell, "{cargo} build --release -p causeway --bins --quiet").run()?;
         whole::build(shell)?;
-        passed = tests(&cargo)?;
+        let count = runner::run(&cargo)?;
+        if let Err(error) = count.judge() {
+            println!("{}", count.words());
+            return Err(error);
+        }
+        let skipped = count.skipped;
+        ensure!(skipped == 0, "{skipped} tests were skipped: a test that does not run shows nothing");
+        passed = count.passed;
         Ok(())
     })?;
     // The oldest kernel: what loads and works on both ends does so in between.
@@ -50,36 +53,4 @@ pub fn run(shell: &Shell) -> Result<()> {
     }
     println!("{passed} passed, 0 failed");
     Ok(())
-}
-
-/// Runs all tests, showing what they say; the number that passed.
-fn tests(cargo: &str) -> Result<u64> {
-    let mut child = Command::new(cargo)
-        .args(["test", "--release", "--workspace", "--no-fail-fast"])
-        .current_dir(paths::root())
-        .env("CAUSEWAY_BIN", paths::built("causeway"))
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("start cargo test")?;
-    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
-    for line in BufReader::new(child.stdout.take().context("the output of cargo test")?).lines() {
-        let line = line?;
-        println!("{line}");
-        let Some(counts) = line.strip_prefix("test result: ") else { continue };
-        let count = |what: &str| -> u64 {
-            let part = counts.split([';', '.']).find(|part| part.trim().ends_with(what));
-            part.and_then(|part| part.split_whitespace().find_map(|word| word.parse().ok())).unwrap_or(0)
-        };
-        passed += count(" passed");
-        failed += count(" failed");
-        skipped += count(" ignored");
-    }
-    let status = child.wait()?;
-    if failed > 0 || !status.success() {
-        println!("{passed} passed, {failed} failed");
-        bail!("tests failed");
-    }
-    ensure!(skipped == 0, "{skipped} tests were skipped: a test that does not run shows nothing");
-    ensure!(passed > 0, "no test ran");
-    Ok(passed)
 }

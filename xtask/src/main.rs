@@ -9,6 +9,7 @@ mod elf;
 mod image;
 mod kernels;
 mod paths;
+mod runner;
 mod schemas;
 mod scratch;
 mod setup;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use xshell::{Shell, cmd};
 
-use crate::{deb, ebpf, image, kernels, paths, schemas, setup, whole};
+use crate::{deb, ebpf, image, kernels, paths, runner, schemas, setup, whole};
 
 pub fn demo(shell: &Shell, arguments: &[String]) -> Result<()> {
     need_root("the demo makes network namespaces and loads BPF programs")?;
@@ -22,6 +22,11 @@ pub fn test(shell: &Shell, arguments: &[String]) -> Result<()> {
     whole::build(shell)?;
     schemas::install(shell)?;
     let cargo = paths::cargo();
+    if arguments.is_empty() {
+        let count = runner::run(&cargo)?;
+        println!("\n{}", count.words());
+        return count.judge();
+    }
     run(shell, cmd!(shell, "{cargo} test --release --workspace --quiet {arguments...}"))
 }
 
