@@ -321,8 +321,9 @@ fn rules_by_service_and_by_backend_that_are_at_odds_are_told() {
     let problems = rehearsal["problems"].as_array().unwrap();
     assert_eq!((code, problems.len()), (1, 1), "{rehearsal}");
     let message = problems[0]["message"].as_str().unwrap();
+    assert_eq!(problems[0]["origin"], "manifests:0.yaml#1", "{rehearsal}");
     assert!(
-        message.contains("4 of its 4 backends") && message.contains("denied by Policy backend egress[0]"),
+        message.contains("backends of it are") && message.contains("denied by Policy backend egress[0]"),
         "{message}"
     );
 

@@ -97,7 +97,8 @@ pub async fn run(arguments: Arguments, socket: &Path, output: Output) -> anyhow:
     }
     let compiled = candidate.compile();
     let differences = policy::rehearse(&stands.compile(), &compiled, &here, counts.keys());
-    let in_vain = compiled.problems(|name| ground::backend_ports(name, &inputs));
+    let mut in_vain = compiled.problems(|name| ground::backend_ports(name, &inputs));
+    model.place_policies(&mut in_vain);
     let problems = model.problems().chain(&in_vain).map(ProblemView::from).collect();
     let rehearsal = report(&differences, &counts, &here, problems);
     output.print(&rehearsal, text)?;

@@ -8,7 +8,7 @@ use super::{
     desired::{Egress, PodName, Policy, PolicyId},
 };
 use crate::event::{
-    Kind, Object, ObjectKey, PodObject, pod_name,
+    Kind, Object, ObjectKey, PodObject, Problem, pod_name,
     policy::{Labels, NAMESPACE_NAME, with_given},
 };
 
@@ -53,6 +53,18 @@ impl Model {
     pub fn policies(&self) -> impl Iterator<Item = (&PolicyId, Policy)> {
         let all = self.of_kinds(Kind::NetworkPolicy, Kind::VirtualNetwork);
         all.filter_map(|(key, said)| Some((key, policy(said)?)))
+    }
+
+    /// Adds where the policies are from to problems that name them.
+    pub fn place_policies(&self, problems: &mut [Problem]) {
+        if problems.is_empty() {
+            return;
+        }
+        let origins: BTreeMap<String, _> =
+            self.policies().map(|(key, policy)| (key.to_string(), policy.origin)).collect();
+        for problem in problems {
+            problem.origin = origins.get(&problem.object).map(|origin| (**origin).clone());
+        }
     }
 
     /// How many policies there are.

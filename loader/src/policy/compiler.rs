@@ -144,6 +144,11 @@ impl Compiler {
         self.sets.is_due(self.released) || self.classes.is_due(self.released)
     }
 
+    /// How many commits there were.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
     /// As of the last commit.
     pub fn image(&self) -> &PolicyImage {
         &self.image

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
+    sync::Arc,
 };
 
 use causeway_schema::{
@@ -36,11 +37,11 @@ struct Findings {
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Void {
     service: Name,
-    /// Of a rule by service; one by backend has no effect at all.
-    backend: Option<Backend>,
     /// The rule that decides in its place, and what.
-    by: u32,
+    by: Arc<RuleName>,
     denies: bool,
+    /// Of a rule by backend: nothing is left to it. One by service is void for some.
+    wholly: bool,
 }
 
 /// A clause that names services, and the terms for them.
@@ -61,19 +62,27 @@ impl Compiler {
         for (set, clauses) in self.sets.in_use() {
             let by_service: Vec<ByService<'_>> =
                 all(clauses).filter_map(|clause| self.by_service(clause)).collect();
-            for of in &by_service {
+            // A rule may be several clauses.
+            let mut lost: BTreeMap<u32, BTreeSet<Void>> = BTreeMap::new();
+            for of in by_service.iter().filter(|of| !found.heeded.contains(&of.clause.rule)) {
                 for (_, service) in &of.services {
                     served.entry(service.clone()).or_insert_with(|| backends(service));
                 }
-                let lost = self.lost(set, of, &served);
-                found.add(of.clause.rule, (!lost.is_empty()).then_some(lost));
+                if let Some(void) = self.lost(set, of, &served) {
+                    lost.entry(of.clause.rule).or_default().extend(void);
+                }
+            }
+            for (rule, void) in lost {
+                found.add(rule, (!void.is_empty()).then_some(void));
             }
             for clause in all(clauses).filter(|clause| self.by_service(clause).is_none()) {
-                found.add(clause.rule, self.eclipsed(set, clause, &by_service));
+                if !found.heeded.contains(&clause.rule) {
+                    found.add(clause.rule, self.eclipsed(set, clause, &by_service));
+                }
             }
         }
         let void = found.void.iter().filter(|(rule, _)| !found.heeded.contains(rule));
-        void.filter_map(|(rule, void)| self.told(*rule, void, &served)).collect()
+        void.filter_map(|(rule, void)| self.told(*rule, void.first()?)).collect()
     }
 
     /// `None`: it names no service, or only looks.
@@ -87,22 +96,27 @@ impl Compiler {
         (decides && !services.is_empty()).then_some(ByService { clause, services })
     }
 
-    /// The backends of its services about which another rule decides, and otherwise.
-    fn lost(&self, set: u32, of: &ByService<'_>, served: &Served) -> BTreeSet<Void> {
-        let mut lost = BTreeSet::new();
+    /// Where another rule decides, and otherwise, about backends of its services; `None`:
+    /// it is about none of them.
+    fn lost(&self, set: u32, of: &ByService<'_>, served: &Served) -> Option<BTreeSet<Void>> {
+        let mut lost = None;
         for (term, service) in &of.services {
-            for &backend in &served[service] {
-                let (protocol, address) = backend;
+            for (protocol, address) in &served[service] {
                 let place = place(protocol.number(), Port::new(address.port()));
                 let class = self.class(address.ip());
                 let is_meant = self.classes.terms(class).contains(term)
                     && of.clause.places.iter().any(|places| (places.first..=places.last).contains(&place));
+                if !is_meant {
+                    continue;
+                }
+                let lost = lost.get_or_insert_with(BTreeSet::new);
                 let steps = self.steps(set, class);
                 let at = |index: u32| steps.get(index as usize).copied();
                 let step = find(Steps { base: 0, len: steps.len() as u32 }, place, at);
-                let Some(step) = step.filter(|step| is_meant && contrary(of.clause, step)) else { continue };
-                if !self.is_for_others(of.clause.rule, step.rule()) {
-                    lost.insert(Void::new(service, Some(backend), &step));
+                if let Some(step) = step.filter(|step| contrary(of.clause, step))
+                    && !self.is_for_others(of.clause.rule, step.rule())
+                {
+                    lost.extend(self.void(service, &step, false));
                 }
             }
         }
@@ -110,7 +124,7 @@ impl Compiler {
     }
 
     /// The rules by service that decide, and otherwise, about everybody whom a clause is
-    /// about; `None` if that is not so.
+    /// about, who may be nobody; `None` if that is not so.
     fn eclipsed(&self, set: u32, clause: &Clause, by_service: &[ByService<'_>]) -> Option<BTreeSet<Void>> {
         let mut void = BTreeSet::new();
         let peers = clause.peers.as_ref().filter(|_| !by_service.is_empty())?;
@@ -125,11 +139,17 @@ impl Compiler {
                     let deciding = by_service.iter().filter(|of| of.clause.rule == step.rule());
                     let mut services = deciding.flat_map(|of| &of.services);
                     let (_, service) = services.find(|(term, _)| self.classes.terms(class).contains(term))?;
-                    contrary(clause, step).then(|| void.insert(Void::new(service, None, step)))?;
+                    contrary(clause, step).then(|| void.extend(self.void(service, step, true)))?;
                 }
             }
         }
-        (!void.is_empty()).then_some(void)
+        Some(void)
+    }
+
+    fn void(&self, service: &Name, step: &PolicyStep, wholly: bool) -> Option<Void> {
+        let by = self.image.rules.rows().get(&step.rule())?.clone();
+        let denies = step.outcome() != Outcome::Allow;
+        Some(Void { service: service.clone(), by, denies, wholly })
     }
 
     fn steps(&self, set: u32, class: u32) -> &[PolicyStep] {
@@ -147,25 +167,23 @@ impl Compiler {
         matches!((tier(rule), tier(by)), (Some(Tier::Baseline { .. }), Some(Tier::Namespaced)))
     }
 
-    fn told(&self, rule: u32, void: &BTreeSet<Void>, served: &Served) -> Option<Problem> {
-        let name = |rule: u32| self.image.rules.rows().get(&rule).map(|name| &**name);
-        let RuleName::Rule { policy, direction, index, .. } = name(rule)? else { return None };
-        let Void { service: id, backend, by, denies } = void.first()?;
-        let service = format!("service {}/{}", id.0, id.1);
-        let what = match backend {
-            Some((protocol, address)) => {
-                let count = void.iter().filter(|void| void.service == *id).count();
-                let of = served[id].len();
+    /// Nothing of it changes while backends come and go: it may be an Event's text.
+    fn told(&self, rule: u32, void: &Void) -> Option<Problem> {
+        let RuleName::Rule { policy, direction, index, .. } = &**self.image.rules.rows().get(&rule)? else {
+            return None;
+        };
+        let Void { service: (namespace, name), by, denies, wholly } = void;
+        let what = match wholly {
+            false => format!("it names service {namespace}/{name}, but backends of it are"),
+            true => {
                 format!(
-                    "it names {service}, but {count} of its {of} backends, such as {address} ({protocol}), are"
+                    "it has no effect here: all whom it is about, as backends of service {namespace}/{name}, are"
                 )
             }
-            None => format!("it has no effect here: all whom it is about, as backends of {service}, are"),
         };
         let done = if *denies { "denied" } else { "allowed" };
         let message = format!(
-            "{what} {done} by {}, which is asked first: let only one of them speak of these, or change their order",
-            name(*by)?
+            "{what} {done} by {by}, which is asked first: let only one of them speak of these, or change their order"
         );
         Some(Problem {
             origin: None,
@@ -180,16 +198,10 @@ impl Findings {
     /// What has been found for the endpoints of one set; `None`: the rule is heeded.
     fn add(&mut self, rule: u32, void: Option<BTreeSet<Void>>) {
         match void {
+            Some(void) if void.is_empty() => {}
             Some(void) => self.void.entry(rule).or_default().extend(void),
             None => drop(self.heeded.insert(rule)),
         }
-    }
-}
-
-impl Void {
-    fn new(service: &Name, backend: Option<Backend>, step: &PolicyStep) -> Self {
-        let denies = step.outcome() != Outcome::Allow;
-        Self { service: service.clone(), backend, by: step.rule(), denies }
     }
 }
 

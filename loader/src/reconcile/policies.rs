@@ -49,6 +49,8 @@ pub struct Policies {
     unsealing: BTreeSet<String>,
     /// What policies say in vain.
     pub problems: Vec<Problem>,
+    /// As of which revisions of the compiler and the model.
+    linted: (u64, u64),
 }
 
 impl Policies {
@@ -80,6 +82,7 @@ impl Policies {
             sealed: BTreeSet::new(),
             unsealing: BTreeSet::new(),
             problems: Vec::new(),
+            linted: (0, 0),
         })
     }
 
@@ -316,14 +319,14 @@ impl Agent {
         self.judge_flows();
     }
 
+    /// Looks for what policies say in vain, if anything has changed.
     fn lint_policies(&mut self) {
-        let mut problems = self.policies.compiler.problems(|name| self.model.backend_ports(name));
-        for problem in &mut problems {
-            let mut policies = self.model.policies();
-            let said = policies.find(|(key, _)| key.to_string() == problem.object);
-            problem.origin = said.map(|(_, policy)| (*policy.origin).clone());
+        let now = (self.policies.compiler.revision(), self.model.revision());
+        if self.policies.linted != now {
+            let mut problems = self.policies.compiler.problems(|name| self.model.backend_ports(name));
+            self.model.place_policies(&mut problems);
+            (self.policies.problems, self.policies.linted) = (problems, now);
         }
-        self.policies.problems = problems;
     }
 
     /// Ends flows that policies do not allow any more, when it is time to.
