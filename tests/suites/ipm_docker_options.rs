@@ -10,6 +10,7 @@ use causeway_testkit::{
     client::requests,
     docker::Docker,
     http::get,
+    manifest::{Port, Service},
     server::Server,
     topology::{Cluster, PATIENCE, node_address, node_address6, vip},
     until::until,
@@ -200,4 +201,54 @@ fn the_driver_answers_within_a_second() {
     docker.stop();
     docker.start();
     assert!(cluster.nodes[0].netns.run(|| get(at, "/name")).is_ok());
+}
+
+/// SRC-07: the origin of every backend is named, and who is down takes nothing of the
+/// others'.
+#[test]
+fn three_sources_feed_one_service() {
+    let (mut cluster, mut api) = Cluster::beside_api(1);
+    cluster.nodes[0].start_watching(&api, true);
+    let mut docker = Docker::new(&cluster.nodes[0]);
+    let agent = cluster.nodes[0].agent_mut();
+    agent.stop();
+    agent.restart_with(&["--docker", &docker.host()]);
+    agent.wait_up(PATIENCE);
+    cluster.wait_converged();
+    let servers = cluster.servers(2, 8080);
+    docker.network("net", &[]);
+    docker.serve("net", "web", &["--label", &format!("causeway.io/vip={}:80>9000", vip(1))]);
+    let _server = Server::start(&docker.netns("web"), "web", 9000);
+    // The others join the service that the label has made.
+    let name = "vip-10-96-0-1-80-tcp";
+    let service = Service::new(name, vip(1), &[Port::tcp(80, 8080).named("\"\"")]);
+    let slice = |of: &str, server: usize| {
+        let slice = service.slice(&[servers[server].0.address]).weighted(of, 1);
+        slice.yaml().replace("namespace: default", "namespace: docker")
+    };
+    api.apply(&slice("of-api", 0));
+    cluster.manifests().write("slice.yaml", &slice("of-file", 1));
+
+    let named = format!("docker/{name}");
+    let origins = || -> Vec<String> {
+        let said = cluster.nodes[0].agent().cli(&["explain", "service", &named]).json;
+        let endpoints = said["ports"][0]["endpoints"].as_array().cloned().unwrap_or_default();
+        let serving = endpoints.iter().filter(|endpoint| endpoint["serves"] == true);
+        let mut origins: Vec<String> =
+            serving.map(|endpoint| endpoint["origin"].as_str().unwrap().to_owned()).collect();
+        origins.sort_unstable();
+        origins
+    };
+    let all = ["docker:web", "kubernetes:EndpointSlice/docker/of-api", "manifests:slice.yaml#1"];
+    let are = |wanted: &[&str]| {
+        until(&format!("{wanted:?}"), PATIENCE, || (origins() == wanted).then_some(()));
+        let answers = requests(&cluster.outside, (vip(1), 80), 60, Protocol::Tcp);
+        assert_eq!((answers.failed, answers.by_server.len()), (0, wanted.len()), "{answers}");
+    };
+    are(&all);
+    api.down();
+    docker.stop();
+    are(&all);
+    cluster.manifests().remove("slice.yaml");
+    are(&all[..2]);
 }

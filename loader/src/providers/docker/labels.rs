@@ -37,8 +37,10 @@ struct Vip {
 }
 
 impl Vip {
+    /// A name that an EndpointSlice of another source may have in its label.
     fn service(self) -> String {
-        format!("{}.{}-{}", self.at.ip(), self.at.port(), self.protocol).to_lowercase()
+        let name = format!("vip-{}-{}-{}", self.at.ip(), self.at.port(), self.protocol);
+        name.to_lowercase().replace(['.', ':'], "-")
     }
 }
 
@@ -177,12 +179,12 @@ mod tests {
         let vip = [(VIP, "10.96.0.9:80>8080, 10.96.0.9:53/udp")];
         let (keys, problems) = said(&[container("a", &vip), container("b", &vip[..1])]);
         let expected = [
-            "Service docker/10.96.0.9.53-udp",
-            "Service docker/10.96.0.9.80-tcp",
-            "EndpointSlice docker/a.10.96.0.9.53-udp",
-            "EndpointSlice docker/a.10.96.0.9.80-tcp",
-            "EndpointSlice docker/b.10.96.0.9.53-udp",
-            "EndpointSlice docker/b.10.96.0.9.80-tcp",
+            "Service docker/vip-10-96-0-9-53-udp",
+            "Service docker/vip-10-96-0-9-80-tcp",
+            "EndpointSlice docker/a.vip-10-96-0-9-53-udp",
+            "EndpointSlice docker/a.vip-10-96-0-9-80-tcp",
+            "EndpointSlice docker/b.vip-10-96-0-9-53-udp",
+            "EndpointSlice docker/b.vip-10-96-0-9-80-tcp",
             "Pod docker/a",
             "Pod docker/b",
         ];
@@ -207,7 +209,10 @@ mod tests {
             (WEIGHT, "much"),
         ];
         let (keys, problems) = said(&[container("a", &labels)]);
-        assert!(keys.contains(&"Service docker/10.96.0.9.80-tcp".to_owned()) && keys.len() == 3, "{keys:?}");
+        assert!(
+            keys.contains(&"Service docker/vip-10-96-0-9-80-tcp".to_owned()) && keys.len() == 3,
+            "{keys:?}"
+        );
         let all = problems.join("\n");
         for words in [
             "docker:web-a: container web-a: labels[causeway.io/weight]: \"much\" is no weight",
