@@ -9,15 +9,17 @@ use causeway_testkit::{
     capture::Capture,
     client::requests,
     frame::{Datagram, Frame, Message},
+    link,
     packet::Arp,
     raw::Raw,
-    topology::{Cluster, Container, outside_address, vip, vip6},
+    topology::{Cluster, Container, PATIENCE, UPLINK, outside_address, outside_address6, vip, vip6},
     wire::Protocol,
 };
 
 const TIMES: u64 = 20;
 /// What the frames carry, to know them by.
 const LIE: &[u8] = b"a lie";
+const TRUTH: &[u8] = b"nobody's address but mine";
 const OWN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
 
 fn frame(packet: Datagram) -> Vec<u8> {
@@ -122,6 +124,30 @@ fn a_container_passes_for_nobody_else() {
     }
     // The truth still passes.
     requests(&liar.netns, to, 5, Protocol::Tcp).assert_clean(5, to);
+}
+
+/// Whatever hardware address a container gives itself, the wire sees the uplink's.
+#[test]
+fn a_stolen_hardware_address_stays_inside() {
+    let cluster = Cluster::dual(1);
+    let node = &cluster.nodes[0];
+    let [liar, other] = [node.container("liar", 2), node.container("other", 3)];
+    cluster.wait_converged();
+    let (stolen, uplink) = (link::mac(&other.netns, "eth0"), link::mac(&node.netns, UPLINK));
+    let capture = Capture::start_where(&cluster.outside, "eth0", |frame| frame.bytes.ends_with(TRUTH));
+    let raw = Raw::open(&liar.netns, "eth0");
+    let [own, own6] = liar.addresses();
+    let (outside, outside6) = (outside_address(), outside_address6());
+    for (from, to) in
+        [(format!("{own}:1"), format!("{outside}:9")), (format!("[{own6}]:1"), format!("[{outside6}]:9"))]
+    {
+        let frame = Frame::new(Datagram::udp(&from, &to, TRUTH)).macs(stolen, GATEWAY_MAC).bytes();
+        raw.send(&frame);
+        let left = capture
+            .wait(PATIENCE, |seen| seen.frame().is_ok_and(|seen| seen.packet.is_v6() == to.starts_with('[')));
+        let left = left.unwrap_or_else(|| panic!("{from} may speak for itself"));
+        assert_eq!(left.bytes[6..12], uplink, "{from}");
+    }
 }
 
 fn moved(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> Vec<(String, u64)> {

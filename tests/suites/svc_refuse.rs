@@ -1,7 +1,7 @@
 //! SVC-11: is a client told at once that nobody serves it? A reset or an ICMP
 //! error for a service without backends, a port nobody serves, a closed port
 //! of a backend; and a service's address answers a ping. Both families, from a
-//! container and from outside.
+//! container and from outside, with XDP at the uplink and without.
 
 use std::{
     io::{self, ErrorKind},
@@ -16,9 +16,8 @@ use causeway_testkit::{
     topology::{Cluster, vip, vip6},
 };
 
-/// What a refusal may take on a machine that others use too; the client gives
-/// up waiting after [`PATIENCE`].
-const AT_ONCE: Duration = Duration::from_millis(50);
+/// What a refusal may take; the client gives up waiting after [`PATIENCE`].
+const AT_ONCE: Duration = Duration::from_millis(1);
 const PATIENCE: Duration = Duration::from_secs(2);
 const CLOSED: u16 = 99;
 
@@ -53,7 +52,12 @@ fn refused(netns: &Netns, what: &str, ask: fn(SocketAddr) -> io::Result<()>, to:
 
 #[test]
 fn who_cannot_be_served_hears_it_at_once() {
-    let cluster = Cluster::dual(1);
+    for cluster in [Cluster::xdp(1), Cluster::dual(1)] {
+        refuses(&cluster);
+    }
+}
+
+fn refuses(cluster: &Cluster) {
     let server = cluster.nodes[0].container("server", 2);
     let client = cluster.nodes[0].container("client", 3);
     let ports = [Port::tcp(80, 8080), Port { name: "closed".into(), ..Port::udp(CLOSED, CLOSED) }];

@@ -1,6 +1,7 @@
 //! SVC-09: does a UDP client that never changes its port lose more than one
 //! datagram when its backends are replaced, all gone for a while, or its
-//! service is made anew?
+//! service is made anew? A container, and a client outside; with XDP at the
+//! uplink and without.
 
 use std::{
     io::ErrorKind,
@@ -40,7 +41,12 @@ fn lost(netns: &Netns, socket: &UdpSocket, wanted: &[&str]) -> usize {
 
 #[test]
 fn one_client_port_loses_at_most_one_datagram() {
-    let cluster = Cluster::dual(1);
+    for cluster in [Cluster::xdp(1), Cluster::dual(1)] {
+        backends_come_and_go(&cluster);
+    }
+}
+
+fn backends_come_and_go(cluster: &Cluster) {
     let servers = cluster.servers(4, 8080);
     let names: Vec<&str> = servers.iter().map(|(container, _)| container.name.as_str()).collect();
     let client = cluster.nodes[0].container("client", 100);
@@ -54,37 +60,43 @@ fn one_client_port_loses_at_most_one_datagram() {
         cluster.nodes[0].agent().text(&["wait", "--timeout", "10s"]);
     };
     apply(0..2);
-    let sockets: Vec<UdpSocket> = [IpAddr::from(vip(1)), vip6(1).into()]
-        .into_iter()
-        .map(|address| {
-            client.netns.run(|| {
+    let clients = [&client.netns, &cluster.outside];
+    let addresses = [IpAddr::from(vip(1)), vip6(1).into()];
+    let pairs = clients.into_iter().flat_map(|netns| addresses.map(|address| (netns, address)));
+    let sockets: Vec<(&Netns, UdpSocket)> = pairs
+        .map(|(netns, address)| {
+            let socket = netns.run(|| {
                 let own = if address.is_ipv4() { "0.0.0.0:5300" } else { "[::]:5301" };
                 let socket = UdpSocket::bind(own).unwrap();
                 socket.connect(SocketAddr::new(address, 53)).unwrap();
                 socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
                 socket
-            })
+            });
+            (netns, socket)
         })
         .collect();
     for round in 0..10 {
-        for socket in &sockets {
-            let range = if round % 2 == 0 { 0..2 } else { 2..4 };
-            // Replaced as a whole.
-            apply(range.clone());
-            assert!(lost(&client.netns, socket, &names[range.clone()]) <= 1, "replaced");
-            // None, then some: nobody answers while there is none.
-            apply(0..0);
-            client.netns.run(|| {
+        let range = if round % 2 == 0 { 0..2 } else { 2..4 };
+        let answered = |what: &str| {
+            for (netns, socket) in &sockets {
+                assert!(lost(netns, socket, &names[range.clone()]) <= 1, "{what}");
+            }
+        };
+        apply(range.clone());
+        answered("replaced as a whole");
+        // None, then some: nobody answers while there is none.
+        apply(0..0);
+        for (netns, socket) in &sockets {
+            netns.run(|| {
                 socket.send(b"who").unwrap();
                 assert!(socket.recv(&mut [0; 64]).is_err(), "a backend that is gone has answered");
             });
-            apply(range.clone());
-            assert!(lost(&client.netns, socket, &names[range.clone()]) <= 1, "scaled to none and back");
-            // Taken away and made anew.
-            cluster.manifests().remove("dns.service.yaml");
-            cluster.nodes[0].agent().text(&["wait", "--timeout", "10s"]);
-            apply(range.clone());
-            assert!(lost(&client.netns, socket, &names[range]) <= 1, "made anew");
         }
+        apply(range.clone());
+        answered("scaled to none and back");
+        cluster.manifests().remove("dns.service.yaml");
+        cluster.nodes[0].agent().text(&["wait", "--timeout", "10s"]);
+        apply(range.clone());
+        answered("taken away and made anew");
     }
 }
