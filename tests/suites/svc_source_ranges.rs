@@ -13,7 +13,8 @@ use causeway_testkit::{
     manifest::{Port, Service},
     netns::Netns,
     server::Server,
-    topology::{Cluster, Container, vip, vip6},
+    topology::{Cluster, Container, PATIENCE, vip, vip6},
+    until::until,
     wire::{Protocol, WHO},
 };
 
@@ -89,7 +90,9 @@ fn comes_in(netns: &Netns, to: SocketAddr) -> bool {
 fn comes_in_from(netns: &Netns, to: SocketAddr, port: impl Fn() -> u16 + Sync) -> bool {
     let own: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let knock = || {
-        let socket = UdpSocket::bind((own, port())).unwrap();
+        let port = port();
+        // A child that another test is starting may have the last one's socket still.
+        let socket = until("the port", PATIENCE, || UdpSocket::bind((own, port)).ok());
         socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         socket.send_to(WHO.as_bytes(), to).is_ok() && socket.recv_from(&mut [0; 512]).is_ok()
     };
