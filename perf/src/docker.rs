@@ -28,12 +28,7 @@ pub fn run(quick: bool) -> Result<Report> {
     let conditions = "Docker 20.10, the agent and who asks on the machine's CPUs alike; ms.";
     let mut report = Report::new("Docker", conditions.into(), &["median", "worst"]);
     let mut cluster = Cluster::dual(1);
-    cluster.wait_converged();
-    let docker = Docker::new(&cluster.nodes[0]);
-    let agent = cluster.nodes[0].agent_mut();
-    agent.stop();
-    agent.restart_with(&["--docker", &docker.host()]);
-    agent.wait_up(PATIENCE);
+    let docker = Docker::watched(&mut cluster);
     docker.network("net", &[]);
     let millis = |seconds: &[f64]| {
         let worst = seconds.iter().copied().fold(0.0, f64::max);

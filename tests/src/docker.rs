@@ -13,12 +13,13 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::{
-    agent, child,
+    agent::{self, Agent},
+    child,
     http::post_by,
     image::{self, IMAGE},
     netns::Netns,
     scratch::Dir,
-    topology::Node,
+    topology::{Cluster, Node},
     until::until,
 };
 
@@ -130,6 +131,23 @@ impl Docker {
     /// Runs a command in a new container, with more options; what it prints.
     pub fn run(&self, options: &[&str], command: &[&str]) -> String {
         self.done(&[&["run"][..], options, &[IMAGE], command].concat())
+    }
+
+    /// An engine on the cluster's first node, and the agent there, started anew, that
+    /// watches it.
+    pub fn watched(cluster: &mut Cluster) -> Self {
+        cluster.wait_converged();
+        let docker = Self::new(&cluster.nodes[0]);
+        docker.watch(cluster.nodes[0].agent_mut());
+        cluster.wait_converged();
+        docker
+    }
+
+    /// Ends the node's agent, and starts one that watches the engine.
+    pub fn watch(&self, agent: &mut Agent) {
+        agent.stop();
+        agent.restart_with(&["--docker", &self.host()]);
+        agent.wait_up(PATIENCE);
     }
 
     /// Makes a network of ours, of both families.

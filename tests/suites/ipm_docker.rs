@@ -29,21 +29,10 @@ const ANSWERED: Duration = Duration::from_secs(1);
 /// A node whose agent knows the engine, and a network of both families.
 fn rig() -> (Cluster, Docker) {
     let mut cluster = Cluster::dual(1);
-    cluster.wait_converged();
-    let docker = Docker::new(&cluster.nodes[0]);
-    listen(&mut cluster, &docker);
+    let docker = Docker::watched(&mut cluster);
     // With a network by name: Docker takes addresses that are asked for in such alone.
     docker.network("blue", &["--subnet", &cluster.nodes[0].pod_cidr()]);
     (cluster, docker)
-}
-
-/// Starts the agent anew, as one that watches the engine.
-fn listen(cluster: &mut Cluster, docker: &Docker) {
-    let agent = cluster.nodes[0].agent_mut();
-    agent.stop();
-    agent.restart_with(&["--docker", &docker.host()]);
-    agent.wait_up(PATIENCE);
-    cluster.wait_converged();
 }
 
 /// What a new container hears there in two seconds; `None`: nothing, and nothing else is
@@ -341,7 +330,8 @@ fn containers_outlive_the_engine_and_the_driver() {
     docker.stop();
     assert!(answers(&cluster), "without the engine");
     // An agent that starts without it keeps what it finds.
-    listen_without_waiting(&mut cluster, &docker);
+    cluster.nodes[0].agent_mut().kill9();
+    docker.watch(cluster.nodes[0].agent_mut());
     assert!(answers(&cluster), "with another agent");
     docker.start();
     cluster.wait_converged();
@@ -350,13 +340,6 @@ fn containers_outlive_the_engine_and_the_driver() {
     assert_eq!(hears(&docker, &[], &vip(1).to_string()).as_deref(), Some("server"));
     docker.remove("server");
     nobody_is_left(&cluster);
-}
-
-fn listen_without_waiting(cluster: &mut Cluster, docker: &Docker) {
-    let agent = cluster.nodes[0].agent_mut();
-    agent.kill9();
-    agent.restart_with(&["--docker", &docker.host()]);
-    agent.wait_up(PATIENCE);
 }
 
 #[test]

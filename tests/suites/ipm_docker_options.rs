@@ -27,13 +27,7 @@ const ANSWERED: Duration = Duration::from_secs(1);
 
 fn rig() -> (Cluster, Docker) {
     let mut cluster = Cluster::dual(1);
-    cluster.wait_converged();
-    let docker = Docker::new(&cluster.nodes[0]);
-    let agent = cluster.nodes[0].agent_mut();
-    agent.stop();
-    agent.restart_with(&["--docker", &docker.host()]);
-    agent.wait_up(PATIENCE);
-    cluster.wait_converged();
+    let docker = Docker::watched(&mut cluster);
     (cluster, docker)
 }
 
@@ -209,12 +203,7 @@ fn the_driver_answers_within_a_second() {
 fn three_sources_feed_one_service() {
     let (mut cluster, mut api) = Cluster::beside_api(1);
     cluster.nodes[0].start_watching(&api, true);
-    let mut docker = Docker::new(&cluster.nodes[0]);
-    let agent = cluster.nodes[0].agent_mut();
-    agent.stop();
-    agent.restart_with(&["--docker", &docker.host()]);
-    agent.wait_up(PATIENCE);
-    cluster.wait_converged();
+    let mut docker = Docker::watched(&mut cluster);
     let servers = cluster.servers(2, 8080);
     docker.network("net", &[]);
     docker.serve("net", "web", &["--label", &format!("causeway.io/vip={}:80>9000", vip(1))]);

@@ -119,3 +119,37 @@ fn who_may_not_tell_serves_all_the_same() {
     thread::sleep(QUIET);
     assert_eq!(api.events(), (Vec::new(), 3));
 }
+
+/// POL-10: of two rules at odds, the one that is asked second is told of.
+#[test]
+fn the_owner_of_a_rule_that_is_void_hears_of_it() {
+    let (mut cluster, api) = Cluster::beside_api(1);
+    api.install(kind("Policy"), true);
+    cluster.nodes[0].start_watching(&api, false);
+    cluster.wait_converged();
+    let [client, server] =
+        [("client", 10), ("server", 11)].map(|(name, host)| cluster.nodes[0].container(name, host));
+    let web = Service::new("web", vip(1), &[Port::tcp(80, 8080)]);
+    let policy = |name: &str, priority: u8, action: &str, to: &str| {
+        format!(
+            "apiVersion: causeway.io/v1alpha1\nkind: Policy\nmetadata: {{name: {name}}}\nspec:\n  tier: Admin\n  \
+             priority: {priority}\n  subject: {{pods: {{podSelector: {{matchLabels: {{app: client}}}}}}}}\n  \
+             egress: [{{action: {action}, to: [{to}]}}]\n"
+        )
+    };
+    for yaml in [
+        client.pod("app: client"),
+        server.pod("app: server"),
+        web.yaml(),
+        web.slice(&[server.address]).yaml(),
+        policy("backend", 1, "Deny", "{pods: {podSelector: {matchLabels: {app: server}}}}"),
+        policy("service", 2, "Allow", "{service: {namespace: default, name: web}}"),
+    ] {
+        api.apply(&yaml);
+    }
+    until("an Event", TOLD, || (!told(&api).is_empty()).then_some(()));
+    let (events, _) = api.events();
+    assert_eq!((events.len(), told(&api)[0][..3].join(" ")), (1, "Policy service NotEnforced".to_owned()));
+    let note = events[0]["note"].as_str().unwrap();
+    assert!(note.contains("backends of it are denied by Policy backend egress[0]"), "{note}");
+}

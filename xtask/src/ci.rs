@@ -35,10 +35,8 @@ pub fn run(shell: &Shell) -> Result<()> {
         cmd!(shell, "{cargo} build --release -p causeway --bins --quiet").run()?;
         whole::build(shell)?;
         let count = runner::run(&cargo)?;
-        if let Err(error) = count.judge() {
-            println!("{}", count.words());
-            return Err(error);
-        }
+        println!("{}", count.words());
+        count.judge()?;
         let skipped = count.skipped;
         ensure!(skipped == 0, "{skipped} tests were skipped: a test that does not run shows nothing");
         passed = count.passed;

@@ -55,8 +55,8 @@ pub fn run(cargo: &str) -> Result<Count> {
     patient.sort_by_key(turn);
     ensure!(patient.len() == PATIENT.len(), "a suite that is named here is gone: {PATIENT:?}");
     thread::scope(|scope| {
-        let beside = scope.spawn(|| all(&patient, cargo));
-        let mut count = all(&others, cargo)?;
+        let beside = scope.spawn(|| all(&patient));
+        let mut count = all(&others)?;
         let waited = beside.join().map_err(|_| anyhow::anyhow!("the patient suites' thread panicked"))??;
         count.add(waited);
         Ok(count)
@@ -91,15 +91,13 @@ fn built(cargo: &str) -> Result<Vec<Suite>> {
 }
 
 /// One after the other. What a suite says is shown in one piece.
-fn all(suites: &[Suite], cargo: &str) -> Result<Count> {
+fn all(suites: &[Suite]) -> Result<Count> {
     let mut count = Count::default();
     for Suite { name, source, binary, directory } in suites {
         let source = source.strip_prefix(&format!("{}/", paths::root().display())).unwrap_or(source);
         println!("     Starting {source}");
         let output = Command::new(binary)
             .current_dir(directory)
-            .env("CARGO", cargo)
-            .env("CARGO_MANIFEST_DIR", directory)
             .env("CAUSEWAY_BIN", paths::built("causeway"))
             .stderr(Stdio::inherit())
             .output()

@@ -9,7 +9,7 @@ use std::{
 
 use causeway_schema::{
     Port,
-    policy::{OTHERS, Outcome, PolicyStep, SetKey, Steps, find, place},
+    policy::{Outcome, PolicyStep, place},
 };
 
 use super::{
@@ -110,10 +110,7 @@ impl Compiler {
                     continue;
                 }
                 let lost = lost.get_or_insert_with(BTreeSet::new);
-                let steps = self.steps(set, class);
-                let at = |index: u32| steps.get(index as usize).copied();
-                let step = find(Steps { base: 0, len: steps.len() as u32 }, place, at);
-                if let Some(step) = step.filter(|step| contrary(of.clause, step))
+                if let Some(step) = self.step(set, class, place).filter(|step| contrary(of.clause, step))
                     && !self.is_for_others(of.clause.rule, step.rule())
                 {
                     lost.extend(self.void(service, &step, false));
@@ -150,12 +147,6 @@ impl Compiler {
         let by = self.image.rules.rows().get(&step.rule())?.clone();
         let denies = step.outcome() != Outcome::Allow;
         Some(Void { service: service.clone(), by, denies, wholly })
-    }
-
-    fn steps(&self, set: u32, class: u32) -> &[PolicyStep] {
-        let rows = self.image.sets.rows();
-        let row = rows.get(&SetKey { set, class }).or_else(|| rows.get(&SetKey { set, class: OTHERS }));
-        row.map_or(&[], |steps| &steps[..])
     }
 
     /// Is a rule of the baseline void because NetworkPolicies are there? So it is meant.

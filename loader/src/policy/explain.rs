@@ -67,11 +67,21 @@ impl Compiler {
             Direction::Ingress => sets.ingress,
             Direction::Egress => sets.egress,
         };
-        let rows = self.image.sets.rows();
-        let class = self.class(flow.peer);
-        let steps = rows.get(&SetKey { set, class }).or_else(|| rows.get(&SetKey { set, class: OTHERS }))?;
+        self.step(set, self.class(flow.peer), place(flow.protocol, Port::new(flow.port)))
+    }
+
+    /// What a set decides about a place of a class; of a set that there is.
+    pub(super) fn step(&self, set: u32, class: u32, place: u32) -> Option<PolicyStep> {
+        let steps = self.steps(set, class);
         let at = |index: u32| steps.get(index as usize).copied();
-        find(Steps { base: 0, len: steps.len() as u32 }, place(flow.protocol, Port::new(flow.port)), at)
+        find(Steps { base: 0, len: steps.len() as u32 }, place, at)
+    }
+
+    /// The row for a class, or for everybody else.
+    pub(super) fn steps(&self, set: u32, class: u32) -> &[PolicyStep] {
+        let rows = self.image.sets.rows();
+        let row = rows.get(&SetKey { set, class }).or_else(|| rows.get(&SetKey { set, class: OTHERS }));
+        row.map_or(&[], |steps| &steps[..])
     }
 
     /// Of the longest prefix.
