@@ -107,8 +107,10 @@ impl Docker {
         for (name, place) in [("--data-root", "data"), ("--exec-root", "exec"), ("--pidfile", "pid")] {
             command.arg(name).arg(self.dir.join(place));
         }
-        command.args(["--host", &self.host(), "--storage-driver", "vfs", "--live-restore"]);
-        command.args(["--bridge=none", "--iptables=false", "--ip6tables=false", "--userland-proxy=false"]);
+        let settings = self.dir.join("daemon.json");
+        fs::write(&settings, documented()).unwrap();
+        command.arg("--config-file").arg(settings);
+        command.args(["--host", &self.host(), "--storage-driver", "vfs"]);
         let log = fs::File::options().create(true).append(true).open(self.dir.join("engine.log")).unwrap();
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         self.engine = Some(child::spawn(command));
@@ -245,6 +247,13 @@ impl Drop for Docker {
             child::end(child, Signal::SIGKILL);
         }
     }
+}
+
+/// The engine's settings, as an operator is told to write them.
+fn documented() -> &'static str {
+    let guide = include_str!("../../docs/docker.md");
+    let (_, settings) = guide.split_once("echo '").expect("the settings in docs/docker.md");
+    settings.split('\'').next().unwrap()
 }
 
 fn only_child(pid: u32) -> Option<u32> {
