@@ -23,6 +23,9 @@ use crate::{
     until::until,
 };
 
+/// In which an engine has its driver's answer, if only why not, whatever the agent is about.
+pub const ANSWERED: Duration = Duration::from_secs(1);
+
 /// The engine takes its time.
 const PATIENCE: Duration = Duration::from_secs(30);
 

@@ -10,7 +10,7 @@ use std::{
 use causeway_testkit::{
     cni::Plugin,
     containerd::Containerd,
-    docker::Docker,
+    docker::{ANSWERED, Docker},
     http::get,
     netns::Netns,
     podman::Podman,
@@ -22,9 +22,6 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::{Value, json};
-
-/// Docker waits no longer for us, whatever the agent is about.
-const ANSWERED: Duration = Duration::from_secs(1);
 
 /// A node whose agent knows the engine, and a network of both families.
 fn rig() -> (Cluster, Docker) {

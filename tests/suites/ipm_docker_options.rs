@@ -1,14 +1,11 @@
 //! IPM-02: does a container of Docker get what its network, its options and its labels
 //! ask for, and does the driver answer in time?
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, time::Instant};
 
 use causeway_testkit::{
     client::requests,
-    docker::Docker,
+    docker::{ANSWERED, Docker},
     http::get,
     manifest::{Port, Service},
     server::Server,
@@ -21,9 +18,6 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::{Value, json};
-
-/// In which Docker has its answer, if only why not.
-const ANSWERED: Duration = Duration::from_secs(1);
 
 fn rig() -> (Cluster, Docker) {
     let mut cluster = Cluster::dual(1);
