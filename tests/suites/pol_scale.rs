@@ -11,8 +11,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytemuck::bytes_of;
-use causeway_schema::{V4, policy::PeerKey};
+use aya::maps::{Array, HashMap, Map, MapData};
+use bytemuck::{bytes_of, pod_read_unaligned};
+use causeway_schema::{
+    Endpoint, Hop, V4,
+    policy::{PeerKey, Standing},
+};
 use causeway_testkit::{
     agent::Agent,
     pinned::Pinned,
@@ -31,6 +35,9 @@ const CHANGING: u32 = 100;
 const PAUSE: Duration = Duration::from_millis(10);
 /// For half of them, from the file's to the row's.
 const QUICK: Duration = Duration::from_millis(10);
+/// Between two looks at the rows.
+const LOOK: Duration = Duration::from_micros(200);
+const GIVEN_UP: Duration = Duration::from_secs(5);
 /// Until a large directory has been read.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -113,10 +120,56 @@ fn memory(agent: &Agent) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// The class of an address, as the programs find it.
-fn class(table: &Table<'_>, generation: u32, address: Ipv4Addr) -> Vec<u8> {
-    let key = PeerKey::exactly(generation, V4::from(address));
-    table.get(bytes_of(&key)).unwrap_or_default()
+/// What the programs read.
+struct Rows {
+    classes: Map,
+    standing: Array<MapData, [u8; 4]>,
+    policies: Array<MapData, [u8; 8]>,
+    hops: HashMap<MapData, [u8; 4], [u8; 4]>,
+    endpoints: Array<MapData, [u8; 16]>,
+}
+
+/// What changes.
+#[derive(Clone, Copy, PartialEq)]
+enum Row {
+    /// The class of an address.
+    Class(Ipv4Addr),
+    /// The sets of rules of an endpoint.
+    Sets(Ipv4Addr),
+}
+
+impl Rows {
+    fn open(pinned: &Pinned) -> Self {
+        Self {
+            classes: pinned.trie("CLASSES_V4"),
+            standing: pinned.array("POLICY"),
+            policies: pinned.array("POLICIES"),
+            hops: pinned.table("EP_KEYS_V4"),
+            endpoints: pinned.array("ENDPOINTS_V4"),
+        }
+    }
+
+    fn standing(&self) -> Standing {
+        Standing(u32::from_ne_bytes(self.standing.get(&0, 0).unwrap()))
+    }
+
+    fn classes(&self) -> usize {
+        Table::of(&self.classes).keys().len()
+    }
+
+    fn read(&self, row: Row) -> Vec<u8> {
+        match row {
+            Row::Class(address) => {
+                let key = PeerKey::exactly(self.standing().generation(), V4::from(address));
+                Table::of(&self.classes).get(bytes_of(&key)).unwrap_or_default()
+            }
+            Row::Sets(address) => {
+                let hop = Hop(u32::from_ne_bytes(self.hops.get(&address.octets(), 0).unwrap()));
+                let row: Endpoint = pod_read_unaligned(&self.endpoints.get(&hop.slot(), 0).unwrap());
+                self.policies.get(&self.standing().row(row.policy), 0).unwrap().to_vec()
+            }
+        }
+    }
 }
 
 fn settled(agent: &Agent) {
@@ -148,43 +201,53 @@ fn many_pods_change_and_nothing_runs_out() {
     settled(agent);
     println!("{pods} pods read and written after {:?}", start.elapsed());
 
-    let pinned = Pinned::new(agent.pins());
-    let (classes, standing) = (pinned.trie("CLASSES_V4"), pinned.array::<4>("POLICY"));
-    let table = Table::of(&classes);
-    let now = || u32::from_ne_bytes(standing.get(&0, 0).unwrap());
-    let generation = now() >> 1;
-    let rows = table.keys().len();
-    assert!(rows >= (pods + CHANGING) as usize, "{rows} rows for {pods} pods");
-    let before = (rows, memory(agent), agent.status());
-    let churn = |from: u32| {
-        let (mut of_pods, mut of_endpoints) = (Vec::new(), Vec::new());
-        let start = Instant::now();
-        for change in 0..seconds * 200 {
-            let due = start + PAUSE / 2 * change;
-            thread::sleep(due.saturating_duration_since(Instant::now()));
-            let (round, number) = (from + change / 2 / CHANGING, change / 2 % CHANGING);
-            let (began, took) = if change % 2 == 1 {
-                // It gets another set of rules.
-                let turn = change / 2 / u32::from(HERE);
-                let container = &containers[usize::from((number % u32::from(HERE)) as u8)];
-                let (old, text) = (now(), own(container, turn + 1));
-                let began = Instant::now();
-                manifests.write(&format!("{}.yaml", container.name.replace('/', "-")), &text);
-                (began, until(|| now() != old).map(|took| of_endpoints.push(took)))
-            } else {
-                let address = changing_address(number);
-                let (old, text) = (class(&table, generation, address), changing(number, round + 1));
-                let began = Instant::now();
-                manifests.write(&format!("c{number}.yaml"), &text);
-                (began, until(|| class(&table, generation, address) != old).map(|took| of_pods.push(took)))
-            };
-            assert!(took.is_some(), "change {change} did not reach the map in {:?}", began.elapsed());
+    let rows = Rows::open(&Pinned::new(agent.pins()));
+    let there = rows.classes();
+    assert!(there >= (pods + CHANGING) as usize, "{there} rows for {pods} pods");
+    let before = (there, memory(agent), agent.status());
+    // Every other change is an endpoint's: it gets another set of rules. An even number of
+    // rounds, so that all is as it was.
+    let change = |index: u32| {
+        let (endpoint, number) = (index % 2 == 1, index / 2 % CHANGING);
+        if endpoint {
+            let container = &containers[(number % u32::from(HERE)) as usize];
+            let text = own(container, index / 2 / u32::from(HERE) + 1);
+            (Row::Sets(container.address), format!("{}.yaml", container.name.replace('/', "-")), text)
+        } else {
+            let text = changing(number, index / 2 / CHANGING + 1);
+            (Row::Class(changing_address(number)), format!("c{number}.yaml"), text)
         }
-        (start.elapsed(), [of_pods, of_endpoints])
     };
-    // An even number of rounds, so that all is as it was.
-    let (took, latencies) = churn(0);
-    let rate = f64::from(seconds * 200) / took.as_secs_f64();
+    let (start, count) = (Instant::now(), seconds * 200);
+    let (mut next, mut blocked, mut latencies) = (0, false, [Vec::new(), Vec::new()]);
+    let mut open: Vec<(Row, Vec<u8>, Instant)> = Vec::new();
+    while next < count || !open.is_empty() {
+        let due = start + PAUSE / 2 * next;
+        if next < count && due <= Instant::now() {
+            let (row, file, text) = change(next);
+            // Whoever is late makes nobody wait but who changes the same row, and that
+            // one counts from when it was due.
+            let old = rows.read(row);
+            if open.iter().all(|(other, ..)| *other != row) {
+                manifests.write(&file, &text);
+                // The disk may have taken its time until the file was there.
+                open.push((row, old, if blocked { due } else { Instant::now() }));
+                (next, blocked) = (next + 1, false);
+            } else {
+                blocked = true;
+            }
+        }
+        open.retain(|(row, old, began)| {
+            let waits = rows.read(*row) == *old;
+            if !waits {
+                latencies[usize::from(matches!(row, Row::Sets(_)))].push(began.elapsed());
+            }
+            assert!(began.elapsed() < GIVEN_UP, "a change does not reach the map");
+            waits
+        });
+        thread::sleep(LOOK);
+    }
+    let rate = f64::from(count) / start.elapsed().as_secs_f64();
     for (whose, mut latencies) in ["pods", "endpoints"].into_iter().zip(latencies) {
         latencies.sort_unstable();
         let at = |part: usize| latencies[latencies.len() * part / 100];
@@ -201,7 +264,7 @@ fn many_pods_change_and_nothing_runs_out() {
     }
     println!("{rate:.0} changes a second for {seconds} s");
     settled(agent);
-    let after = (table.keys().len(), memory(agent), agent.status());
+    let after = (rows.classes(), memory(agent), agent.status());
     println!("rows {} -> {}, memory {} kB -> {} kB", before.0, after.0, before.1, after.1);
     assert_eq!((before.0, before.2.maps), (after.0, after.2.maps), "rows");
     assert!(after.1 * 10 < before.1 * 11, "memory grew from {} kB to {} kB", before.1, after.1);
@@ -221,16 +284,4 @@ fn many_pods_change_and_nothing_runs_out() {
     let said = agent.cli(&["policy", "rehearse", manifests.path().to_str().unwrap()]);
     assert_eq!((said.code, &said.json["changed"]), (0, &0.into()), "{said:?}");
     println!("the directory rehearsed in {:?}", start.elapsed());
-}
-
-/// How long it takes.
-fn until(done: impl Fn() -> bool) -> Option<Duration> {
-    let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(5) {
-        if done() {
-            return Some(start.elapsed());
-        }
-        thread::sleep(Duration::from_micros(200));
-    }
-    None
 }

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
 use super::{
+    audit::Audits,
     cluster::Published,
     egress::EgressState,
     events::Owners,
@@ -73,8 +74,7 @@ pub(super) struct Agent {
     /// maps, and from the hooks.
     pub pruned: bool,
     pub settled: bool,
-    pub audit_due: Instant,
-    pub last_audit: Duration,
+    pub audits: Audits,
 
     pub applied_revision: u64,
     pub start_micros: u64,
@@ -132,7 +132,6 @@ impl Agent {
         doubted.retain(|name| &**name != docker::SOURCE);
         let guard = Guard::new(config.shrink_guard, &doubted, counts);
         let slots: Vec<Arc<str>> = sources.names().into_iter().chain([host_ports::SOURCE.into()]).collect();
-        let now = Instant::now();
         let (published, owners) = (Published::new(&sources, &config), Owners::new(&sources, &config));
         let mut agent = Self {
             model: Model::new(&slots, &config.node),
@@ -155,8 +154,7 @@ impl Agent {
             started,
             pruned: false,
             settled: false,
-            audit_due: now,
-            last_audit: Duration::ZERO,
+            audits: Audits::new(),
             applied_revision: 0,
             start_micros: 0,
             last_apply: Duration::ZERO,

@@ -1,9 +1,6 @@
 //! From a batch of events to rows that were read back.
 
-use std::{
-    sync::Weak,
-    time::{Duration, Instant},
-};
+use std::{sync::Weak, time::Instant};
 
 use super::{agent::Agent, status::WRITE};
 use crate::{
@@ -12,10 +9,6 @@ use crate::{
     kernel::routes,
     model::Touched,
 };
-
-/// After a change everything is read back this soon: the change's own rows
-/// were read back at once.
-const SOON: Duration = Duration::from_millis(20);
 
 /// Services that are merged once and held for both families; more are merged twice,
 /// one at a time.
@@ -133,16 +126,5 @@ impl Agent {
             report.repaired.into_iter().for_each(|repair| self.remember_repair(repair));
         }
         self.route_problems = problems;
-    }
-
-    pub fn audit_soon(&mut self) {
-        // At most a tenth of a CPU goes into reading back.
-        let pause = SOON.max(self.last_audit * 10);
-        self.audit_due = self.audit_due.min(Instant::now() + pause);
-    }
-
-    /// How long the loop may sleep.
-    pub fn until_audit(&self, now: Instant) -> Duration {
-        self.audit_due.saturating_duration_since(now)
     }
 }

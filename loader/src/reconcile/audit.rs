@@ -1,38 +1,127 @@
 //! Is everything as it should be? Maps, links, routes and interfaces are read
 //! again, and what is not as wanted is put right and told.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{
     agent::Agent,
     status::{READ, WRITE},
 };
 
+/// After a change everything is read back this soon: the change's own rows
+/// were read back at once.
+const SOON: Duration = Duration::from_millis(20);
+
+/// What there is to look at, in this order. Each is a turn of the loop, so that whoever
+/// brings a change waits for one of them at most.
+#[derive(Clone, Copy, PartialEq)]
+enum Look {
+    Endpoints,
+    Hooks,
+    Policies,
+    Maps,
+    Flows,
+}
+
+impl Look {
+    const FIRST: Look = Look::Endpoints;
+
+    /// `None`: that was the last.
+    fn next(self) -> Option<Look> {
+        match self {
+            Look::Endpoints => Some(Look::Hooks),
+            Look::Hooks => Some(Look::Policies),
+            Look::Policies => Some(Look::Maps),
+            Look::Maps => Some(Look::Flows),
+            Look::Flows => None,
+        }
+    }
+}
+
+/// When is everything looked at?
+pub struct Audits {
+    next: Look,
+    due: Instant,
+    /// Spent on this one, and on the last whole one.
+    spent: Duration,
+    last: Duration,
+}
+
+impl Audits {
+    pub fn new() -> Self {
+        Self { next: Look::FIRST, due: Instant::now(), spent: Duration::ZERO, last: Duration::ZERO }
+    }
+
+    pub fn soon(&mut self) {
+        // At most a tenth of a CPU goes into reading back.
+        let pause = SOON.max(self.last * 10);
+        self.due = self.due.min(Instant::now() + pause);
+    }
+
+    /// How long the loop may sleep.
+    pub fn until(&self, now: Instant) -> Duration {
+        if self.next == Look::FIRST { self.due.saturating_duration_since(now) } else { Duration::ZERO }
+    }
+}
+
 impl Agent {
-    /// One look at everything.
+    pub fn audit_soon(&mut self) {
+        self.audits.soon();
+    }
+
+    /// One look at everything, at once, and at every row of however many there are.
     pub async fn audit(&mut self) {
-        let start = Instant::now();
-        self.audit_endpoints().await;
-        self.finish_pending().await;
-        self.audit_links();
-        self.keep_routes().await;
-        self.audit_policies();
-        self.settle_egress().await;
-        self.health_checks.settle();
-        self.audit_maps();
-        // What is being attached holds nothing yet, and would be taken for left behind.
-        if !self.settled && self.start_micros != 0 && self.wiring.is_idle() {
-            self.settle();
+        self.audits.next = Look::FIRST;
+        while !self.audit_next(true).await {}
+    }
+
+    /// The next look; true after the last.
+    pub async fn audit_next(&mut self, whole: bool) -> bool {
+        let (start, look) = (Instant::now(), self.audits.next);
+        if look == Look::FIRST {
+            // Whoever asks for another one meanwhile gets it.
+            self.audits.due = start + self.config.resync;
+            self.audits.spent = Duration::ZERO;
         }
-        if self.settled && self.misses_plugin() {
-            self.install_plugin();
+        match look {
+            Look::Endpoints => {
+                self.audit_endpoints().await;
+                self.finish_pending().await;
+            }
+            Look::Hooks => {
+                self.audit_links();
+                self.keep_routes().await;
+            }
+            Look::Policies => {
+                self.walk_policies(whole);
+                self.settle_egress().await;
+                self.health_checks.settle();
+            }
+            Look::Maps => {
+                self.confirm_policies();
+                self.audit_maps();
+                self.tell_cluster_the_truth();
+                // What is being attached holds nothing yet, and would be taken for left behind.
+                if !self.settled && self.start_micros != 0 && self.wiring.is_idle() {
+                    self.settle();
+                }
+                if self.settled && self.misses_plugin() {
+                    self.install_plugin();
+                }
+            }
+            Look::Flows => {
+                self.expire_flows();
+                self.guarded.remember(false);
+            }
         }
-        self.expire_flows();
-        self.tell_cluster_the_truth();
-        self.guarded.remember(false);
-        self.last_audit = start.elapsed();
-        self.audit_due = Instant::now() + self.config.resync;
-        self.publish();
+        let next = look.next();
+        self.audits.next = next.unwrap_or(Look::FIRST);
+        self.audits.spent += start.elapsed();
+        if next.is_none() {
+            self.audits.last = self.audits.spent;
+            self.publish();
+        }
+        next.is_none()
     }
 
     /// Reads all maps back. A revision counts as applied when nothing had to

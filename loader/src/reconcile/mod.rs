@@ -26,6 +26,7 @@ mod probe;
 mod selection;
 mod sources;
 mod status;
+mod subjects;
 mod wiring;
 
 use std::time::{Duration, Instant};
@@ -71,8 +72,9 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
     let ended = loop {
-        let pause = agent.until_audit(Instant::now());
+        let pause = agent.audits.until(Instant::now());
         let look = agent.guarded.until_look(Instant::now());
+        let walk = agent.policies.until_walk(Instant::now());
         let judgement = agent.policies.until_judgement(Instant::now());
         tokio::select! {
             batch = said.recv() => {
@@ -94,7 +96,8 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
             done = agent.wiring.next() => agent.go_on(done).await,
             // Started again, an agent hears everything; this one would miss it.
             error = agent.sources.died() => break Err(error),
-            () = tokio::time::sleep(pause) => agent.audit().await,
+            () = tokio::time::sleep(pause) => { agent.audit_next(false).await; }
+            () = tokio::time::sleep(walk) => agent.walk_policies(false),
             () = tokio::time::sleep(judgement) => agent.judge_flows(),
             () = tokio::time::sleep(look) => agent.look_again().await,
             // The agent holds the sender.

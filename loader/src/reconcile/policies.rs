@@ -12,20 +12,20 @@ use causeway_schema::{Flow, FlowKey, V4, V6};
 
 use super::{agent::Agent, plane::Plane};
 use crate::{
-    attach::Stored,
-    event::{Problem, pod_name},
-    kernel::bpf::{Dataplane, PolicyTables},
-    model::Touched,
+    event::Problem,
+    kernel::bpf::{Dataplane, PolicyTables, PolicyWalk},
     plan::{
-        Capacity, Family, PolicyPlan, PolicyPlanner,
-        policy::{Left, NoRoom, SEALED},
+        Capacity, Family, PolicyPlan, PolicyPlanner, PolicyWrite,
+        policy::{Left, NoRoom},
     },
-    policy::{Compiler, Delta, Here, Name, Pod, RuleName, Subject, Talk},
+    policy::{Compiler, Delta, Here, RuleName, Talk},
 };
 
 /// A program that has read the rows from before a change may remember a flow
 /// for as long as this.
 const LATE: Duration = Duration::from_millis(10);
+/// At most a part of so many of the time goes into reading back.
+const READING: u32 = 10;
 /// After flows could not be judged.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -39,14 +39,19 @@ pub struct Policies {
     pub leftovers: bool,
     /// When flows under way are to be judged by what holds now.
     judge_due: Option<Instant>,
-    /// The rows were as they should be when last looked at.
+    /// What was written and not read back yet.
+    unread: Vec<PolicyWrite>,
+    /// How far all rows have been read back, and when to go on with that.
+    walk: PolicyWalk,
+    walk_due: Option<Instant>,
+    /// What was written has been read back, and no other row is known to be wrong.
     pub stand: bool,
     /// It may have become known whose some endpoints are, or begun to matter.
-    introduced: bool,
+    pub introduced: bool,
     /// Endpoints whose rows say that nobody knows whose they are, and those of them for
     /// whom that is to stand until the others' rows have changed over.
     pub sealed: BTreeSet<String>,
-    unsealing: BTreeSet<String>,
+    pub unsealing: BTreeSet<String>,
     /// What policies say in vain.
     pub problems: Vec<Problem>,
     /// As of which revisions of the compiler and the model.
@@ -77,6 +82,9 @@ impl Policies {
             pending: Delta::default(),
             leftovers: false,
             judge_due: None,
+            unread: Vec::new(),
+            walk: PolicyWalk::default(),
+            walk_due: None,
             stand: false,
             introduced: false,
             sealed: BTreeSet::new(),
@@ -104,11 +112,14 @@ impl Policies {
             return Ok(None);
         }
         self.pending.follow(delta);
-        let plan = self.planner.plan(&self.pending).map_err(|error: NoRoom| error.to_string())?;
+        let mut plan = self.planner.plan(&self.pending).map_err(|error: NoRoom| error.to_string())?;
         self.pending = Delta::default();
         self.stand = false;
-        self.tables.apply(&plan.before)?;
-        Ok(Some(plan))
+        let written = self.tables.apply(&plan.before);
+        // What does not get there is mended by the next audit.
+        self.unread.append(&mut plan.before);
+        self.unread.extend(plan.flip.iter().chain(&plan.after).cloned());
+        written.map(|()| Some(plan))
     }
 
     /// Makes the endpoints, whose rows name their indexes by now, change over.
@@ -127,33 +138,72 @@ impl Policies {
         Ok(left)
     }
 
-    /// Reads everything back and puts right what is not as it should be; says
+    /// Reads back what was written, and writes again what is not as it should be; says
     /// what that was.
     ///
     /// # Errors
     /// What a map refused.
-    pub fn audit(&mut self, now: Duration) -> Result<Vec<String>, String> {
+    pub fn confirm(&mut self, now: Duration) -> Result<Vec<String>, String> {
         if !self.planner.stands() {
             return Ok(Vec::new());
         }
-        let wrong = |tables: &PolicyTables, planner: &PolicyPlanner| {
-            tables.audit(planner.image()).map_err(|error| format!("read the policy maps: {error}"))
-        };
-        let repairs = wrong(&self.tables, &self.planner)?;
-        if !repairs.is_empty() {
-            self.stand = false;
-            self.tables.apply(&repairs)?;
-            // Flows may have begun, or failed to, by what was wrong.
-            self.judge_due = Some(Instant::now() + LATE);
-            if !wrong(&self.tables, &self.planner)?.is_empty() {
-                return Err("the policy maps do not read back as written".into());
-            }
+        let repairs = self.tables.unlike(self.planner.image(), &self.unread).map_err(unreadable)?;
+        self.repair(&repairs)?;
+        if !self.tables.unlike(self.planner.image(), &repairs).map_err(unreadable)?.is_empty() {
+            return Err("the policy maps do not read back as written".into());
         }
+        self.unread = Vec::new();
         self.stand = self.pending.is_empty();
         if let Some(revision) = self.planner.release(now) {
             self.leftovers |= self.compiler.release(revision);
         }
-        Ok(repairs.iter().map(|repair| format!("policy: {repair:?}")).collect())
+        Ok(told(&repairs))
+    }
+
+    /// Reads back all rows, a piece of them or, to be sure of them, at once; puts right
+    /// what is not as it should be, and says what that was.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn walk(&mut self, at_once: bool) -> Result<Vec<String>, String> {
+        if !self.planner.stands() {
+            return Ok(Vec::new());
+        }
+        let began = Instant::now();
+        // In trouble the next look at everything is soon enough.
+        self.walk_due = None;
+        if at_once {
+            self.walk = PolicyWalk::default();
+        }
+        let mut repairs = Vec::new();
+        loop {
+            let found = self.tables.audit(self.planner.image(), &mut self.walk).map_err(unreadable)?;
+            self.unread.extend(found.iter().cloned());
+            self.repair(&found)?;
+            repairs.extend(told(&found));
+            if self.walk.is_at_its_start() {
+                return Ok(repairs);
+            }
+            if !at_once {
+                self.walk_due = Some(Instant::now() + began.elapsed() * READING);
+                return Ok(repairs);
+            }
+        }
+    }
+
+    fn repair(&mut self, repairs: &[PolicyWrite]) -> Result<(), String> {
+        if repairs.is_empty() {
+            return Ok(());
+        }
+        self.stand = false;
+        // Flows may have begun, or failed to, by what was wrong.
+        self.judge_due = Some(Instant::now() + LATE);
+        self.tables.apply(repairs)
+    }
+
+    /// How long the loop may sleep before further rows are to be read back.
+    pub fn until_walk(&self, now: Instant) -> Duration {
+        self.walk_due.map_or(Duration::MAX, |due| due.saturating_duration_since(now))
     }
 
     /// Ends flows that are not allowed any more, when it is time to.
@@ -199,87 +249,18 @@ impl Policies {
     }
 }
 
+fn unreadable(error: io::Error) -> String {
+    format!("read the policy maps: {error}")
+}
+
+fn told(repairs: &[PolicyWrite]) -> Vec<String> {
+    repairs.iter().map(|repair| format!("policy: {repair:?}")).collect()
+}
+
 /// What the status calls trouble with policies.
 const POLICIES: &str = "keep policies";
 
 impl Agent {
-    /// Tells the compiler what the sources have changed.
-    pub fn tell_policies(&mut self, touched: &Touched) {
-        for name in &touched.namespaces {
-            let labels = self.model.namespace_labels(name);
-            self.policies.compiler.set_namespace(name.clone(), Some(labels));
-        }
-        for key in &touched.policies {
-            let object = self.model.policy(key).map(|policy| policy.object);
-            self.policies.compiler.set_policy(key.into(), object);
-        }
-        // Whether there are any decides over who is not known yet.
-        self.policies.introduced |= !touched.policies.is_empty() || touched.egress;
-        let moved = self.moved_between_networks(touched);
-        for name in touched.pods.union(&moved) {
-            self.tell_pod(name);
-        }
-        let named = self.policies.compiler.services();
-        let served: BTreeSet<Name> = if touched.policies.is_empty() {
-            let touched = touched.services.iter().map(|id| (id.namespace.clone(), id.name.clone()));
-            touched.filter(|name| named.contains(name)).collect()
-        } else {
-            named
-        };
-        for name in served {
-            let addresses = self.model.backend_addresses(&name);
-            self.policies.compiler.set_service(name, addresses);
-        }
-    }
-
-    /// What an endpoint's row is to say: its rules, or that nobody has said yet which
-    /// are its own.
-    pub fn policy_of(&self, name: &str, stored: &Stored) -> Option<u16> {
-        // Docker's driver is not told whose endpoint it makes; the engine tells us soon
-        // after. While no source is known, what held goes on to hold.
-        let told_later = stored.request.handover && self.config.docker.is_some();
-        let is_nobody =
-            || self.model.pod(&pod_name(name)).is_none() || self.policies.unsealing.contains(name);
-        let rules = || self.model.policies().next().is_some() || self.model.egresses().next().is_some();
-        let matters = || self.model.containers_known() && rules();
-        if told_later && is_nobody() && matters() { Some(SEALED) } else { self.policies.index(name) }
-    }
-
-    /// An endpoint came, went, or has other labels.
-    pub fn tell_endpoint(&mut self, name: &str) {
-        self.tell_pod(&pod_name(name));
-        if self.store.get(name).is_none() {
-            self.policies.compiler.set_endpoint(name.into(), None);
-        }
-    }
-
-    /// A pod as a peer, and as the one that policies are about where it is an
-    /// endpoint: what its object says, and what is known of it here.
-    fn tell_pod(&mut self, name: &Name) {
-        let mut pod = self.model.pod(name).map(|object| {
-            let pod = Pod::from(&**object);
-            Pod { labels: self.admitted(&name.0, pod.labels.clone()), ..pod }
-        });
-        if let Some((endpoint, stored)) = self.endpoint_of(name) {
-            let (namespace, labels) = self.model.endpoint_labels(endpoint, &stored.request.labels);
-            let labels = self.admitted(&namespace, labels);
-            let here = Pod::here(pod, labels, &stored.endpoint.addresses);
-            let subject = Subject { namespace, labels: here.labels.clone(), ports: here.ports.clone() };
-            let (endpoint, introduced) = (endpoint.into(), stored.request.handover);
-            self.policies.introduced |= introduced;
-            self.policies.compiler.set_endpoint(endpoint, Some(subject));
-            pod = Some(here);
-        }
-        self.policies.compiler.set_pod(name.clone(), pod);
-    }
-
-    /// The endpoint of a pod, if it is one of this node.
-    fn endpoint_of(&self, (namespace, name): &Name) -> Option<(&str, &Stored)> {
-        let full = format!("{namespace}/{name}");
-        let bare = if &**namespace == "default" { &**name } else { "" };
-        [full.as_str(), bare].into_iter().find_map(|name| self.store.get_key_value(name))
-    }
-
     /// Writes what the compiler has been told, once all sources have spoken of it.
     pub fn commit_policies(&mut self) {
         if !self.model.containers_known() || self.dataplane.is_none() {
@@ -305,18 +286,36 @@ impl Agent {
         self.audit_soon();
     }
 
-    pub fn audit_policies(&mut self) {
-        let audited = self.policies.audit(self.started.elapsed());
-        let repairs = self.note(POLICIES, audited).unwrap_or_default();
-        if !repairs.is_empty() {
-            self.plan_endpoints();
+    /// Reads back what was written.
+    pub fn confirm_policies(&mut self) {
+        let confirmed = self.policies.confirm(self.started.elapsed());
+        // What has no room goes on to have none.
+        if confirmed.is_err() || self.policies.stand {
+            self.note(POLICIES, confirmed.as_ref().map(drop));
         }
-        repairs.into_iter().for_each(|repair| self.remember_repair(repair));
+        self.note_repairs(confirmed.unwrap_or_default());
         if self.policies.leftovers {
             self.commit_policies();
         }
         self.lint_policies();
         self.judge_flows();
+    }
+
+    /// Reads back further rows, or all of them.
+    pub fn walk_policies(&mut self, at_once: bool) {
+        let walked = self.policies.walk(at_once);
+        let repairs = self.note("read policies back", walked).unwrap_or_default();
+        if !repairs.is_empty() {
+            self.note_repairs(repairs);
+            self.audit_soon();
+        }
+    }
+
+    fn note_repairs(&mut self, repairs: Vec<String>) {
+        if !repairs.is_empty() {
+            self.plan_endpoints();
+        }
+        repairs.into_iter().for_each(|repair| self.remember_repair(repair));
     }
 
     /// Looks for what policies say in vain, if anything has changed.

@@ -115,41 +115,79 @@ pub fn read<K: Pod, V: Pod>(map: &impl AsFd) -> io::Result<Vec<(K, V)>> {
 /// # Errors
 /// As [`read`].
 pub fn scan<K: Pod, V: Pod>(map: &impl AsFd, mut visit: impl FnMut(&K, &V)) -> io::Result<()> {
-    // The kernel's place in the table: for hash maps a bucket number, which it
-    // keeps in as many bytes as a key has.
-    let mut cursor = [0_u64; 8];
-    let mut first = true;
-    let mut chunk = CHUNK;
-    let mut keys = vec![K::zeroed(); chunk];
-    let mut values = vec![V::zeroed(); chunk];
+    let (mut place, mut buffers) = (Place::default(), Buffers::new(CHUNK));
+    while !chunk(map, &mut place, &mut buffers, &mut visit)? {}
+    Ok(())
+}
+
+/// Shows some `rows` that follow on a place, and goes there; true when there are no more.
+///
+/// A row that stays while others come and go is seen once at least.
+///
+/// # Errors
+/// As [`read`].
+pub fn scan_some<K: Pod, V: Pod>(
+    map: &impl AsFd,
+    place: &mut Place,
+    rows: usize,
+    visit: impl FnMut(&K, &V),
+) -> io::Result<bool> {
+    chunk(map, place, &mut Buffers::new(rows), visit)
+}
+
+/// How far a map has been read, as the kernel says it: a bucket's number for hash
+/// maps, the last key for tries. It takes as many bytes as a key has.
+#[derive(Clone, Copy, Default)]
+pub struct Place(Option<[u64; 8]>);
+
+impl Place {
+    pub fn is_start(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+struct Buffers<K, V> {
+    keys: Vec<K>,
+    values: Vec<V>,
+}
+
+impl<K: Pod, V: Pod> Buffers<K, V> {
+    fn new(rows: usize) -> Self {
+        Self { keys: vec![K::zeroed(); rows], values: vec![V::zeroed(); rows] }
+    }
+}
+
+/// True when there are no more rows.
+fn chunk<K: Pod, V: Pod>(
+    map: &impl AsFd,
+    place: &mut Place,
+    rows: &mut Buffers<K, V>,
+    mut visit: impl FnMut(&K, &V),
+) -> io::Result<bool> {
     loop {
         let mut next = <[u64; 8]>::zeroed();
+        let room = rows.keys.len();
         let buffers = BatchBuffers {
-            cursor_in: if first { 0 } else { cursor.as_ptr() as u64 },
+            cursor_in: place.0.as_ref().map_or(0, |place| place.as_ptr() as u64),
             cursor_out: next.as_mut_ptr() as u64,
-            keys: keys.as_mut_ptr() as u64,
-            values: values.as_mut_ptr() as u64,
+            keys: rows.keys.as_mut_ptr() as u64,
+            values: rows.values.as_mut_ptr() as u64,
         };
-        // SAFETY: both buffers have room for `chunk` rows, the cursors for a key.
-        let (result, count) = unsafe { sys::map_batch(BatchCommand::Lookup, map, buffers, chunk as u32) };
+        // SAFETY: both buffers have room for that many rows, the cursors for a key.
+        let (result, count) = unsafe { sys::map_batch(BatchCommand::Lookup, map, buffers, room as u32) };
         match result {
-            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
-                // One bucket holds more than the room that was left.
-                chunk *= 2;
-                keys.resize(chunk, K::zeroed());
-                values.resize(chunk, V::zeroed());
-                continue;
-            }
+            // One bucket holds more than the room that was left.
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => *rows = Buffers::new(room * 2),
             Err(error) if error.raw_os_error() != Some(libc::ENOENT) => return Err(error),
             result => {
                 let count = count as usize;
-                keys[..count].iter().zip(&values[..count]).for_each(|(key, value)| visit(key, value));
-                if result.is_err() {
-                    return Ok(());
-                }
+                rows.keys[..count]
+                    .iter()
+                    .zip(&rows.values[..count])
+                    .for_each(|(key, value)| visit(key, value));
+                *place = Place(Some(next));
+                return Ok(result.is_err());
             }
         }
-        cursor = next;
-        first = false;
     }
 }

@@ -30,7 +30,7 @@ pub use flows::{Expired, Flows, Timeouts};
 pub use links::{Attachment, Hook, Links};
 pub use node::{NODE_PORTS, Node, node_address, widest};
 pub use object::{FROM_HOST, FROM_UPLINK, UPLINK_XDP};
-pub use policies::PolicyTables;
+pub use policies::{PolicyTables, Walk as PolicyWalk};
 pub use strangers::{Found, Hooks, Owner, has_cgroups, hooks, pins};
 pub use tables::BpfTables;
 pub use tracer::Tracer;

@@ -1,6 +1,8 @@
 //! The policy maps of both families: written as the plan says, read back as
 //! they are.
 
+mod audit;
+
 use std::{io, os::fd::OwnedFd};
 
 use bytemuck::{Pod, Zeroable};
@@ -11,7 +13,9 @@ use causeway_schema::{
 use ipnet::IpNet;
 
 use super::{BpfError, batch, mapped::Mapped, object, object::Object, sys};
-use crate::plan::{Capacity, Family, PolicyMaps, PolicyWrite};
+use crate::plan::{Capacity, Family, PolicyWrite};
+
+pub use audit::Walk;
 
 pub struct PolicyTables {
     standing: Mapped<StandingRow>,
@@ -112,64 +116,6 @@ impl PolicyTables {
         self.standing.rows()[0].standing
     }
 
-    /// The writes that put right what is not as it should be.
-    ///
-    /// # Errors
-    /// As [`PolicyTables::sets`].
-    pub fn audit(&self, image: &PolicyMaps) -> io::Result<Vec<PolicyWrite>> {
-        let mut repairs = Vec::new();
-        for (&base, steps) in &image.steps {
-            let there = self.steps.rows().get(base as usize..base as usize + steps.len());
-            if there != Some(steps) {
-                repairs.push(PolicyWrite::Steps(base, steps.clone()));
-            }
-        }
-        let mut sets = image.sets.clone();
-        for (key, row) in self.sets()? {
-            match sets.remove(&key) {
-                Some(wanted) if wanted == row => {}
-                Some(wanted) => repairs.push(PolicyWrite::Set(key, Some(wanted))),
-                None if key.set == u32::MAX => {}
-                None => repairs.push(PolicyWrite::Set(key, None)),
-            }
-        }
-        repairs.extend(sets.into_iter().map(|(key, row)| PolicyWrite::Set(key, Some(row))));
-        self.audit_classes(image, &mut repairs)?;
-        for (&row, sets) in &image.policies {
-            if self.policies.rows().get(row as usize) != Some(sets) {
-                repairs.push(PolicyWrite::Policy(row, *sets));
-            }
-        }
-        if self.standing() != image.standing {
-            repairs.push(PolicyWrite::Stand(image.standing));
-        }
-        Ok(repairs)
-    }
-
-    fn audit_classes(&self, image: &PolicyMaps, repairs: &mut Vec<PolicyWrite>) -> io::Result<()> {
-        let standing = image.standing.generation();
-        let wanted = &image.classes;
-        let mut found = 0;
-        for (generation, peer, class) in self.classes()? {
-            let right = if generation == standing { wanted.get(&peer).copied() } else { None };
-            found += usize::from(right.is_some());
-            if right != Some(class) {
-                repairs.push(PolicyWrite::Class { generation, peer, class: right });
-            }
-        }
-        if found < wanted.len() {
-            let there: std::collections::HashSet<IpNet> =
-                self.classes()?.into_iter().filter(|row| row.0 == standing).map(|row| row.1).collect();
-            let missing = wanted.iter().filter(|(peer, _)| !there.contains(*peer));
-            repairs.extend(missing.map(|(peer, class)| PolicyWrite::Class {
-                generation: standing,
-                peer: *peer,
-                class: Some(*class),
-            }));
-        }
-        Ok(())
-    }
-
     /// How often each rule has decided, by its number.
     ///
     /// # Errors
@@ -219,11 +165,13 @@ fn peer_key<A: Family>(generation: u32, peer: &IpNet) -> Option<PeerKey<A>> {
 
 fn read_classes<A: Family>(map: &OwnedFd) -> io::Result<Vec<(u32, IpNet, u32)>> {
     let rows = batch::read::<PeerKey<A>, u32>(map)?;
-    let row = |(key, class): (PeerKey<A>, u32)| {
-        let length = u8::try_from(key.prefix.saturating_sub(u32::BITS)).ok()?;
-        Some((key.generation, IpNet::new(key.addr.to_ip(), length).ok()?, class))
-    };
-    Ok(rows.into_iter().filter_map(row).collect())
+    Ok(rows.into_iter().filter_map(|(key, class)| Some((key.generation, peer(&key)?, class))).collect())
+}
+
+/// `None` when a foreign hand has written what is no network.
+fn peer<A: Family>(key: &PeerKey<A>) -> Option<IpNet> {
+    let length = u8::try_from(key.prefix.saturating_sub(u32::BITS)).ok()?;
+    IpNet::new(key.addr.to_ip(), length).ok()
 }
 
 fn put<K: Pod, V: Pod>(map: &OwnedFd, rows: impl Iterator<Item = (K, V)>) -> io::Result<()> {

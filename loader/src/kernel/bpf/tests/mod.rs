@@ -4,6 +4,7 @@
 mod flows;
 mod links;
 mod maps;
+mod policies;
 mod programs;
 
 use std::{
