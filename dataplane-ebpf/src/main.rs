@@ -40,6 +40,7 @@ mod rewrite;
 mod service;
 mod slow;
 mod sock;
+mod sock_list;
 mod source_range;
 mod sweep;
 mod tables;
@@ -118,6 +119,13 @@ pub fn sock_getpeername4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(getpeername6)]
 pub fn sock_getpeername6(ctx: SockAddrContext) -> i32 {
     sock::rename_v6(&ctx)
+}
+
+/// Of the sockets that the programs above have given a backend.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/bpf_sk_storage_map")]
+pub extern "C" fn sock_list(item: *const sock_list::Item) -> i32 {
+    sock_list::list(item)
 }
 
 // Reached by tail call only: `jump`.

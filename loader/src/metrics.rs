@@ -138,6 +138,13 @@ fn node(registry: &mut Registry, status: &Status) {
     let repaired = Count::<u64>::default();
     repaired.inc_by(status.drift.repaired);
     registry.register("drift_repaired", "Rows, links and routes put right", repaired);
+    let ended = Count::<u64>::default();
+    ended.inc_by(status.sockets_ended);
+    registry.register(
+        "sockets_ended",
+        "Sockets of the node itself that were closed: their backend had gone",
+        ended,
+    );
     let times = [
         ("last_apply", "From the last events to their rows read back", status.last_apply_micros),
         ("start", "From the agent's start to the first image read back, 0 before", status.start_micros),

@@ -96,6 +96,9 @@ pub struct Status {
     /// What an operator must look at: full maps, failed writes.
     pub alarms: Vec<String>,
     pub drift: Drift,
+    /// Of the node's own, closed because their backend or service had gone.
+    #[serde(default)]
+    pub sockets_ended: u64,
     pub uplink: Option<String>,
     /// `tcx` or `clsact`; with `+xdp` where the uplink's driver has a program.
     pub hook: String,

@@ -64,6 +64,11 @@ pub const SOCKETS: [&str; 8] = [
     "sock_connect6",
 ];
 
+/// The program that lists what those keep of each socket, and what the kernel calls
+/// such lists (`bpf_iter_` before it).
+pub const SOCK_LIST: &str = "sock_list";
+pub const SOCK_LISTED: &str = "bpf_sk_storage_map";
+
 impl Default for NodeConfig {
     fn default() -> Self {
         Self::new()

@@ -28,7 +28,9 @@ pub mod verdict;
 pub use addr::{Addr, Port, V4, V6, protocol};
 pub use affinity::{Client, ClientKey, Group, Member, MemberKey};
 pub use arena::{Arena, CELL_BYTES, Cell};
-pub use config::{JUMPS, NodeConfig, SCHEMA_VERSION, SOCKETS, SWEEP_KEYS, TraceRecord};
+pub use config::{
+    JUMPS, NodeConfig, SCHEMA_VERSION, SOCK_LIST, SOCK_LISTED, SOCKETS, SWEEP_KEYS, TraceRecord,
+};
 pub use egress::{Egress, Network};
 pub use endpoint::{Endpoint, EndpointKey, GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, HAIRPIN_V4, HAIRPIN_V6, Hop};
 pub use flow::{Flow, FlowKey};

@@ -15,6 +15,7 @@ pub mod netfilter;
 pub mod ping;
 pub mod routes;
 pub mod solicit;
+pub mod udp_talks;
 
 use causeway_schema::Addr;
 

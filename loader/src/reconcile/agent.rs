@@ -86,6 +86,8 @@ pub(super) struct Agent {
     /// What is wrong with the agent's own state, from its start.
     pub warnings: Vec<String>,
     pub repaired: u64,
+    /// Of the node's own, whose backend had gone.
+    pub sockets_ended: u64,
     pub repairs: VecDeque<String>,
 
     pub programming: Programming,
@@ -162,6 +164,7 @@ impl Agent {
             route_problems: Vec::new(),
             warnings: warning.into_iter().collect(),
             repaired: 0,
+            sockets_ended: 0,
             repairs: VecDeque::new(),
             programming: Programming::new(Timestamp::now()),
             behind: None,

@@ -111,6 +111,7 @@ impl Agent {
             }
             Look::Flows => {
                 self.expire_flows();
+                self.end_stale_talks();
                 self.guarded.remember(false);
             }
         }

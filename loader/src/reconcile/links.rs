@@ -73,6 +73,12 @@ impl Agent {
             let warning = format!("processes of the node itself cannot call services: {error}");
             tracing::warn!("{warning}");
             self.warnings.push(warning);
+            return;
+        }
+        if let Err(error) = dataplane.list_sockets() {
+            let warning = format!("connected datagram sockets of the node keep a backend that goes: {error}");
+            tracing::warn!("{warning}");
+            self.warnings.push(warning);
         }
     }
 }

@@ -24,6 +24,7 @@ mod plane;
 mod policies;
 mod probe;
 mod selection;
+mod sockets;
 mod sources;
 mod status;
 mod subjects;

@@ -37,6 +37,8 @@ pub struct Plane<A: Family> {
     pub serves_itself: bool,
     pub digest: Digest,
     pub kernel_digest: Option<Digest>,
+    /// A backend or a frontend has gone since the node's sockets were looked at.
+    pub parted: bool,
     /// Something was written since the digests were made.
     undigested: bool,
     /// Probes sent so far: which frontend is next.
@@ -78,6 +80,7 @@ impl<A: Family> Plane<A> {
             digest: Digest::default(),
             kernel_digest: None,
             undigested: true,
+            parted: false,
             probes: 0,
             flows_due: Instant::now(),
             knocker: Knocker::default(),
@@ -163,6 +166,16 @@ impl<A: Family> Plane<A> {
         self.undigested = true;
         let serves = |step: &Step<A>| matches!(step, Step::PutBackend { row, .. } if row.addr == self.own);
         self.serves_itself |= steps.iter().any(serves);
+        let parts = |step: &Step<A>| {
+            matches!(
+                step,
+                Step::ClearBackend { .. }
+                    | Step::DeleteFrontend { .. }
+                    | Step::PutPortRanges { .. }
+                    | Step::DeletePortRanges { .. }
+            )
+        };
+        self.parted |= steps.iter().any(parts);
         let failed = self.tables.apply(steps);
         if let Some((_, error)) = failed.into_iter().next() {
             return Err(error.to_string());

@@ -45,6 +45,7 @@ impl Agent {
             problems: views(problems),
             alarms: self.alarms(&maps),
             maps,
+            sockets_ended: self.sockets_ended,
             drift: Drift { repaired: self.repaired, last: self.repairs.iter().cloned().collect() },
             uplink: Some(self.uplink.name.clone()),
             hook: self.dataplane.as_ref().map(Dataplane::hooks).unwrap_or_default(),

@@ -11,9 +11,10 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::{
-    Ebpf,
+    Btf, Ebpf,
     programs::{Program, SchedClassifier},
 };
+use causeway_schema::SOCK_LISTED;
 use clap::Parser;
 
 /// Loads every BPF program and compares the verifier's counts with
@@ -75,6 +76,7 @@ fn load(path: &Path) -> Result<Counts> {
         let loaded = match &mut *program {
             Program::Xdp(program) => program.load(),
             Program::CgroupSockAddr(program) => program.load(),
+            Program::Iter(program) => program.load(SOCK_LISTED, &Btf::from_sys_fs()?),
             program => TryInto::<&mut SchedClassifier>::try_into(program)?.load(),
         };
         if let Err(error) = loaded {

@@ -35,7 +35,9 @@ pub use strangers::{Found, Hooks, Owner, has_cgroups, hooks, pins};
 pub use tables::BpfTables;
 pub use tracer::Tracer;
 
-use std::{os::fd::OwnedFd, path::Path};
+use std::{collections::HashMap, os::fd::OwnedFd, path::Path};
+
+use causeway_schema::socket::Peers;
 
 use crate::plan::{Capacity, Family};
 use bpffs::Pins;
@@ -111,6 +113,15 @@ impl Dataplane {
         EgressTables::open(&self.object)
     }
 
+    /// Whom each socket has named, and got, by the socket's number (`SO_COOKIE`).
+    /// None while the programs are not loaded.
+    ///
+    /// # Errors
+    /// When the kernel cannot list them.
+    pub fn named(&self) -> Result<HashMap<u64, Peers>, BpfError> {
+        self.object.named()
+    }
+
     /// The flows of a family.
     ///
     /// # Errors
@@ -180,6 +191,14 @@ impl Dataplane {
     pub fn attach_sockets(&mut self) -> Result<(), BpfError> {
         self.object.load_sockets(&self.capacity)?;
         SOCKETS.into_iter().try_for_each(|program| self.attach(Attachment::sockets(program)))
+    }
+
+    /// Makes [`Dataplane::named`] possible.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or does not describe itself (BTF).
+    pub fn list_sockets(&mut self) -> Result<(), BpfError> {
+        self.object.load_sock_list(&self.capacity)
     }
 
     /// Takes whatever we put there off an interface.

@@ -1,6 +1,8 @@
 //! How do programs and maps get into the kernel? From the object that is built
 //! into this binary; maps that an earlier agent pinned are taken over.
 
+mod late;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -21,7 +23,6 @@ use causeway_schema::{
 use super::{
     BpfError, Options,
     bpffs::{self, Pins},
-    cgroup::SOCKETS,
     programs, sys,
 };
 use crate::plan::{Capacity, Family};
@@ -208,29 +209,6 @@ impl Object {
             self.maps.insert(shape.name, map);
         }
         Ok(())
-    }
-
-    /// Loads the programs for sockets too: a third of all instructions, and
-    /// nothing that a packet waits for at the start.
-    ///
-    /// # Errors
-    /// What the kernel refuses.
-    pub fn load_sockets(&mut self, capacity: &Capacity) -> Result<(), BpfError> {
-        if self.programs.contains_key(SOCKETS[0]) {
-            return Ok(());
-        }
-        let mut ebpf = match self.rest.take() {
-            Some(ebpf) => ebpf,
-            None => {
-                if let Some(programs) = self.inherited(&SOCKETS, |kind| kind == SOCKET_STORAGE.0) {
-                    self.programs.extend(programs);
-                    return Ok(());
-                }
-                read(&self.pins, &shapes(capacity))?
-            }
-        };
-        let programs = programs::load(&mut ebpf, &SOCKETS)?;
-        self.publish(programs)
     }
 
     fn publish(&mut self, programs: programs::Loaded) -> Result<(), BpfError> {

@@ -8,10 +8,12 @@ use std::{
 };
 
 use aya::{
-    Ebpf,
+    Btf, Ebpf,
     maps::MapInfo,
     programs::{Program, ProgramError, ProgramInfo},
 };
+
+use causeway_schema::SOCK_LISTED;
 
 use super::{BpfError, bpffs::Pins, sys};
 
@@ -72,6 +74,9 @@ fn load_program(program: &mut Program, name: &'static str) -> Result<OwnedFd, Bp
         Program::SchedClassifier(program) => program.load(),
         Program::Xdp(program) => program.load(),
         Program::CgroupSockAddr(program) => program.load(),
+        Program::Iter(program) => Btf::from_sys_fs()
+            .map_err(ProgramError::from)
+            .and_then(|kernel| program.load(SOCK_LISTED, &kernel)),
         _ => return Err(missing()),
     };
     loaded.map_err(|error| match error {

@@ -15,8 +15,10 @@ use std::{
 
 use bytemuck::{Pod, Zeroable};
 
+mod list;
 mod look;
 
+pub use list::list;
 pub use look::{ProgramName, program_by_id};
 
 const MAP_LOOKUP_ELEM: libc::c_int = 1;

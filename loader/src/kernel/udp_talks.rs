@@ -1,0 +1,104 @@
+//! Which datagram sockets of the node talk to a backend that a service gave them?
+//! One that is connected names its peer but once, and no program hears of it again:
+//! it is found by sock_diag(7), and closed when its peer has gone.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+};
+
+use causeway_schema::{
+    Port, V6,
+    socket::{Name, Peers},
+};
+
+use super::message::{Message, word};
+
+/// `linux/sock_diag.h` and `linux/inet_diag.h`.
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const SOCK_DESTROY: u16 = 21;
+/// `TCP_ESTABLISHED`: a datagram socket that is connected.
+const CONNECTED: u32 = 1 << 1;
+/// Where the socket's identity stands in `inet_diag_msg`, and its number in that.
+const IDENTITY: usize = 4;
+const IDENTITY_LENGTH: usize = 48;
+const COOKIE: usize = 40;
+
+/// A socket that named a service and was connected to a backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Talk {
+    pub frontend: SocketAddr,
+    pub backend: SocketAddr,
+    family: u8,
+    /// `inet_diag_sockid`: ports, addresses, and the socket's own number.
+    identity: [u8; IDENTITY_LENGTH],
+}
+
+/// All of them, of the calling thread's network namespace. `named`: by the sockets'
+/// numbers, what the programs for sockets keep of them.
+///
+/// # Errors
+/// The kernel's.
+pub fn talks(named: &HashMap<u64, Peers>) -> io::Result<Vec<Talk>> {
+    let mut talks = Vec::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let request = request(SOCK_DIAG_BY_FAMILY, libc::NLM_F_DUMP, family as u8, &[0; IDENTITY_LENGTH]);
+        match request.send(libc::NETLINK_SOCK_DIAG) {
+            Ok(bodies) => talks.extend(bodies.iter().filter_map(|body| talk(body, named))),
+            // A kernel without the family has no such sockets.
+            Err(error) if family == libc::AF_INET6 && error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(talks)
+}
+
+impl Talk {
+    /// The socket's owner gets `ECONNABORTED`, and may connect again.
+    ///
+    /// # Errors
+    /// The kernel's; a socket that has gone meanwhile is none.
+    pub fn end(&self) -> io::Result<()> {
+        match request(SOCK_DESTROY, 0, self.family, &self.identity).send(libc::NETLINK_SOCK_DIAG) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            answer => answer.map(drop),
+        }
+    }
+}
+
+fn request(kind: u16, flags: libc::c_int, family: u8, identity: &[u8]) -> Message {
+    let head = [family, libc::IPPROTO_UDP as u8, 0, 0];
+    Message::new(kind, flags, &[&head, &CONNECTED.to_ne_bytes()[..], identity].concat())
+}
+
+/// `None` for a socket that named no service.
+fn talk(body: &[u8], named: &HashMap<u64, Peers>) -> Option<Talk> {
+    let family = *body.first()?;
+    let identity: [u8; IDENTITY_LENGTH] = body.get(IDENTITY..IDENTITY + IDENTITY_LENGTH)?.try_into().ok()?;
+    let peers =
+        named.get(&(u64::from(word(&identity, COOKIE)) | u64::from(word(&identity, COOKIE + 4)) << 32))?;
+    let backend = peer(family, &identity)?;
+    let name = Name::new(V6::from(mapped(backend.ip())), Port::new(backend.port()));
+    let frontend = peers.frontend(&name)?;
+    let address = IpAddr::V6(Ipv6Addr::from(frontend.addr)).to_canonical();
+    Some(Talk { frontend: SocketAddr::new(address, frontend.port.get()), backend, family, identity })
+}
+
+/// Behind the two ports and the source.
+fn peer(family: u8, identity: &[u8; IDENTITY_LENGTH]) -> Option<SocketAddr> {
+    let port = u16::from_be_bytes([identity[2], identity[3]]);
+    let words: [u8; 16] = identity[20..36].try_into().ok()?;
+    let address = match libc::c_int::from(family) {
+        libc::AF_INET => IpAddr::from([words[0], words[1], words[2], words[3]]),
+        _ => IpAddr::V6(words.into()).to_canonical(),
+    };
+    Some(SocketAddr::new(address, port))
+}
+
+fn mapped(address: IpAddr) -> Ipv6Addr {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped(),
+        IpAddr::V6(address) => address,
+    }
+}
