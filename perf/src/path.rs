@@ -87,7 +87,7 @@ fn write_services(node: &Node, count: u32) {
     node.manifests.service(&measured, &measured.slice(&[node.pod_address(2)]));
     let mut text = String::new();
     for index in 1..count {
-        let address = [10, 96, 1 + (index >> 8) as u8, index as u8].into();
+        let address = [10, 96, 1 + (index >> 8) as u8, index as u8];
         let service = Service::new(&format!("other-{index}"), address, &[Port::tcp(80, 8080)]);
         let backends: Vec<_> = (0..5).map(|backend| node.pod_address(100 + backend)).collect();
         text.push_str(&format!("---\n{}---\n{}", service.yaml(), service.slice(&backends).yaml()));

@@ -35,6 +35,7 @@ pub mod manifest;
 pub mod mirror;
 pub mod netns;
 pub mod netpol;
+pub mod node;
 pub mod numbered;
 pub mod offload;
 pub mod oracle;

@@ -102,7 +102,7 @@ impl Port {
 #[derive(Clone, Debug)]
 pub struct Service {
     pub name: String,
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// A second address, of a service of both families.
     pub address6: Option<Ipv6Addr>,
     pub ports: Vec<Port>,
@@ -113,10 +113,10 @@ pub struct Service {
 }
 
 impl Service {
-    pub fn new(name: &str, address: Ipv4Addr, ports: &[Port]) -> Self {
+    pub fn new(name: &str, address: impl Into<IpAddr>, ports: &[Port]) -> Self {
         Self {
             name: name.into(),
-            address,
+            address: address.into(),
             address6: None,
             ports: ports.to_vec(),
             spec: String::new(),
@@ -164,7 +164,7 @@ impl Service {
         for (name, value) in &self.annotations {
             let _ = writeln!(text, "    {name}: \"{value}\"");
         }
-        let _ = write!(text, "spec:\n  clusterIP: {}\n", self.address);
+        let _ = write!(text, "spec:\n  clusterIP: {}\n", scalar(&self.address.to_string()));
         if let Some(address6) = self.address6 {
             let _ = write!(
                 text,

@@ -179,8 +179,7 @@ fn policies(bads: &mut Vec<Bad>) {
 fn files() -> Vec<(String, Bad)> {
     let mut files = Vec::new();
     for (index, one) in documents().into_iter().enumerate() {
-        let good =
-            Service::new(&format!("good-{index}"), [10, 97, 0, index as u8].into(), &[Port::udp(9, 9)]);
+        let good = Service::new(&format!("good-{index}"), [10, 97, 0, index as u8], &[Port::udp(9, 9)]);
         files.push((
             format!("second-{index}.yaml"),
             bad(format!("{}---\n{}", good.yaml(), one.text), one.field),

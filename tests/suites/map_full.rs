@@ -2,7 +2,7 @@
 //! operator hear of it?
 
 use std::{
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{Ipv4Addr, SocketAddrV4, TcpStream},
     thread,
     time::Duration,
 };
@@ -10,7 +10,9 @@ use std::{
 use causeway_testkit::{
     agent::Agent,
     client::requests,
+    container::pod,
     manifest::{Port, Service},
+    server::Server,
     streams::Streams,
     topology::{Cluster, Container, vip},
     wire::Protocol,
@@ -105,6 +107,57 @@ fn endpoint_slots() {
         assert!(refused.iter().all(|error| error.contains("endpoints")), "{refused:?}");
         kept
     });
+}
+
+/// Rules that need more rows than there are change nothing, and hold once there is room.
+#[test]
+fn policies_peers() {
+    let mut cluster = Cluster::new(1);
+    cluster.nodes[0].start_with(Some("[capacity]\npeers = 64\n"));
+    cluster.wait_converged();
+    let containers = [("web", 10), ("friend", 11), ("foe", 12)].map(|(name, host)| {
+        let container = cluster.nodes[0].container(name, host);
+        cluster.manifests().write(&format!("{name}.yaml"), &container.pod(&format!("app: {name}")));
+        container
+    });
+    let [web, friend, foe] = &containers;
+    let _server = Server::start(&web.netns, "web", 8080);
+    let policy = |name: &str, from: &str| {
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: {name}}}\nspec:\n\
+             \x20 podSelector: {{matchLabels: {{app: {name}}}}}\n\
+             \x20 ingress: [{{from: [{{podSelector: {{matchLabels: {{app: {from}}}}}}}]}}]\n"
+        )
+    };
+    cluster.manifests().write("policy.yaml", &policy("web", "friend"));
+    cluster.wait_converged();
+    let comes = |from: &Container| {
+        let to = (web.address, 8080).into();
+        from.netns.run(|| TcpStream::connect_timeout(&to, Duration::from_millis(200)).is_ok())
+    };
+    assert_eq!([comes(friend), comes(foe)], [true, false]);
+
+    let far = |count: u8| -> String {
+        let address = |host| Ipv4Addr::new(10, 244, 9, host).into();
+        (0..count).map(|host| pod(&format!("far-{host}"), &[address(host)], "app: foe") + "---\n").collect()
+    };
+    cluster.manifests().write("far.yaml", &far(100));
+    cluster.manifests().write("policy.yaml", &policy("web", "foe"));
+    let agent = cluster.nodes[0].agent();
+    agent.wait_status("no room is told", Duration::from_secs(5), |status| {
+        status.reasons.iter().any(|reason| reason.contains("CLASSES_V4"))
+    });
+    // However often it is tried again, and whatever else changes.
+    for round in 0..10 {
+        cluster
+            .manifests()
+            .write("other.yaml", &policy("friend", if round % 2 == 0 { "web" } else { "foe" }));
+        thread::sleep(Duration::from_millis(100));
+        assert_eq!([comes(friend), comes(foe)], [true, false], "round {round}");
+    }
+    cluster.manifests().write("far.yaml", &far(30));
+    cluster.wait_converged();
+    assert_eq!([comes(friend), comes(foe)], [false, true]);
 }
 
 #[test]

@@ -157,7 +157,7 @@ fn what_is_meant_so_is_no_failure() {
     rig.cluster.wait_converged();
     let said = test(&rig.cluster.nodes[0], &["--from", "host"]);
     assert_eq!((said.code, said.json["skipped"].as_u64()), (0, Some(4)), "{said:?}");
-    let ranged = Service { name: "ranged".into(), address: vip(2), address6: None, ..rig.web.clone() };
+    let ranged = Service { name: "ranged".into(), address: vip(2).into(), address6: None, ..rig.web.clone() };
     let ranged = Service { ports: vec![Port::tcp(80, 8080)], ..ranged }
         .with("type: LoadBalancer")
         .with("loadBalancerSourceRanges: [203.0.113.0/24]");

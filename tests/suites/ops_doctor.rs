@@ -163,7 +163,7 @@ fn addresses_that_mean_two_things_are_found() {
     patient.manifest(("fault", "pod-network-overlap"), &["agent-problems"], &node("10.244.1.0/25"));
     patient.manifest(("warning", "host-network-overlap"), &["agent-problems"], &node("192.168.77.128/25"));
     patient.manifest(("fault", "host-network-overlap"), &["agent-problems"], &node("192.168.77.0/28"));
-    let service = |last: [u8; 4]| Service::new("planted", last.into(), &[Port::tcp(80, 8080)]).yaml();
+    let service = |last: [u8; 4]| Service::new("planted", last, &[Port::tcp(80, 8080)]).yaml();
     patient.manifest(("fault", "service-in-pod-network"), &[], &service([10, 244, 1, 200]));
     patient.manifest(("note", "service-in-host-network"), &[], &service([192, 168, 77, 99]));
     run(&patient.node().netns, "ip link add br0 type bridge");

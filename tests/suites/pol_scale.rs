@@ -225,8 +225,8 @@ fn many_pods_change_and_nothing_runs_out() {
         let due = start + PAUSE / 2 * next;
         if next < count && due <= Instant::now() {
             let (row, file, text) = change(next);
-            // Whoever is late makes nobody wait but who changes the same row, and that
-            // one counts from when it was due.
+            // Whoever is late makes nobody wait, unless it is as late as that its row is to
+            // change again: that change counts from when it was due.
             let old = rows.read(row);
             if open.iter().all(|(other, ..)| *other != row) {
                 manifests.write(&file, &text);

@@ -230,6 +230,8 @@ fn without_the_api_everything_goes_on_and_it_is_said() {
     let service = web();
     publish(&api, &service, &addresses(&servers));
     until_served_by(&client, (vip(1), 80), &["web-n0-0", "web-n0-1"]);
+    // What is served at once is read back a moment later.
+    cluster.wait_converged();
     let digest = cluster.nodes[0].agent().status().digest;
 
     let streams = Streams::open(&client.netns, (vip(1), 80), STREAMS, Duration::from_millis(20));

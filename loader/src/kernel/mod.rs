@@ -15,7 +15,7 @@ pub mod netfilter;
 pub mod ping;
 pub mod routes;
 pub mod solicit;
-pub mod udp_talks;
+pub mod udp_sockets;
 
 use causeway_schema::Addr;
 

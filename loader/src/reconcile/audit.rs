@@ -58,9 +58,14 @@ impl Audits {
         self.due = self.due.min(Instant::now() + pause);
     }
 
-    /// How long the loop may sleep.
+    /// Some looks of this one are still to come.
+    pub fn is_under_way(&self) -> bool {
+        self.next != Look::FIRST
+    }
+
+    /// How long the loop may sleep before the next one.
     pub fn until(&self, now: Instant) -> Duration {
-        if self.next == Look::FIRST { self.due.saturating_duration_since(now) } else { Duration::ZERO }
+        self.due.saturating_duration_since(now)
     }
 }
 
@@ -111,7 +116,7 @@ impl Agent {
             }
             Look::Flows => {
                 self.expire_flows();
-                self.end_stale_talks();
+                self.end_stale_connections();
                 self.guarded.remember(false);
             }
         }
@@ -119,7 +124,10 @@ impl Agent {
         self.audits.next = next.unwrap_or(Look::FIRST);
         self.audits.spent += start.elapsed();
         if next.is_none() {
-            self.audits.last = self.audits.spent;
+            let spent = self.audits.spent;
+            self.audits.last = spent;
+            // However often they are wanted, most of the time is for others.
+            self.audits.due = self.audits.due.max(Instant::now() + (spent * 10).min(self.config.resync));
             self.publish();
         }
         next.is_none()

@@ -80,7 +80,8 @@ impl<A: Family> Plane<A> {
             digest: Digest::default(),
             kernel_digest: None,
             undigested: true,
-            parted: false,
+            // Who knows what an earlier agent has not seen to.
+            parted: true,
             probes: 0,
             flows_due: Instant::now(),
             knocker: Knocker::default(),

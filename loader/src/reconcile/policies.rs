@@ -41,6 +41,9 @@ pub struct Policies {
     judge_due: Option<Instant>,
     /// What was written and not read back yet.
     unread: Vec<PolicyWrite>,
+    /// A write has failed. Until all has been read back nobody knows how far it came,
+    /// and what must not be written before the rest.
+    broken: bool,
     /// How far all rows have been read back, and when to go on with that.
     walk: PolicyWalk,
     walk_due: Option<Instant>,
@@ -83,6 +86,7 @@ impl Policies {
             leftovers: false,
             judge_due: None,
             unread: Vec::new(),
+            broken: false,
             walk: PolicyWalk::default(),
             walk_due: None,
             stand: false,
@@ -115,11 +119,15 @@ impl Policies {
         let mut plan = self.planner.plan(&self.pending).map_err(|error: NoRoom| error.to_string())?;
         self.pending = Delta::default();
         self.stand = false;
-        let written = self.tables.apply(&plan.before);
-        // What does not get there is mended by the next audit.
+        if self.broken {
+            // What this plan takes to be there may be missing.
+            self.walk(true)?;
+        } else {
+            self.write(&plan.before)?;
+        }
         self.unread.append(&mut plan.before);
         self.unread.extend(plan.flip.iter().chain(&plan.after).cloned());
-        written.map(|()| Some(plan))
+        Ok(Some(plan))
     }
 
     /// Makes the endpoints, whose rows name their indexes by now, change over.
@@ -129,9 +137,9 @@ impl Policies {
     /// # Errors
     /// What a map refused.
     pub fn change_over(&mut self, plan: &PolicyPlan) -> Result<bool, String> {
-        self.tables.apply(&plan.flip)?;
+        self.write(&plan.flip)?;
         let left = self.planner.changed_over();
-        self.tables.apply(&plan.after)?;
+        self.write(&plan.after)?;
         if plan.decides_anew {
             self.judge_due = Some(Instant::now() + LATE);
         }
@@ -144,14 +152,11 @@ impl Policies {
     /// # Errors
     /// What a map refused.
     pub fn confirm(&mut self, now: Duration) -> Result<Vec<String>, String> {
-        if !self.planner.stands() {
+        if !self.planner.stands() || self.broken {
             return Ok(Vec::new());
         }
         let repairs = self.tables.unlike(self.planner.image(), &self.unread).map_err(unreadable)?;
         self.repair(&repairs)?;
-        if !self.tables.unlike(self.planner.image(), &repairs).map_err(unreadable)?.is_empty() {
-            return Err("the policy maps do not read back as written".into());
-        }
         self.unread = Vec::new();
         self.stand = self.pending.is_empty();
         if let Some(revision) = self.planner.release(now) {
@@ -172,23 +177,20 @@ impl Policies {
         let began = Instant::now();
         // In trouble the next look at everything is soon enough.
         self.walk_due = None;
+        let at_once = at_once || self.broken;
         if at_once {
             self.walk = PolicyWalk::default();
         }
-        let mut repairs = Vec::new();
-        loop {
-            let found = self.tables.audit(self.planner.image(), &mut self.walk).map_err(unreadable)?;
-            self.unread.extend(found.iter().cloned());
-            self.repair(&found)?;
-            repairs.extend(told(&found));
-            if self.walk.is_at_its_start() {
-                return Ok(repairs);
-            }
-            if !at_once {
-                self.walk_due = Some(Instant::now() + began.elapsed() * READING);
-                return Ok(repairs);
-            }
+        let repairs = self.tables.audit(self.planner.image(), &mut self.walk, at_once).map_err(unreadable)?;
+        self.repair(&repairs)?;
+        if self.broken {
+            self.unread = Vec::new();
+            self.broken = false;
         }
+        if !self.walk.is_at_its_start() {
+            self.walk_due = Some(Instant::now() + began.elapsed() * READING);
+        }
+        Ok(told(&repairs))
     }
 
     fn repair(&mut self, repairs: &[PolicyWrite]) -> Result<(), String> {
@@ -198,7 +200,18 @@ impl Policies {
         self.stand = false;
         // Flows may have begun, or failed to, by what was wrong.
         self.judge_due = Some(Instant::now() + LATE);
-        self.tables.apply(repairs)
+        self.write(repairs)?;
+        match self.tables.unlike(self.planner.image(), repairs) {
+            Ok(wrong) if wrong.is_empty() => Ok(()),
+            Ok(_) => Err("the policy maps do not read back as written".into()),
+            Err(error) => Err(unreadable(error)),
+        }
+    }
+
+    fn write(&mut self, writes: &[PolicyWrite]) -> Result<(), String> {
+        let written = self.tables.apply(writes);
+        self.broken |= written.is_err();
+        written
     }
 
     /// How long the loop may sleep before further rows are to be read back.

@@ -8,39 +8,55 @@ use ipnet::IpNet;
 
 use super::{agent::Agent, plane::Plane};
 use crate::{
-    kernel::udp_talks::{self, Talk},
+    kernel::udp_sockets::{self, Connection},
     plan::Family,
 };
 
 impl Agent {
     /// Ends what has nobody to talk to any more, if any backend or service has gone
     /// since it was last looked for: the socket's owner hears of it, and may connect
-    /// again.
-    pub fn end_stale_talks(&mut self) {
-        if !self.v4.parted && !self.v6.parted {
+    /// again. Where the kernel cannot, all else goes on.
+    pub fn end_stale_connections(&mut self) {
+        if !self.settled || !self.v4.parted && !self.v6.parted {
             return;
         }
-        let ended = self.stale_talks().and_then(|stale| {
-            stale.iter().try_for_each(Talk::end).map_err(|error| error.to_string()).map(|()| stale)
-        });
-        let Some(stale) = self.note("end the node's talks with backends that have gone", ended) else {
-            return;
-        };
         (self.v4.parted, self.v6.parted) = (false, false);
-        self.sockets_ended += stale.len() as u64;
-        for Talk { frontend, backend, .. } in stale {
-            tracing::info!(%frontend, %backend, "a socket of this node was closed: its backend has gone");
+        let mut failed = None;
+        let stale = self.stale_connections().unwrap_or_else(|error| {
+            failed = Some(error);
+            Vec::new()
+        });
+        for connection in stale {
+            let Connection { frontend, backend, .. } = connection;
+            match connection.end() {
+                Ok(true) => {
+                    self.sockets_ended += 1;
+                    tracing::info!(%frontend, %backend, "a socket of this node was closed: its backend has gone");
+                }
+                Ok(false) => {}
+                Err(error) => failed = Some(error.to_string()),
+            }
+        }
+        if let Some(error) = failed {
+            let warning = format!("connected datagram sockets of the node keep a backend that goes: {error}");
+            tracing::warn!("{warning}");
+            if !self.warnings.contains(&warning) {
+                self.warnings.push(warning);
+            }
         }
     }
 
-    fn stale_talks(&self) -> Result<Vec<Talk>, String> {
+    fn stale_connections(&self) -> Result<Vec<Connection>, String> {
         let Some(dataplane) = &self.dataplane else { return Ok(Vec::new()) };
         let named = dataplane.named().map_err(|error| error.to_string())?;
-        let mut talks = udp_talks::talks(&named).map_err(|error| error.to_string())?;
+        if named.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut connected = udp_sockets::connected(&named).map_err(|error| error.to_string())?;
         let own = &self.uplink.addresses;
-        let (v4, v6) = (Served::of(&self.v4, own, &talks), Served::of(&self.v6, own, &talks));
-        talks.retain(|talk| !v4.holds(talk) && !v6.holds(talk));
-        Ok(talks)
+        let (v4, v6) = (Served::of(&self.v4, own, &connected), Served::of(&self.v6, own, &connected));
+        connected.retain(|connection| !v4.holds(connection) && !v6.holds(connection));
+        Ok(connected)
     }
 }
 
@@ -53,18 +69,18 @@ struct Served<'a, A: Family> {
 }
 
 impl<'a, A: Family> Served<'a, A> {
-    fn of(plane: &'a Plane<A>, own: &'a [IpNet], talks: &[Talk]) -> Self {
+    fn of(plane: &'a Plane<A>, own: &'a [IpNet], connected: &[Connection]) -> Self {
         let rows = plane.planner.image().backends.iter();
         // Mostly nobody asks.
         let backends =
-            if talks.is_empty() { HashSet::new() } else { rows.map(|(_, row)| row.addr).collect() };
+            if connected.is_empty() { HashSet::new() } else { rows.map(|(_, row)| row.addr).collect() };
         Self { plane, own, backends }
     }
 
     /// Both ends are there.
-    fn holds(&self, talk: &Talk) -> bool {
+    fn holds(&self, connection: &Connection) -> bool {
         let is_served = |address: A| self.backends.contains(&address);
-        self.serves(talk.frontend) && A::from_ip(talk.backend.ip()).is_some_and(is_served)
+        self.serves(connection.frontend) && A::from_ip(connection.backend.ip()).is_some_and(is_served)
     }
 
     fn serves(&self, frontend: SocketAddr) -> bool {

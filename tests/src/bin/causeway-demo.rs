@@ -4,7 +4,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, SocketAddr, SocketAddrV4},
+    net::{IpAddr, SocketAddr},
     process::ExitCode,
     thread,
     time::{Duration, Instant},
@@ -200,7 +200,7 @@ impl Demo {
 
         let joining = self.backends[3].name.clone();
         self.write_backends(&[1, 2, 3]);
-        let to = SocketAddrV4::new(service().address, DNS);
+        let to = SocketAddr::new(service().address, DNS);
         let found = first_answer(&self.clients[0].netns, to, Duration::from_secs(5), |answer| {
             answer.server == joining
         });
@@ -216,7 +216,7 @@ impl Demo {
     fn kill_an_agent(&mut self) {
         section("kill -9 of an agent, under load");
         let count = if self.quick { 100 } else { 1000 };
-        let to = SocketAddrV4::new(service().address, WEB);
+        let to = SocketAddr::new(service().address, WEB);
         let streams = Streams::open(&self.clients[1].netns, to, count, Duration::from_millis(500));
         let load = self.load();
         thread::sleep(self.pause());
@@ -229,7 +229,7 @@ impl Demo {
         println!("a new service written while nobody reads");
         thread::sleep(Duration::from_millis(200));
         self.cluster.nodes[0].agent_mut().restart();
-        let late = SocketAddrV4::new(late.address, DNS);
+        let late = SocketAddr::new(late.address, DNS);
         match first_answer(&self.clients[0].netns, late, Duration::from_secs(5), |_| true) {
             Some(took) => {
                 println!("agent of n0 started again; the new service answers after {}", millis(took))
@@ -265,7 +265,7 @@ impl Demo {
     }
 
     fn load(&self) -> ConnectLoad {
-        let to = SocketAddrV4::new(service().address, WEB);
+        let to = SocketAddr::new(service().address, WEB);
         ConnectLoad::start(&self.clients[0].netns, to, if self.quick { 200 } else { 1000 })
     }
 

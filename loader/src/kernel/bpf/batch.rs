@@ -122,7 +122,8 @@ pub fn scan<K: Pod, V: Pod>(map: &impl AsFd, mut visit: impl FnMut(&K, &V)) -> i
 
 /// Shows some `rows` that follow on a place, and goes there; true when there are no more.
 ///
-/// A row that stays while others come and go is seen once at least.
+/// Of a hash map, a row that stays while others come and go is seen once at least. Of a
+/// trie, most are: when the row of the place has gone, the kernel begins anew.
 ///
 /// # Errors
 /// As [`read`].

@@ -168,9 +168,9 @@ fn read_classes<A: Family>(map: &OwnedFd) -> io::Result<Vec<(u32, IpNet, u32)>> 
     Ok(rows.into_iter().filter_map(|(key, class)| Some((key.generation, peer(&key)?, class))).collect())
 }
 
-/// `None` when a foreign hand has written what is no network.
+/// `None` when a foreign hand has written what is no network of one generation.
 fn peer<A: Family>(key: &PeerKey<A>) -> Option<IpNet> {
-    let length = u8::try_from(key.prefix.saturating_sub(u32::BITS)).ok()?;
+    let length = u8::try_from(key.prefix.checked_sub(u32::BITS)?).ok()?;
     IpNet::new(key.addr.to_ip(), length).ok()
 }
 

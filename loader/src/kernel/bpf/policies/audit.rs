@@ -52,24 +52,28 @@ impl Walk {
 }
 
 impl PolicyTables {
-    /// Goes on with the walk for a piece, and looks at what can be seen at once: the
-    /// writes that put right what is not as it should be.
+    /// Goes on with the walk for a piece or, `at_once`, to the end of the round, and
+    /// looks at what can be seen at once: the writes that put right what is not as it
+    /// should be, what is named before what names it.
     ///
     /// # Errors
     /// As [`PolicyTables::sets`].
-    pub fn audit(&self, image: &PolicyMaps, walk: &mut Walk) -> io::Result<Vec<PolicyWrite>> {
+    pub fn audit(&self, image: &PolicyMaps, walk: &mut Walk, at_once: bool) -> io::Result<Vec<PolicyWrite>> {
         let steps = image.steps.iter().filter(|(base, steps)| !self.has_steps(**base, steps));
         let mut repairs: Vec<_> =
             steps.map(|(&base, steps)| PolicyWrite::Steps(base, steps.clone())).collect();
-        let mut room = PIECE;
+        let (mut room, mut place) = (PIECE, *walk);
         while room > 0 {
-            let (read, next) = self.go_on(image, walk.0, room, &mut repairs)?;
-            *walk = Walk(next);
-            room = room.saturating_sub(read);
-            if walk.is_at_its_start() {
+            let (read, next) = self.go_on(image, place.0, room, &mut repairs)?;
+            place = Walk(next);
+            if !at_once {
+                room = room.saturating_sub(read);
+            }
+            if place.is_at_its_start() {
                 break;
             }
         }
+        *walk = place;
         let rows = self.policies.rows();
         let rows = image.policies.iter().filter(|(row, sets)| rows.get(**row as usize) != Some(*sets));
         repairs.extend(rows.map(|(&row, &sets)| PolicyWrite::Policy(row, sets)));
@@ -205,13 +209,21 @@ fn classes<A: Family>(
     repairs: &mut Vec<PolicyWrite>,
 ) -> io::Result<bool> {
     let standing = image.standing.generation();
-    batch::scan_some(map, place, room, |key: &PeerKey<A>, class: &u32| {
+    let mut strays: Vec<PeerKey<A>> = Vec::new();
+    let ended = batch::scan_some(map, place, room, |key: &PeerKey<A>, class: &u32| {
         *read += 1;
-        let Some(peer) = peer(key) else { return };
+        let Some(peer) = peer(key) else { return strays.push(*key) };
         let stands = key.generation == standing;
         let wanted = image.classes.get(&peer).filter(|_| stands).copied();
         if wanted != Some(*class) {
             repairs.push(PolicyWrite::Class { generation: key.generation, peer, class: wanted });
         }
-    })
+    })?;
+    // No write of ours has their key.
+    for stray in strays {
+        sys::map_delete(map, &stray)?;
+        let peer = IpNet::from(A::UNSPECIFIED.to_ip());
+        repairs.push(PolicyWrite::Class { generation: stray.generation, peer, class: None });
+    }
+    Ok(ended)
 }

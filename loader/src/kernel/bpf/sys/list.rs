@@ -41,9 +41,10 @@ pub fn list(program: &impl AsFd, map: &impl AsFd) -> io::Result<Vec<u8>> {
     let attach_type = TRACE_ITER;
     let length = size_of::<u32>() as u32;
     let mut attr = LinkCreate { program: raw(program), attach_type, what, length, ..Zeroable::zeroed() };
-    // SAFETY: the commands return new descriptors that nobody else owns.
+    // SAFETY: the command returns a new descriptor that nobody else owns.
     let link = unsafe { OwnedFd::from_raw_fd(call(LINK_CREATE, &mut attr)?) };
     let mut attr = IterCreate { link: raw(&link), flags: 0 };
+    // SAFETY: as above.
     let mut file = unsafe { File::from_raw_fd(call(ITER_CREATE, &mut attr)?) };
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;

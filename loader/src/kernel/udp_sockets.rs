@@ -27,7 +27,7 @@ const COOKIE: usize = 40;
 
 /// A socket that named a service and was connected to a backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Talk {
+pub struct Connection {
     pub frontend: SocketAddr,
     pub backend: SocketAddr,
     family: u8,
@@ -40,29 +40,30 @@ pub struct Talk {
 ///
 /// # Errors
 /// The kernel's.
-pub fn talks(named: &HashMap<u64, Peers>) -> io::Result<Vec<Talk>> {
-    let mut talks = Vec::new();
+pub fn connected(named: &HashMap<u64, Peers>) -> io::Result<Vec<Connection>> {
+    let mut connected = Vec::new();
     for family in [libc::AF_INET, libc::AF_INET6] {
         let request = request(SOCK_DIAG_BY_FAMILY, libc::NLM_F_DUMP, family as u8, &[0; IDENTITY_LENGTH]);
         match request.send(libc::NETLINK_SOCK_DIAG) {
-            Ok(bodies) => talks.extend(bodies.iter().filter_map(|body| talk(body, named))),
+            Ok(bodies) => connected.extend(bodies.iter().filter_map(|body| connection(body, named))),
             // A kernel without the family has no such sockets.
             Err(error) if family == libc::AF_INET6 && error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
     }
-    Ok(talks)
+    Ok(connected)
 }
 
-impl Talk {
-    /// The socket's owner gets `ECONNABORTED`, and may connect again.
+impl Connection {
+    /// The socket's owner gets `ECONNABORTED`, and may connect again. False when it has
+    /// gone meanwhile.
     ///
     /// # Errors
-    /// The kernel's; a socket that has gone meanwhile is none.
-    pub fn end(&self) -> io::Result<()> {
+    /// The kernel's.
+    pub fn end(&self) -> io::Result<bool> {
         match request(SOCK_DESTROY, 0, self.family, &self.identity).send(libc::NETLINK_SOCK_DIAG) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            answer => answer.map(drop),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            answer => answer.map(|_| true),
         }
     }
 }
@@ -73,7 +74,7 @@ fn request(kind: u16, flags: libc::c_int, family: u8, identity: &[u8]) -> Messag
 }
 
 /// `None` for a socket that named no service.
-fn talk(body: &[u8], named: &HashMap<u64, Peers>) -> Option<Talk> {
+fn connection(body: &[u8], named: &HashMap<u64, Peers>) -> Option<Connection> {
     let family = *body.first()?;
     let identity: [u8; IDENTITY_LENGTH] = body.get(IDENTITY..IDENTITY + IDENTITY_LENGTH)?.try_into().ok()?;
     let peers =
@@ -82,7 +83,7 @@ fn talk(body: &[u8], named: &HashMap<u64, Peers>) -> Option<Talk> {
     let name = Name::new(V6::from(mapped(backend.ip())), Port::new(backend.port()));
     let frontend = peers.frontend(&name)?;
     let address = IpAddr::V6(Ipv6Addr::from(frontend.addr)).to_canonical();
-    Some(Talk { frontend: SocketAddr::new(address, frontend.port.get()), backend, family, identity })
+    Some(Connection { frontend: SocketAddr::new(address, frontend.port.get()), backend, family, identity })
 }
 
 /// Behind the two ports and the source.
@@ -100,5 +101,41 @@ fn mapped(address: IpAddr) -> Ipv6Addr {
     match address {
         IpAddr::V4(address) => address.to_ipv6_mapped(),
         IpAddr::V6(address) => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytemuck::Zeroable;
+    use causeway_schema::{V4, socket::Peer};
+
+    use super::*;
+
+    /// `inet_diag_msg` of a socket with this number, connected to an address.
+    fn message(family: libc::c_int, to: &[u8], port: u16, cookie: u64) -> Vec<u8> {
+        let mut body = vec![0; 72];
+        body[0] = family as u8;
+        body[IDENTITY + 2..][..2].copy_from_slice(&port.to_be_bytes());
+        body[IDENTITY + 20..][..to.len()].copy_from_slice(to);
+        body[IDENTITY + COOKIE..][..8].copy_from_slice(&cookie.to_ne_bytes());
+        body
+    }
+
+    #[test]
+    fn a_connection_is_known_by_its_sockets_number_and_its_peer() {
+        let mut peers = Peers::zeroed();
+        let (frontend, backend) =
+            (Name::new(V4([10, 96, 0, 1]), Port::new(53)), Name::new(V4([10, 244, 0, 9]), Port::new(8080)));
+        peers.remember(Peer { frontend, backend });
+        let named = HashMap::from([(0x1_0000_0002, peers)]);
+        let found = |body: &[u8]| connection(body, &named).map(|found| (found.frontend, found.backend));
+        let wanted =
+            Some(("10.96.0.1:53".parse().unwrap(), "10.244.0.9:8080".parse::<SocketAddr>().unwrap()));
+        assert_eq!(found(&message(libc::AF_INET, &[10, 244, 0, 9], 8080, 0x1_0000_0002)), wanted);
+        let mapped = Ipv6Addr::from([0, 0, 0, 0, 0, 0xffff, 0x0af4, 9]).octets();
+        assert_eq!(found(&message(libc::AF_INET6, &mapped, 8080, 0x1_0000_0002)), wanted);
+        assert_eq!(found(&message(libc::AF_INET, &[10, 244, 0, 9], 8080, 2)), None);
+        assert_eq!(found(&message(libc::AF_INET, &[10, 244, 0, 9], 8081, 0x1_0000_0002)), None);
+        assert_eq!(found(&message(libc::AF_INET, &[10, 244, 0, 9], 8080, 0x1_0000_0002)[..50]), None);
     }
 }
