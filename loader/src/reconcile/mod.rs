@@ -98,7 +98,11 @@ pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
             // Started again, an agent hears everything; this one would miss it.
             error = agent.sources.died() => break Err(error),
             () = tokio::time::sleep(pause), if !agent.audits.is_under_way() => { agent.audit_next(false).await; }
-            () = tokio::task::yield_now(), if agent.audits.is_under_way() => { agent.audit_next(false).await; }
+            // As likely as what else is there to do.
+            () = std::future::ready(()), if agent.audits.is_under_way() => {
+                agent.audit_next(false).await;
+                tokio::task::yield_now().await;
+            }
             () = tokio::time::sleep(walk) => agent.walk_policies(false),
             () = tokio::time::sleep(judgement) => agent.judge_flows(),
             () = tokio::time::sleep(look) => agent.look_again().await,
