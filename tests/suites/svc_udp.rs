@@ -147,7 +147,7 @@ impl<'a> Own<'a> {
 
 #[test]
 fn a_process_of_the_node_hears_that_its_backend_has_gone() {
-    let cluster = Cluster::dual(2);
+    let mut cluster = Cluster::dual(2);
     let servers = cluster.servers(4, 8080);
     let backends = |range: Range<usize>| -> Vec<IpAddr> {
         servers[range].iter().flat_map(|(at, _)| [at.address.into(), at.address6.unwrap().into()]).collect()
@@ -162,7 +162,8 @@ fn a_process_of_the_node_hears_that_its_backend_has_gone() {
         cluster.wait_converged();
     };
     apply(0..2);
-    let host = &cluster.nodes[0].netns;
+    // A handle beside the node's, whose agent is started anew below.
+    let host = &Netns::at(cluster.nodes[0].netns.path());
     let by = |own: &Own, range: &Range<usize>| {
         let server = own.ask().unwrap_or_else(|error| panic!("{} of {range:?}: {error}", own.to));
         assert!(servers[range.clone()].iter().any(|(at, _)| at.name == server), "{} by {server}", own.to);
@@ -219,5 +220,15 @@ fn a_process_of_the_node_hears_that_its_backend_has_gone() {
             }
         }
     }
-    assert_eq!(cluster.nodes[0].agent().status().sockets_ended, wanted);
+    let agent = cluster.nodes[0].agent();
+    assert_eq!(agent.status().sockets_ended, wanted);
+    assert!(agent.get("/metrics").contains(&format!("causeway_sockets_ended_total {wanted}\n")));
+
+    // While no agent was there to see it.
+    let asking = open(&(2..4));
+    cluster.nodes[0].agent_mut().kill9();
+    cluster.manifests().service(&dns, &dns.slice(&backends(0..2)));
+    cluster.nodes[0].agent_mut().restart();
+    cluster.wait_converged();
+    asking.iter().for_each(|(_, own)| own.hears());
 }

@@ -5,11 +5,11 @@
 use std::{
     collections::HashMap,
     io,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
 };
 
 use causeway_schema::{
-    Port, V6,
+    Port, V4, V6,
     socket::{Name, Peers},
 };
 
@@ -80,34 +80,27 @@ fn connection(body: &[u8], named: &HashMap<u64, Peers>) -> Option<Connection> {
     let peers =
         named.get(&(u64::from(word(&identity, COOKIE)) | u64::from(word(&identity, COOKIE + 4)) << 32))?;
     let backend = peer(family, &identity)?;
-    let name = Name::new(V6::from(mapped(backend.ip())), Port::new(backend.port()));
-    let frontend = peers.frontend(&name)?;
-    let address = IpAddr::V6(Ipv6Addr::from(frontend.addr)).to_canonical();
-    Some(Connection { frontend: SocketAddr::new(address, frontend.port.get()), backend, family, identity })
+    let frontend = address(&peers.frontend(&backend)?);
+    Some(Connection { frontend, backend: address(&backend), family, identity })
 }
 
 /// Behind the two ports and the source.
-fn peer(family: u8, identity: &[u8; IDENTITY_LENGTH]) -> Option<SocketAddr> {
-    let port = u16::from_be_bytes([identity[2], identity[3]]);
-    let words: [u8; 16] = identity[20..36].try_into().ok()?;
-    let address = match libc::c_int::from(family) {
-        libc::AF_INET => IpAddr::from([words[0], words[1], words[2], words[3]]),
-        _ => IpAddr::V6(words.into()).to_canonical(),
-    };
-    Some(SocketAddr::new(address, port))
+fn peer(family: u8, identity: &[u8; IDENTITY_LENGTH]) -> Option<Name> {
+    let port = Port(identity[2..4].try_into().ok()?);
+    match libc::c_int::from(family) {
+        libc::AF_INET => Some(Name::new(V4(identity[20..24].try_into().ok()?), port)),
+        _ => Some(Name::new(V6(identity[20..36].try_into().ok()?), port)),
+    }
 }
 
-fn mapped(address: IpAddr) -> Ipv6Addr {
-    match address {
-        IpAddr::V4(address) => address.to_ipv6_mapped(),
-        IpAddr::V6(address) => address,
-    }
+fn address(name: &Name) -> SocketAddr {
+    SocketAddr::new(IpAddr::V6(name.addr.into()).to_canonical(), name.port.get())
 }
 
 #[cfg(test)]
 mod tests {
     use bytemuck::Zeroable;
-    use causeway_schema::{V4, socket::Peer};
+    use causeway_schema::socket::Peer;
 
     use super::*;
 
@@ -132,7 +125,7 @@ mod tests {
         let wanted =
             Some(("10.96.0.1:53".parse().unwrap(), "10.244.0.9:8080".parse::<SocketAddr>().unwrap()));
         assert_eq!(found(&message(libc::AF_INET, &[10, 244, 0, 9], 8080, 0x1_0000_0002)), wanted);
-        let mapped = Ipv6Addr::from([0, 0, 0, 0, 0, 0xffff, 0x0af4, 9]).octets();
+        let mapped = std::net::Ipv6Addr::from([0, 0, 0, 0, 0, 0xffff, 0x0af4, 9]).octets();
         assert_eq!(found(&message(libc::AF_INET6, &mapped, 8080, 0x1_0000_0002)), wanted);
         assert_eq!(found(&message(libc::AF_INET, &[10, 244, 0, 9], 8080, 2)), None);
         assert_eq!(found(&message(libc::AF_INET, &[10, 244, 0, 9], 8081, 0x1_0000_0002)), None);

@@ -52,12 +52,6 @@ impl Audits {
         Self { next: Look::FIRST, due: Instant::now(), spent: Duration::ZERO, last: Duration::ZERO }
     }
 
-    pub fn soon(&mut self) {
-        // At most a tenth of a CPU goes into reading back.
-        let pause = SOON.max(self.last * 10);
-        self.due = self.due.min(Instant::now() + pause);
-    }
-
     /// Some looks of this one are still to come.
     pub fn is_under_way(&self) -> bool {
         self.next != Look::FIRST
@@ -71,7 +65,9 @@ impl Audits {
 
 impl Agent {
     pub fn audit_soon(&mut self) {
-        self.audits.soon();
+        // At most a tenth of a CPU goes into reading back.
+        let pause = SOON.max(self.audits.last * 10);
+        self.audits.due = self.audits.due.min(Instant::now() + pause);
     }
 
     /// One look at everything, at once, and at every row of however many there are.
@@ -124,10 +120,10 @@ impl Agent {
         self.audits.next = next.unwrap_or(Look::FIRST);
         self.audits.spent += start.elapsed();
         if next.is_none() {
-            let spent = self.audits.spent;
-            self.audits.last = spent;
+            self.audits.last = self.audits.spent;
             // However often they are wanted, most of the time is for others.
-            self.audits.due = self.audits.due.max(Instant::now() + (spent * 10).min(self.config.resync));
+            let rest = (self.audits.last * 10).min(self.config.resync);
+            self.audits.due = self.audits.due.max(Instant::now() + rest);
             self.publish();
         }
         next.is_none()

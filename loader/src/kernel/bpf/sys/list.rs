@@ -14,6 +14,7 @@ const ITER_CREATE: libc::c_int = 33;
 /// `BPF_TRACE_ITER` of `enum bpf_attach_type`.
 const TRACE_ITER: u32 = 28;
 
+/// Up to `flags` as for every link; what follows is a union.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct LinkCreate {

@@ -3,10 +3,16 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use causeway_schema::policy::{EndpointPolicy, NO_RULE, Outcome, PolicyStep, SetKey, Standing, Steps};
+use causeway_schema::{
+    V4,
+    policy::{EndpointPolicy, NO_RULE, Outcome, PeerKey, PolicyStep, SetKey, Standing, Steps},
+};
 use ipnet::IpNet;
 
-use super::*;
+use super::{
+    super::{batch, sys},
+    *,
+};
 use crate::{
     kernel::bpf::{PolicyTables, PolicyWalk},
     plan::{PolicyMaps, PolicyWrite},
@@ -120,6 +126,23 @@ fn a_round_finds_every_row_that_is_wrong() {
         tables.apply(&found).unwrap();
         assert_eq!(round(&tables, &image, &mut walk).0, [], "after {mend:?}");
     }
+}
+
+/// A key that holds for several generations at once is nobody's.
+#[test]
+fn a_row_of_no_whole_generation_goes() {
+    let (_place, dataplane) = open();
+    let mut tables = dataplane.policies().unwrap();
+    let image = written(&mut tables);
+    let map = dataplane.object.map("CLASSES_V4").unwrap();
+    let key = PeerKey { prefix: 20, ..PeerKey::new(0, V4([0; 4]), 0) };
+    let there = || batch::read::<PeerKey<V4>, u32>(&map).unwrap().iter().any(|(there, _)| *there == key);
+    sys::map_update(&map, &key, &7_u32).unwrap();
+    assert!(there());
+    let mut walk = PolicyWalk::default();
+    assert_eq!(round(&tables, &image, &mut walk).0.len(), 1, "it is told");
+    assert!(!there());
+    assert_eq!(round(&tables, &image, &mut walk).0, []);
 }
 
 #[test]
