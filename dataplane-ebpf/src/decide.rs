@@ -12,7 +12,7 @@ use crate::{
     egress,
     family::Family,
     flow::{self, Found},
-    fragment,
+    fragment::{self, Went},
     loose::{Loose, Part},
     nat::Begins,
     new_flow::Serving,
@@ -53,8 +53,11 @@ pub fn decide<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> S
     let ifindex = ctx.ifindex();
     let later = loose.part == Part::Later && flow::is_tracked(loose.packet.key.protocol);
     let has_flow = later || loose.part == Part::Later && loose.packet.key.protocol == A::ICMP;
-    if has_flow && let Some(flow) = fragment::find(loose, ifindex) {
-        return Step::Translate(flow);
+    if has_flow && let Some(went) = fragment::find(loose, ifindex) {
+        return match went {
+            Went::By(flow) => Step::Translate(flow),
+            Went::Plainly => Step::Plain,
+        };
     }
     if !dry && fragment::is_awaited(loose) {
         return Step::Release;
@@ -88,7 +91,7 @@ pub fn decide<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> S
         // Nobody translates SCTP.
         let translated = key.protocol != protocol::SCTP && (leaves || service::owns(key.dst));
         let awaits = translated || policy::applies(side, key.src, deliver::hop(key.dst));
-        return if awaits { early(ctx, loose, ifindex, dry) } else { Step::Plain };
+        return early(ctx, side, loose, awaits, dry);
     }
     if !loose.has_ports() {
         return Step::Plain;
@@ -147,15 +150,21 @@ fn is_service_address<A: Family>(address: A) -> bool {
     A::frontend(&FrontendKey::whole_address(address)).is_some() && deliver::endpoint(address).is_none()
 }
 
-/// A fragment without ports that comes before its first one.
+/// A fragment without ports that comes before its first one: whether it waits is
+/// known, or not.
 #[inline(always)]
-fn early<A: Refuse>(ctx: &TcContext, loose: &Loose<A>, ifindex: u32, dry: bool) -> Step<A> {
+fn early<A: Refuse>(ctx: &TcContext, side: Side, loose: &Loose<A>, awaits: bool, dry: bool) -> Step<A> {
+    let key = &loose.packet.key;
+    if !awaits && (key.protocol == protocol::SCTP || !fragment::may_be_answer(side, key.dst)) {
+        return Step::Plain;
+    }
     let verdict = fragment::hold(ctx, loose, dry);
-    if !dry && fragment::find(loose, ifindex).is_some() {
+    if !dry && fragment::find(loose, ctx.ifindex()).is_some() {
         // The first one went by on another CPU meanwhile, and saw nobody wait.
         return Step::Release;
     }
-    Step::End(verdict)
+    // It goes as it is, as most do.
+    if verdict == Verdict::DropFragment && !awaits { Step::Plain } else { Step::End(verdict) }
 }
 
 /// The first packet of a flow to a service, by a frontend at these ports, from the

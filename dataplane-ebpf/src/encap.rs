@@ -16,6 +16,7 @@ use network_types::eth::EthHdr;
 
 use crate::{
     act::{self, Decision, Exit},
+    context::Context,
     count,
     deliver::{self, Way},
     family::Family,
@@ -75,7 +76,7 @@ fn send<A: Refuse>(ctx: &TcContext, loose: &mut Loose<A>, flow: &Flow<A>) -> Dec
             }
             count::event(Event::FlowCreated);
         }
-        fragment::remember(loose, flow);
+        fragment::remember(loose, Some(flow), ctx.ifindex());
     }
     leave(ctx, loose, None, outer, ifindex)
 }

@@ -9,10 +9,12 @@ use aya_ebpf::{
 use causeway_schema::{Flow, Verdict, hash};
 
 use crate::{
+    deliver,
     family::Family,
     flow,
     loose::{Loose, Part},
     maps,
+    pipeline::Side,
 };
 
 /// Datagrams whose fragments we follow at a time, for each family, and in how
@@ -49,9 +51,18 @@ pub struct Datagram<A> {
 #[repr(C)]
 pub struct Routed<A> {
     datagram: Datagram<A>,
+    /// If `is_plain`, nothing but the interface that it came by.
     flow: Flow<A>,
+    is_plain: u32,
     /// Kernel ticks (low 32 bits of jiffies) when the first one came.
     since: u32,
+}
+
+/// What became of a first fragment.
+pub enum Went<A: 'static> {
+    By(&'static Flow<A>),
+    /// As it was.
+    Plainly,
 }
 
 impl<A: Family> Datagram<A> {
@@ -96,10 +107,11 @@ pub struct Held {
     frame: [u8; LONGEST],
 }
 
-/// Remembers where a first fragment went: in the place of an earlier datagram
-/// that was numbered the same, or of the oldest of those it may stand in.
+/// Remembers how a first fragment went that came by `ifindex`, by a flow or as it
+/// was: in the place of an earlier datagram that was numbered the same, or of the
+/// oldest of those it may stand in.
 #[inline(always)]
-pub fn remember<A: Family>(loose: &Loose<A>, flow: &Flow<A>) {
+pub fn remember<A: Family>(loose: &Loose<A>, flow: Option<&Flow<A>>, ifindex: u32) {
     if loose.part != Part::First {
         return;
     }
@@ -117,19 +129,35 @@ pub fn remember<A: Family>(loose: &Loose<A>, flow: &Flow<A>) {
     }
     if let Some(routed) = oldest {
         // SAFETY: as above.
-        unsafe { *routed = Routed { datagram, flow: *flow, since: now } };
+        let row = unsafe { &mut *routed };
+        row.datagram = datagram;
+        row.since = now;
+        row.is_plain = u32::from(flow.is_none());
+        match flow {
+            Some(flow) => row.flow = *flow,
+            None => row.flow.ingress = ifindex as u16,
+        }
     }
+}
+
+/// Whether a fragment may be of an answer to a flow, that has another source than
+/// it shows: one that comes before its first one had better wait for it. What
+/// goes through this node between others is none of ours.
+#[inline(always)]
+pub fn may_be_answer<A: Family>(side: Side, dst: A) -> bool {
+    let is_own = dst == A::node() && dst != A::UNSPECIFIED;
+    side == Side::Container || is_own || deliver::endpoint(dst).is_some()
 }
 
 /// Where the first fragment of this one's datagram went.
 #[inline(always)]
-pub fn find<A: Family>(loose: &Loose<A>, ifindex: u32) -> Option<&'static Flow<A>> {
+pub fn find<A: Family>(loose: &Loose<A>, ifindex: u32) -> Option<Went<A>> {
     let datagram = Datagram::of(loose);
     for place in datagram.places() {
         // SAFETY: as in `remember`.
         let routed = unsafe { &*A::routed(place)? };
         if routed.datagram == datagram && flow::comes_by(&routed.flow, ifindex) {
-            return Some(&routed.flow);
+            return Some(if routed.is_plain != 0 { Went::Plainly } else { Went::By(&routed.flow) });
         }
     }
     None
@@ -147,7 +175,8 @@ pub fn hold<A: Family>(ctx: &TcContext, loose: &Loose<A>, dry: bool) -> Verdict 
     let datagram = Datagram::of(loose);
     // SAFETY: the row lives as long as the map.
     let full = || A::queue(&datagram).is_some_and(|queue| unsafe { (*queue).count } >= PER_DATAGRAM as u32);
-    if dry && !full() || !dry && put(ctx, &datagram).is_some() {
+    let fits = ctx.len() as usize <= LONGEST;
+    if dry && fits && !full() || !dry && put(ctx, &datagram).is_some() {
         Verdict::HeldFragment
     } else {
         Verdict::DropFragment

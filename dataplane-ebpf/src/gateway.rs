@@ -7,6 +7,7 @@ use causeway_schema::{Egress, Flow, FlowKey, Hop, Verdict, flow::flags, nat::Por
 
 use crate::{
     act::{self, Decision},
+    context::Context,
     egress, encap,
     family::Family,
     fragment, jump,
@@ -85,7 +86,7 @@ fn send<A: Refuse>(ctx: &TcContext, loose: &mut Loose<A>, flow: &Flow<A>) -> Dec
         Err(verdict) => return Decision::end(verdict),
     };
     if !trace::is_dry(ctx) {
-        fragment::remember(loose, flow);
+        fragment::remember(loose, Some(flow), ctx.ifindex());
     }
     // An ICMP error goes as it is.
     let flow = if loose.has_ports() { Some(flow) } else { None };

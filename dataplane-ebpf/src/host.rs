@@ -10,7 +10,8 @@ use crate::{
     context::Context,
     count,
     family::Family,
-    flow, fragment,
+    flow,
+    fragment::{self, Went},
     loose::{self, Loose, Part},
     packet::{self, Frame},
     proxy,
@@ -49,14 +50,15 @@ fn answer<A: Refuse>(ctx: &TcContext) -> Option<()> {
         proxy::answer(ctx, loose, flow).ok()?;
     }
     rewrite::forward(ctx, None, Some(flow), loose.packet.key.protocol, loose.l4())?;
-    fragment::remember(loose, flow);
+    fragment::remember(loose, Some(flow), ctx.ifindex());
     Some(())
 }
 
 #[inline(always)]
 fn flow_of<A: Family>(ctx: &TcContext, loose: &Loose<A>) -> Option<&'static Flow<A>> {
     if loose.part == Part::Later {
-        return fragment::find(loose, ctx.ifindex());
+        let Some(Went::By(flow)) = fragment::find(loose, ctx.ifindex()) else { return None };
+        return Some(flow);
     }
     if !loose.has_ports() {
         return None;

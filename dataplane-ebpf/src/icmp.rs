@@ -31,6 +31,8 @@ pub struct Quoted<A> {
     pub src: A,
     pub dst: A,
     pub protocol: u8,
+    /// Whether what follows is of a fragment that is not the first.
+    pub is_later: bool,
     /// Offset of what follows it.
     pub payload: u32,
 }
@@ -86,9 +88,11 @@ impl Icmp for V4 {
     fn quoted(ctx: &TcContext, at: u32) -> Option<Quoted<V4>> {
         let first: u8 = ctx.load(at as usize).ok()?;
         let protocol = ctx.load(at as usize + core::mem::offset_of!(Ipv4Hdr, proto)).ok()?;
+        let fragment: [u8; 2] = ctx.load(at as usize + core::mem::offset_of!(Ipv4Hdr, frags)).ok()?;
         let [src, dst] = ctx.load(at as usize + core::mem::offset_of!(Ipv4Hdr, src_addr)).ok()?;
         let payload = at + u32::from(first & 15) * 4;
-        (first >> 4 == 4).then_some(Quoted { src, dst, protocol, payload })
+        let is_later = fragment[0] & 0x1f | fragment[1] != 0;
+        (first >> 4 == 4).then_some(Quoted { src, dst, protocol, is_later, payload })
     }
 
     #[inline(always)]
@@ -137,7 +141,7 @@ impl Icmp for V6 {
         let protocol = ctx.load(at as usize + core::mem::offset_of!(Ipv6Hdr, next_hdr)).ok()?;
         let [src, dst] = ctx.load(at as usize + core::mem::offset_of!(Ipv6Hdr, src_addr)).ok()?;
         let payload = at + Ipv6Hdr::LEN as u32;
-        (first >> 4 == 6).then_some(Quoted { src, dst, protocol, payload })
+        (first >> 4 == 6).then_some(Quoted { src, dst, protocol, is_later: false, payload })
     }
 
     #[inline(always)]
@@ -196,13 +200,33 @@ pub fn name_echo<A: Read + Icmp>(ctx: &TcContext, loose: &mut Loose<A>) -> Optio
     Some(asks)
 }
 
+/// The tuple of an echo request embedded at `at`, as [`name_echo`] has it, and
+/// where the message is.
+#[inline(always)]
+fn embedded_echo<A: Icmp>(ctx: &TcContext, at: u32) -> Option<(FlowKey<A>, u32)> {
+    let Quoted { src, dst, protocol, is_later, payload } = A::quoted(ctx, at)?;
+    let kind: u8 = ctx.load(payload as usize).ok()?;
+    if protocol != A::ICMP || kind != A::ECHO_REQUEST || is_later {
+        return None;
+    }
+    let id: Port = ctx.load((payload + rewrite::ICMP_ID) as usize).ok()?;
+    Some((FlowKey::new(src, dst, id, Port::NONE, protocol), payload))
+}
+
+/// Where a message of a flow has what tells it from others: ports, or an
+/// identifier and what counts within the flow.
+#[inline(always)]
+fn names_at<A: Family>(key: &FlowKey<A>, l4: u32) -> u32 {
+    if key.protocol == A::ICMP { l4 + rewrite::ICMP_ID } else { l4 }
+}
+
 /// An error about a packet that went through one of our flows: its receiver
 /// must see the packet as it had sent it.
 #[inline(always)]
 fn error<A: Read + Icmp>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> Option<Decision> {
     let inner_at = loose.l4 + HEADER;
-    let (inner, inner_l4) = A::embedded(ctx, inner_at)?;
-    if inner_l4 + 4 > loose.end {
+    let (inner, inner_l4) = A::embedded(ctx, inner_at).or_else(|| embedded_echo(ctx, inner_at))?;
+    if names_at::<A>(&inner, inner_l4) + 4 > loose.end {
         // Those were no ports, but what lies behind the packet.
         return None;
     }
@@ -250,16 +274,23 @@ fn translate<A: Read + Icmp>(
     let sent = entry.twin(inner.protocol);
     let within = Flow::translating(inner, &sent);
     let mut difference = u32::from(A::readdress(ctx, inner_at, sent.src, sent.dst, within.addr_delta)?);
-    ctx.store(inner_l4 as usize, &[sent.src_port, sent.dst_port], 0).ok()?;
+    let is_echo = inner.protocol == A::ICMP;
+    let names_at = names_at::<A>(inner, inner_l4) as usize;
+    if is_echo {
+        ctx.store(names_at, &sent.src_port, 0).ok()?;
+    } else {
+        ctx.store(names_at, &[sent.src_port, sent.dst_port], 0).ok()?;
+    }
     difference += u32::from(within.port_delta);
     // The embedded checksum, where the error reaches that far and there is one.
-    let check_at = rewrite::checksum_at(inner_l4, inner.protocol) as usize;
+    let covered = if is_echo && !A::ICMP_COVERS_ADDRESSES { 0 } else { u32::from(within.addr_delta) };
+    let check_at =
+        if is_echo { inner_l4 + CHECKSUM } else { rewrite::checksum_at(inner_l4, inner.protocol) } as usize;
     if check_at + 2 <= loose.end as usize
         && let Ok(check) = ctx.load::<u16>(check_at)
         && !(check == 0 && inner.protocol == protocol::UDP)
     {
-        let mut updated =
-            checksum::update(check, u32::from(within.addr_delta) + u32::from(within.port_delta));
+        let mut updated = checksum::update(check, covered + u32::from(within.port_delta));
         if updated == 0 && inner.protocol == protocol::UDP {
             // Zero would say that there is none (RFC 768).
             updated = u16::MAX;

@@ -112,6 +112,9 @@ pub fn carry<A: Refuse>(ctx: &TcContext, side: Side) -> i32 {
     // SAFETY: as in `new_flow::pair`.
     let flow = unsafe { &(*pair).request };
     let decision = if loose.translated { translated(ctx, loose, flow) } else { plain(ctx, side, loose) };
+    if !decision.verdict.is_drop() && !trace::is_dry(ctx) {
+        fragment::remember(loose, if loose.translated { Some(flow) } else { None }, ctx.ifindex());
+    }
     finish(ctx, side, loose, decision)
 }
 
@@ -200,11 +203,7 @@ fn translated<A: Refuse>(ctx: &TcContext, loose: &mut Loose<A>, flow: &Flow<A>) 
         Some((_, endpoint)) => deliver::local(ctx, &loose.packet, endpoint, Some(flow), loose.l4()),
         None => deliver::remote(ctx, &loose.packet, flow.src, flow.dst, Some(flow), loose.l4()),
     };
-    let decision = or_fragmented(ctx, loose, Some(flow), decision);
-    if !decision.verdict.is_drop() && !trace::is_dry(ctx) {
-        fragment::remember(loose, flow);
-    }
-    decision
+    or_fragmented(ctx, loose, Some(flow), decision)
 }
 
 /// A packet to no service.

@@ -123,8 +123,14 @@ fn quoted(frame: &[u8], at: usize, six: bool) -> Vec<Check> {
         checks.push(Check { what: "quoted IPv4", at: at + 10, residual: sum(&frame[at..quote.l4]) });
     }
     let pseudo = pseudo_sum(quote.src.ip(), quote.dst.ip(), quote.protocol, 0);
-    let kind = L4::of(quote.protocol);
-    checks.extend(kind.and_then(|kind| transport(kind, quote.l4, &frame[quote.l4..], pseudo)));
+    let l4 = &frame[quote.l4..];
+    match L4::of(quote.protocol) {
+        Some(kind) => checks.extend(transport(kind, quote.l4, l4, pseudo)),
+        None => {
+            let covered = if six { pseudo } else { 0 };
+            checks.push(Check { what: "quoted ICMP", at: quote.l4 + 2, residual: add(covered, l4) });
+        }
+    }
     checks
 }
 
@@ -133,14 +139,17 @@ pub fn is_icmp_error(kind: u8, six: bool) -> bool {
     if six { matches!(kind, 1..=4) } else { matches!(kind, 3 | 11 | 12) }
 }
 
-/// The TCP or UDP packet that an ICMP error is about.
+/// The TCP or UDP packet, or the echo request, that an ICMP error is about.
 #[derive(Clone, Copy, Debug)]
 pub struct Quoted {
+    /// Its port is an echo request's identifier.
     pub src: SocketAddr,
     pub dst: SocketAddr,
     pub protocol: u8,
-    /// Offset of its L4 header in the frame, of which the ports are there.
+    /// Offset of its L4 header in the frame, and of what tells flows apart there:
+    /// two ports, or an identifier.
     pub l4: usize,
+    pub names: usize,
 }
 
 impl Quoted {
@@ -154,15 +163,21 @@ impl Quoted {
         }
         let protocol = if six { ip[6] } else { ip[9] };
         let later = !six && (ip[6] & 0x1f | ip[7]) != 0;
-        if later || L4::of(protocol).is_none() {
+        let echo = if six { (protocol::ICMPV6, 128) } else { (protocol::ICMP, 8) };
+        let is_echo = (protocol, *ip.get(header)?) == echo;
+        if later || !is_echo && L4::of(protocol).is_none() {
             return None;
         }
-        let ports = ip.get(header..header + 4)?;
+        let names = if is_echo { header + 4 } else { header };
+        let id = |at| ip.get(at..at + 2);
+        let [from, to] = [id(names)?, id(names + 2)?];
+        let ports = [from, if is_echo { &[0, 0] } else { to }];
         let (src, dst) = if six { (8, 24) } else { (12, 16) };
         let end = |at, port: &[u8]| {
             SocketAddr::new(parse::address(ip, at, six), u16::from_be_bytes([port[0], port[1]]))
         };
-        Some(Self { src: end(src, &ports[..2]), dst: end(dst, &ports[2..]), protocol, l4: at + header })
+        let (src, dst) = (end(src, ports[0]), end(dst, ports[1]));
+        Some(Self { src, dst, protocol, l4: at + header, names: at + names })
     }
 }
 

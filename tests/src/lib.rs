@@ -37,6 +37,7 @@ pub mod netns;
 pub mod netpol;
 pub mod node;
 pub mod numbered;
+pub mod object;
 pub mod offload;
 pub mod oracle;
 pub mod packet;

@@ -121,7 +121,8 @@ const LONGEST: usize = 1592;
 pub struct Oracle {
     established: BTreeMap<Key, Flow>,
     embryonic: BTreeMap<Key, Flow>,
-    fragments: BTreeMap<Datagram, Flow>,
+    /// How first ones went: by a flow, or as they came by an interface.
+    fragments: BTreeMap<Datagram, Result<Flow, u32>>,
     waiting: BTreeMap<Datagram, usize>,
     clients: BTreeMap<(IpAddr, Group), IpAddr>,
     events: Vec<Event>,
@@ -229,12 +230,17 @@ impl Oracle {
         let datagram = (src, dst, packet.id, packet.protocol);
         let tracked = matches!(packet.protocol, protocol::TCP | protocol::UDP);
         let later = packet.part == Part::Later;
-        if later
-            && (tracked || packet.is_icmp())
-            && let Some(flow) = self.fragments.get(&datagram).filter(|flow| flow.comes_by(scene.side))
-        {
-            *service = flow.service;
-            return Some(translated(scene, &packet, flow));
+        if later && (tracked || packet.is_icmp()) {
+            match self.fragments.get(&datagram) {
+                Some(Ok(flow)) if flow.comes_by(scene.side) => {
+                    *service = flow.service;
+                    return Some(translated(scene, &packet, flow));
+                }
+                Some(Err(ifindex)) if *ifindex == scene.side.ifindex() => {
+                    return Some(plain(scene, &packet));
+                }
+                _ => {}
+            }
         }
         if packet.part == Part::First && self.waiting.remove(&datagram).is_some() {
             return None;
@@ -257,15 +263,28 @@ impl Oracle {
             if is_multicast(dst) {
                 return Some(Err(Verdict::StackMulticast.into()));
             }
-            if later && tracked && (scene.world.owns(dst) || self.leaves(scene, &packet)) {
-                return Some(Err(self.hold(scene, datagram).into()));
+            if later && tracked {
+                let awaits = scene.world.owns(dst) || self.leaves(scene, &packet);
+                if awaits || may_be_answer(scene, dst) {
+                    let held = self.hold(scene, datagram);
+                    if awaits || held == Verdict::HeldFragment {
+                        return Some(Err(held.into()));
+                    }
+                }
             }
             flow = match self.new_flow(scene, &packet, service) {
                 Ok(flow) => flow,
                 Err(verdict) => return Some(Err(verdict.into())),
             };
         }
-        let Some(flow) = flow else { return Some(plain(scene, &packet)) };
+        let Some(flow) = flow else {
+            let left = plain(scene, &packet);
+            let goes_on = left.as_ref().map_or_else(|end| !end.verdict.is_drop(), |_| true);
+            if packet.part == Part::First && goes_on {
+                self.fragments.insert(datagram, Err(scene.side.ifindex()));
+            }
+            return Some(left);
+        };
         Some(self.carry(scene, &packet, datagram, flow))
     }
 
@@ -273,7 +292,7 @@ impl Oracle {
     fn carry(&mut self, scene: &Scene, packet: &Parsed, datagram: Datagram, flow: Flow) -> Outcome {
         let left = translated(scene, packet, &flow);
         if packet.part == Part::First && left.is_ok() {
-            self.fragments.insert(datagram, flow);
+            self.fragments.insert(datagram, Ok(flow));
         }
         left
     }
@@ -344,6 +363,12 @@ impl Oracle {
         }
         Ok(None)
     }
+}
+
+/// Whether a fragment may be of an answer that gets another source here.
+fn may_be_answer(scene: &Scene, dst: IpAddr) -> bool {
+    let node = scene.world.node.address(dst.is_ipv6());
+    scene.is_inside() || node == Some(dst) || hop_of(scene.world, dst) != Hop::NONE
 }
 
 fn is_ip(frame: &[u8]) -> bool {

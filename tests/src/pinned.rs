@@ -150,6 +150,20 @@ impl ChoiceTables {
     }
 }
 
+/// Makes a plain hash table of a row at most, and pins it: one that refuses
+/// where others would put a row out. Sizes in bytes.
+pub fn pin_narrow(path: &Path, key: usize, row: usize) {
+    const HASH: u32 = 1;
+    let shape = [HASH, key as u32, row as u32, 1].map(u32::to_ne_bytes).concat();
+    let descriptor = bpf(BPF_MAP_CREATE, &shape).unwrap_or_else(|error| panic!("make a map: {error}"));
+    // SAFETY: the kernel just gave us this descriptor.
+    let map = unsafe { OwnedFd::from_raw_fd(descriptor as i32) };
+    let name = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).unwrap();
+    let mut attributes = Vec::from((name.as_ptr() as u64).to_ne_bytes());
+    attributes.extend((map.as_raw_fd() as u32).to_ne_bytes());
+    bpf(BPF_OBJ_PIN, &attributes).unwrap_or_else(|error| panic!("pin {}: {error}", path.display()));
+}
+
 /// Every file below `root`.
 fn files(root: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -161,6 +175,8 @@ fn files(root: &Path) -> Vec<PathBuf> {
 }
 
 // Commands of bpf(2), from linux/bpf.h.
+const BPF_MAP_CREATE: libc::c_long = 0;
+const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_MAP_FREEZE: libc::c_long = 22;

@@ -1,9 +1,9 @@
 //! The real programs over private maps: packet in, verdict, counters and
 //! packet out, through `BPF_PROG_TEST_RUN`.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf};
+use std::{collections::BTreeMap, net::Ipv4Addr, path::Path};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, MapData, ProgramArray},
@@ -12,16 +12,14 @@ use aya::{
 use bytemuck::{Pod, bytes_of};
 use causeway::plan::{Family, Image};
 use causeway_schema::{
-    Client, Egress, Event, Flow, JUMPS, NodeConfig, TraceRecord, V4, V6, Verdict,
+    Client, Egress, Event, Flow, NodeConfig, TraceRecord, V4, Verdict,
     nat::Ports,
     policy::{self, EndpointPolicy, OTHERS, PolicyStep, SetKey, Standing, Steps},
     verdict::COUNTERS,
 };
 
-use crate::{oracle::Side, table::Table};
+use crate::{object, oracle::Side, table::Table};
 
-/// Room in the private maps; more than any test fills.
-const ROOM: u32 = 16_384;
 const FLOWS: [[&str; 2]; 2] = [["FLOWS_V4", "FLOWS_V6"], ["EMBRYONIC_V4", "EMBRYONIC_V6"]];
 const QUEUES: [&str; 2] = ["QUEUES_V4", "QUEUES_V6"];
 const CLIENTS: [&str; 2] = ["AFFINITY_V4", "AFFINITY_V6"];
@@ -62,33 +60,24 @@ impl Programs {
         Self::load_with(&[])
     }
 
-    /// With other sizes than [`ROOM`] for some maps.
+    /// With other sizes than [`ROOM`](crate::object::ROOM) for some maps.
     pub fn load_with(sizes: &[(&'static str, u32)]) -> Result<Self> {
-        let path = object()?;
-        let mut loader = EbpfLoader::new();
-        let ticks = ticks_per_second();
-        loader.override_global("TICKS_PER_SECOND", &ticks, true);
-        for map in V4::MAPS.into_iter().chain(V6::MAPS) {
-            loader.map_max_entries(map, ROOM);
-        }
-        for &(map, size) in sizes {
-            loader.map_max_entries(map, size);
-        }
-        let mut bpf = loader.load_file(&path).with_context(|| format!("load {}", path.display()))?;
-        for name in ["from_container", "from_uplink"].iter().chain(&JUMPS) {
-            let program: &mut SchedClassifier =
-                bpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?;
-            // Some are jumped to from both hooks.
-            if program.fd().is_err() {
-                program.load().with_context(|| format!("load program {name}"))?;
+        Self::load_by(|loader| {
+            for &(map, size) in sizes {
+                loader.map_max_entries(map, size);
             }
-        }
-        let mut jumps = ProgramArray::try_from(bpf.take_map("JUMPS").context("no map JUMPS")?)?;
-        for (slot, name) in (0..).zip(JUMPS) {
-            let program: &SchedClassifier =
-                bpf.program(name).with_context(|| format!("no program {name}"))?.try_into()?;
-            jumps.set(slot, program.fd()?, 0)?;
-        }
+        })
+    }
+
+    /// With a map that is pinned somewhere, of whatever kind, in place of an own one.
+    pub fn load_over(map: &'static str, pin: &Path) -> Result<Self> {
+        Self::load_by(|loader| {
+            loader.map_pin_path(map, pin.to_owned());
+        })
+    }
+
+    fn load_by(settings: impl FnOnce(&mut EbpfLoader<'_>)) -> Result<Self> {
+        let (bpf, jumps) = object::load(settings)?;
         let mut programs = Self { bpf, last: vec![0; COUNTERS as usize], _jumps: jumps };
         programs.set("CONFIG", 0, &NodeConfig { trace_mark: TRACE_MARK, ..NodeConfig::new() });
         Ok(programs)
@@ -377,23 +366,4 @@ fn context(ifindex: u32, mark: u32) -> Vec<u8> {
     context[MARK..MARK + 4].copy_from_slice(&mark.to_ne_bytes());
     context[IFINDEX..IFINDEX + 4].copy_from_slice(&ifindex.to_ne_bytes());
     context
-}
-
-/// What `cargo xtask build-ebpf` made: `$CAUSEWAY_BPF_OBJECT`, or above this
-/// program in the target directory.
-fn object() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("CAUSEWAY_BPF_OBJECT") {
-        return Ok(path.into());
-    }
-    let own = std::env::current_exe()?;
-    let mut places = own.ancestors().skip(1).map(|dir| dir.join("causeway.bpf.o"));
-    places
-        .find(|path| path.is_file())
-        .with_context(|| format!("no causeway.bpf.o above {}: cargo xtask build-ebpf", own.display()))
-}
-
-/// The kernel's ticks, from the resolution of its coarse clock.
-fn ticks_per_second() -> u32 {
-    let resolution = nix::time::clock_getres(nix::time::ClockId::CLOCK_MONOTONIC_COARSE).unwrap();
-    (1_000_000_000 / resolution.tv_nsec()) as u32
 }

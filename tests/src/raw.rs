@@ -2,7 +2,10 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, send, socket};
+use nix::{
+    errno::Errno,
+    sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, send, socket},
+};
 
 use crate::netns::Netns;
 
@@ -17,8 +20,17 @@ impl Raw {
 
     /// The whole frame, as it stands.
     pub fn send(&self, frame: &[u8]) {
+        assert!(self.offer(frame), "no room for a frame of {} bytes", frame.len());
+    }
+
+    /// The same; false when the link has no room for it now.
+    pub fn offer(&self, frame: &[u8]) -> bool {
         let sent = send(self.0.as_raw_fd(), frame, MsgFlags::empty());
+        if matches!(sent, Err(Errno::ENOBUFS | Errno::EAGAIN)) {
+            return false;
+        }
         assert_eq!(sent, Ok(frame.len()), "send a frame of {} bytes", frame.len());
+        true
     }
 }
 

@@ -135,7 +135,12 @@ impl Cluster {
 
     /// Starts the agents of an idle cluster as those of [`Cluster::xdp`].
     pub fn start_xdp(&mut self) {
-        self.start_with_xdp(|node, config| node.start_with(Some(config)));
+        self.start_xdp_with("");
+    }
+
+    /// As [`Cluster::start_xdp`], with more lines of configuration.
+    pub fn start_xdp_with(&mut self, more: &str) {
+        self.start_with_xdp(|node, config| node.start_with(Some(&format!("{config}{more}"))));
     }
 
     /// As [`Cluster::xdp`], but the agents take everything from an API server.

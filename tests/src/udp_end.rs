@@ -19,6 +19,21 @@ pub enum Fragments {
     Allowed,
 }
 
+impl Fragments {
+    /// For what a socket sends, of whatever protocol.
+    pub fn set(self, socket: &impl AsRawFd, six: bool) {
+        let never = self == Fragments::Never;
+        let discovery = if never { libc::IP_PMTUDISC_DO } else { libc::IP_PMTUDISC_DONT };
+        if six {
+            set(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, discovery);
+            // Or the kernel would cut them up at the start.
+            set(socket, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, never.into());
+        } else {
+            set(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, discovery);
+        }
+    }
+}
+
 pub struct UdpEnd(UdpSocket);
 
 impl UdpEnd {
@@ -26,15 +41,7 @@ impl UdpEnd {
     pub fn bind(netns: &Netns, local: SocketAddr, fragments: Fragments) -> Self {
         let bound = netns.run(|| UdpSocket::bind(local));
         let socket = bound.unwrap_or_else(|error| panic!("bind UDP {local}: {error}"));
-        let never = fragments == Fragments::Never;
-        let discovery = if never { libc::IP_PMTUDISC_DO } else { libc::IP_PMTUDISC_DONT };
-        if local.is_ipv6() {
-            set(&socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, discovery);
-            // Or the kernel would cut them up at the start.
-            set(&socket, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, never.into());
-        } else {
-            set(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, discovery);
-        }
+        fragments.set(&socket, local.is_ipv6());
         Self(socket)
     }
 
@@ -58,7 +65,7 @@ impl UdpEnd {
     }
 }
 
-fn set(socket: &UdpSocket, level: i32, option: i32, value: i32) {
+fn set(socket: &impl AsRawFd, level: i32, option: i32, value: i32) {
     let length = size_of_val(&value) as u32;
     // SAFETY: the option's value is an int of `length` bytes.
     let done =

@@ -12,8 +12,9 @@ use std::{
 
 use causeway_testkit::{
     client::requests,
+    hop::Hop,
     load::ConnectLoad,
-    ping::ping,
+    ping::{ends_at, ping},
     sentinel::assert_no_netfilter,
     server::Server,
     topology::{
@@ -106,6 +107,40 @@ fn datagrams_fragments_and_errors_find_their_way_back() {
     }
 }
 
+/// As a traceroute by pings wants it; a container with a policy that lets nobody
+/// in hears of its own questions too.
+#[test]
+fn routers_errors_about_pings_find_who_asked() {
+    let mut cluster = Cluster::masquerading(1);
+    let hop = Hop::behind(&mut cluster.switch, 1500);
+    let node = &cluster.nodes[0];
+    hop.reach_from(&node.netns);
+    let [open, shut] = [node.container("open", 2), node.container("shut", 3)];
+    cluster.manifests().write("shut.pod.yaml", &shut.pod("app: shut"));
+    cluster.manifests().write(
+        "shut.yaml",
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: shut}\nspec:\n  podSelector: \
+         {matchLabels: {app: shut}}\n  policyTypes: [Ingress]\n",
+    );
+    cluster.wait_converged();
+    for container in [&open, &shut] {
+        let far = [IpAddr::from(hop.far_address()), hop.far_address6().into()];
+        for (own, far) in container.addresses().into_iter().zip(far) {
+            // The gateway is the first hop; behind it are two routers.
+            let routers: [&str; 2] = if far.is_ipv4() {
+                ["192.168.77.254", "203.0.113.2"]
+            } else {
+                ["fd00:77::254", "fd00:203::2"]
+            };
+            for (hops, router) in (2..).zip(routers) {
+                let said = container.netns.run(|| ends_at(own, far, hops, PATIENCE)).unwrap();
+                assert_eq!(said, Some(router.parse().unwrap()), "{hops} hops from {own} to {far}");
+            }
+            assert_eq!(container.netns.run(|| ping(far, 3, PATIENCE)).unwrap(), 3, "{own} to {far}");
+        }
+    }
+}
+
 #[test]
 fn ports_do_not_run_out() {
     let cluster = Cluster::masquerading(2);
@@ -113,13 +148,14 @@ fn ports_do_not_run_out() {
     widen(&cluster.outside);
     let _world = Server::start(&cluster.outside, "world", 8000);
     let seconds = std::env::var("CAUSEWAY_SECONDS").map_or(SECONDS, |text| text.parse().unwrap());
-    let to = SocketAddr::new(outside_address().into(), 8000);
-    let load = ConnectLoad::start(&container.netns, to, RATE);
-    thread::sleep(Duration::from_secs(seconds));
-    let report = load.stop();
-    println!("{report}");
-    assert_eq!(report.report.failed, 0, "{report}");
-    // More than there are ports.
-    let asked = seconds * u64::from(RATE);
-    assert!(report.report.ok > asked * 3 / 4, "{} of {asked} connections were made", report.report.ok);
+    for world in [IpAddr::from(outside_address()), outside_address6().into()] {
+        let load = ConnectLoad::start(&container.netns, SocketAddr::new(world, 8000), RATE);
+        thread::sleep(Duration::from_secs(seconds));
+        let report = load.stop();
+        println!("{report}");
+        assert_eq!(report.report.failed, 0, "{report}");
+        // More than there are ports.
+        let asked = seconds * u64::from(RATE);
+        assert!(report.report.ok > asked * 3 / 4, "{} of {asked} connections were made", report.report.ok);
+    }
 }

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeSet,
     fs,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     path::Path,
     sync::{
         Mutex,
@@ -233,13 +233,15 @@ fn a_port_of_the_node_leads_to_its_container() {
     let _answers = Server::start(&server.netns, "server", 8080);
     let at: [SocketAddr; 2] =
         [SocketAddr::from((node_address(0), 81)), SocketAddr::from((node_address6(0), 81))];
+    let loopback = [SocketAddr::from(([127, 0, 0, 1], 81)), SocketAddr::from((Ipv6Addr::LOCALHOST, 81))];
     let served = |cluster: &Cluster| {
-        for to in at {
+        let node = &cluster.nodes[0].netns;
+        let ways =
+            [&cluster.outside, &client.netns, node].into_iter().flat_map(|from| at.map(|to| (from, to)));
+        for (from, to) in ways.chain(loopback.map(|to| (node, to))) {
             for protocol in [Protocol::Tcp, Protocol::Udp] {
-                for from in [&cluster.outside, &client.netns, &cluster.nodes[0].netns] {
-                    let report = requests(from, to, 10, protocol);
-                    assert!(report.failed == 0, "{to} {protocol:?}: {report}");
-                }
+                let report = requests(from, to, 10, protocol);
+                assert!(report.failed == 0, "{to} {protocol:?}: {report}");
             }
         }
     };
@@ -256,6 +258,9 @@ fn a_port_of_the_node_leads_to_its_container() {
     assert_eq!(plugin.ask("DEL", &server.id, server.path(), &config).code, 0);
     for to in at {
         assert!(requests(&cluster.outside, to, 1, Protocol::Tcp).failed == 1, "{to}");
+    }
+    for to in loopback {
+        assert!(requests(&cluster.nodes[0].netns, to, 1, Protocol::Tcp).failed == 1, "{to}");
     }
     cluster.wait_converged();
     let shown = cluster.nodes[0].agent().ask(&["show", "services"]);

@@ -133,11 +133,12 @@ fn a_backend_has_its_share_and_is_one_while_it_is_healthy() {
 fn a_label_makes_a_service_of_datagrams_and_of_ipv6() {
     let (cluster, docker) = rig();
     docker.network("net", &[]);
+    // First: an address that is asked for may be one that another has drawn.
+    let client = cluster.nodes[0].container("client", 20).netns;
     let label = format!("causeway.io/vip={}:53/udp>9000, [fd00:96::9]:80>8080", vip(2));
     docker.serve("net", "web", &["--label", &label]);
     let _server = Server::start(&docker.netns("web"), "web", 9000);
     let v6: SocketAddr = "[fd00:96::9]:80".parse().unwrap();
-    let client = cluster.nodes[0].container("client", 20).netns;
     let answer = || client.run(|| get(v6, "/name")).ok();
     assert_eq!(until("IPv6", PATIENCE, answer).body.trim(), "web");
     let at = SocketAddr::from((vip(2), 53));

@@ -2,31 +2,34 @@
 //! loaded programs drop with just that reason counted; a reason without a row
 //! fails the suite.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+};
 
 use causeway_schema::{
-    Egress, Endpoint, Frontend, FrontendKey, NodeConfig, Port, Service, V4, Verdict, config, flow::flags,
-    nat::Ports, policy::Outcome, protocol,
+    Egress, Endpoint, Flow, FlowKey, Frontend, FrontendKey, NodeConfig, Port, Service, V4, Verdict, config,
+    flow::flags, nat::Ports, policy::Outcome, protocol,
 };
 use causeway_testkit::{
     bed::{self, Bed, FORBIDDEN, OWN},
+    direct,
     frame::{Body, Datagram, Extension, Frame, Message},
-    mirror,
+    link, mirror,
     oracle::Side,
     packet::Arp,
+    pinned::pin_narrow,
     prog::Programs,
+    scratch::PinDir,
+    topology::{Cluster, PATIENCE, UPLINK},
+    udp_end::{Fragments, UdpEnd},
+    until::until,
     world::World,
 };
 
-/// What no packet brings about: where the reason stands, and why it stands there.
-const UNSEEN: [(Verdict, &str); 2] = [
-    (
-        Verdict::DropFlowTable,
-        "the table of embryonic flows evicts (LRU): only a kernel without memory refuses",
-    ),
-    (Verdict::DropRewrite, "what is rewritten was read at the same place before: only a helper's failure"),
-];
-
+/// As long as a link of pairs carries.
+const JUMBO: u32 = 65_535;
 const EGRESS: V4 = V4([192, 168, 77, 50]);
 
 struct Rig<'a> {
@@ -54,6 +57,14 @@ impl Rig<'_> {
         }
         self.programs.fill(&image);
         self.programs.judge(2, outcome);
+    }
+
+    /// A frame is dropped, and that verdict alone is counted.
+    fn drops(&mut self, verdict: Verdict, (side, frame): Dropped) {
+        let outcome = self.programs.run(side, &frame).unwrap();
+        let verdicts = Verdict::ALL.map(Verdict::name);
+        let moved = outcome.counters.iter().filter(|(name, _)| verdicts.contains(name));
+        assert_eq!(moved.collect::<Vec<_>>(), [(&verdict.name(), &1)], "{:?}", Frame::read(&frame));
     }
 
     /// Sends a packet that only prepares the one that counts.
@@ -211,9 +222,11 @@ fn rows() -> Vec<Row> {
     ]
 }
 
-#[test]
-fn every_reason_has_a_packet() {
-    let bed = Bed::new();
+/// By no packet of a single run: a table that takes no more, and a packet longer
+/// than such a run has.
+const ELSEWHERE: [Verdict; 2] = [Verdict::DropFlowTable, Verdict::DropRewrite];
+
+fn world(bed: &Bed) -> World {
     let mut world = World::default();
     for number in 1..=3 {
         world.attach(bed::address(number), number.into(), bed.link(number), bed::mac(number));
@@ -222,11 +235,18 @@ fn every_reason_has_a_packet() {
     world.service(2, "10.96.0.1:53", protocol::UDP, &["10.244.0.2:53"]);
     world.service(3, "10.96.0.3:80", protocol::TCP, &["10.244.1.1:8080"]);
     world.service(4, "10.96.0.4:80", protocol::TCP, &[]);
+    world
+}
+
+#[test]
+fn every_reason_has_a_packet() {
+    let bed = Bed::new();
+    let world = world(&bed);
     let rows = rows();
-    let mut covered: BTreeMap<Verdict, &str> = UNSEEN.into();
-    covered.extend(rows.iter().map(|(verdict, _)| (*verdict, "")));
+    let mut covered = BTreeSet::from(ELSEWHERE);
+    covered.extend(rows.iter().map(|(verdict, _)| *verdict));
     for verdict in Verdict::ALL.into_iter().filter(|verdict| verdict.is_drop()) {
-        assert!(covered.contains_key(&verdict), "no packet is dropped for {}", verdict.name());
+        assert!(covered.contains(&verdict), "no packet is dropped for {}", verdict.name());
     }
     bed.netns.run(|| {
         let mut rig = Rig { bed: &bed, world: &world, programs: Programs::load().unwrap() };
@@ -235,11 +255,51 @@ fn every_reason_has_a_packet() {
             rig.programs.node(Ipv4Addr::UNSPECIFIED, Ports::ALL);
             rig.programs.fill(&world.image::<V4>());
             rig.programs.fill(&mirror::image(&world));
-            let (side, frame) = prepare(&mut rig);
-            let outcome = rig.programs.run(side, &frame).unwrap();
-            let verdicts = Verdict::ALL.map(Verdict::name);
-            let moved = outcome.counters.iter().filter(|(name, _)| verdicts.contains(name));
-            assert_eq!(moved.collect::<Vec<_>>(), [(&verdict.name(), &1)], "{:?}", Frame::read(&frame));
+            let dropped = prepare(&mut rig);
+            rig.drops(verdict, dropped);
         }
     });
+}
+
+/// The table of embryonic flows puts the oldest out when it is full, and takes
+/// no more only where the kernel has no memory: as a plain table does.
+#[test]
+fn a_flow_without_an_entry_is_counted() {
+    let bed = Bed::new();
+    let world = world(&bed);
+    let pins = PinDir::new();
+    fs::create_dir(pins.path()).unwrap();
+    let pin = pins.path().join("EMBRYONIC_V4");
+    pin_narrow(&pin, size_of::<FlowKey<V4>>(), size_of::<Flow<V4>>());
+    bed.netns.run(|| {
+        let programs = Programs::load_over("EMBRYONIC_V4", &pin).unwrap();
+        let mut rig = Rig { bed: &bed, world: &world, programs };
+        rig.programs.fill(&world.image::<V4>());
+        let syn = |from: &str| (rig.client(), by(rig.client(), Datagram::tcp(from, "10.96.0.1:80")));
+        let [first, second] = ["10.244.0.1:4000", "10.244.0.1:4001"].map(syn);
+        // A flow has an entry for each way.
+        rig.drops(Verdict::DropFlowTable, first);
+        rig.drops(Verdict::DropFlowTable, second);
+    });
+}
+
+/// The kernel lets no packet grow beyond four pages, unless it will be cut into
+/// segments: it takes a link that carries such ones, and an outer header.
+#[test]
+fn a_packet_that_may_not_grow_is_counted() {
+    let cluster = Cluster::dual(2);
+    cluster.switch.mtu(JUMBO);
+    link::mtu(&cluster.outside, "eth0", JUMBO);
+    cluster.nodes.iter().for_each(|node| link::mtu(&node.netns, UPLINK, JUMBO));
+    let server = cluster.nodes[1].container("server", 2);
+    direct::serve(&cluster, &direct::direct("far"), &[&server]);
+    let counted = |name| direct::counted(&cluster.nodes[0], name);
+    for (to, refused) in direct::frontends().into_iter().zip(1..) {
+        let client = UdpEnd::bind(&cluster.outside, SocketAddr::new(direct::own(to), 0), Fragments::Never);
+        client.send(to, &[7; 20_000]).unwrap();
+        until(&format!("a drop of what goes to {to}"), PATIENCE, || {
+            (counted("drop_rewrite") == refused).then_some(())
+        });
+    }
+    assert_eq!(counted("encapsulated"), 0);
 }

@@ -15,6 +15,8 @@ use causeway_testkit::{
 };
 
 const REPLACEMENTS: u8 = 10;
+/// How many are made with XDP at the uplinks.
+const SOME: u8 = 2;
 const RATE: u32 = 500;
 const STREAMS: usize = 10;
 const NODE_PORT: u16 = 30_080;
@@ -24,8 +26,16 @@ fn addresses(backends: &[&(Container, Server)]) -> Vec<IpAddr> {
 }
 
 #[test]
-fn ten_rolling_replacements_lose_nothing() {
-    let cluster = Cluster::dual(2);
+fn rolling_replacements_lose_nothing() {
+    for (cluster, count) in [(Cluster::xdp(2), SOME), (Cluster::dual(2), REPLACEMENTS)] {
+        replacements_lose_nothing(&cluster, count);
+    }
+}
+
+fn replacements_lose_nothing(cluster: &Cluster, count: u8) {
+    // The row's 60 s, if they are asked for.
+    let seconds = std::env::var("CAUSEWAY_SECONDS").map_or(0.0, |text| text.parse().unwrap());
+    let pause = Duration::from_secs_f64(seconds / f64::from(count)).max(Duration::from_millis(50));
     // From outside a node serves by its own backends alone.
     let service = Service::new("web", vip(1), &[Port::tcp(80, 8080).at_node(NODE_PORT)])
         .dual(vip6(1))
@@ -59,7 +69,7 @@ fn ten_rolling_replacements_lose_nothing() {
         ConnectLoad::start(&cluster.outside, (node_address(0), NODE_PORT), RATE),
         ConnectLoad::start(&cluster.outside, (node_address6(1), NODE_PORT), RATE),
     ];
-    for number in 1..=REPLACEMENTS {
+    for number in 1..=count {
         let old: Vec<_> = current.iter().collect();
         let streams = Streams::open(&client.netns, (vip(1), 80), STREAMS, Duration::from_millis(20));
         let next = generation(number);
@@ -75,7 +85,7 @@ fn ten_rolling_replacements_lose_nothing() {
         let report = streams.close();
         report.assert_clean(STREAMS);
         publish(&new, &[]);
-        thread::sleep(Duration::from_millis(50));
+        thread::sleep(pause);
         current = next;
     }
     // Nobody is ready any more: those who terminate serve to the end.

@@ -13,7 +13,10 @@ use std::{
 use causeway_testkit::{
     manifest::{Port, Service},
     netns::Netns,
+    server::Server,
     topology::{Cluster, PATIENCE, vip, vip6, widen},
+    udp_end::{Fragments, UdpEnd},
+    until::until,
 };
 
 const ALLOWED: Duration = Duration::from_secs(2);
@@ -87,7 +90,12 @@ impl Pair {
 
 #[test]
 fn both_sides_of_a_silent_connection_are_reset() {
-    let cluster = Cluster::dual(2);
+    for cluster in [Cluster::xdp(2), Cluster::dual(2)] {
+        both_sides_are_reset(&cluster);
+    }
+}
+
+fn both_sides_are_reset(cluster: &Cluster) {
     let servers = [cluster.nodes[0].container("near", 2), cluster.nodes[1].container("far", 2)];
     let listeners = servers.each_ref().map(|server| listen(&server.netns, 8080));
     let client = cluster.nodes[0].container("client", 100);
@@ -140,4 +148,64 @@ fn both_sides_of_a_silent_connection_are_reset() {
     drop(silent);
     let what = "a new one".to_owned();
     connect(what, &client.netns, SocketAddr::new(vip6(2).into(), 80), &listeners).is_open();
+}
+
+/// Of datagrams nobody is told: the next one begins another flow, as a client of
+/// a service that waits as long as the others still is of the old one.
+#[test]
+fn datagrams_after_a_silence_begin_another_flow() {
+    let cluster = Cluster::dual(2);
+    let server = cluster.nodes[1].container("server", 2);
+    let client = cluster.nodes[0].container("client", 3);
+    let _server = Server::start(&server.netns, "server", 8080);
+    let mut ways = Vec::new();
+    for (host, hasty) in [(1, true), (2, false)] {
+        let plain = Service::new(&format!("s{host}"), vip(host), &[Port::udp(53, 8080)]).dual(vip6(host));
+        let service = if hasty { plain.annotated("causeway.io/idle-timeout", "2s") } else { plain };
+        cluster.manifests().service(&service, &service.slice(&server.addresses()));
+        ways.extend([IpAddr::from(vip(host)), vip6(host).into()].map(|address| (address, hasty)));
+    }
+    cluster.wait_converged();
+    widen(&cluster.outside);
+    let any = |at: IpAddr| SocketAddr::new(if at.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() }, 0);
+    let talks: Vec<(String, bool, SocketAddr, UdpEnd)> =
+        [("a container", &client.netns), ("outside", &cluster.outside)]
+            .into_iter()
+            .flat_map(|(from, netns)| {
+                ways.iter().map(move |&(at, hasty)| {
+                    let end = UdpEnd::bind(netns, any(at), Fragments::Allowed);
+                    (format!("from {from} to {at}"), hasty, SocketAddr::new(at, 53), end)
+                })
+            })
+            .collect();
+    let created = || cluster.nodes[0].agent().counters()["flow_created"];
+    // How many flows one more question of each of these costs.
+    let ask = |hasty: bool| -> u64 {
+        let before = created();
+        for (what, _, to, end) in talks.iter().filter(|talk| talk.1 == hasty) {
+            end.send(*to, b"WHO\n").unwrap();
+            end.receive(PATIENCE).unwrap_or_else(|error| panic!("{what}: {error}"));
+        }
+        created() - before
+    };
+    let each = talks.len() as u64 / 2;
+    assert_eq!([ask(true), ask(false)], [each, each], "the first of each");
+    let shown = |hasty: bool| {
+        let flows = cluster.nodes[0].agent().ask(&["show", "flows"]);
+        let name = if hasty { "default/s1" } else { "default/s2" };
+        flows
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|flow| flow["service"].as_str().is_some_and(|service| service.starts_with(name)))
+    };
+    assert!(shown(true) && shown(false));
+    // Who goes on speaking keeps the flow, beyond what a silence may last.
+    for _ in 0..30 {
+        thread::sleep(Duration::from_millis(100));
+        assert_eq!([ask(true), ask(false)], [0, 0]);
+    }
+    until("an end of the flows", LATEST, || (!shown(true)).then_some(()));
+    assert!(shown(false));
+    assert_eq!([ask(true), ask(false)], [each, 0], "after the silence");
 }

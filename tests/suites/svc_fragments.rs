@@ -5,17 +5,24 @@
 
 use std::{
     collections::BTreeSet,
-    io::ErrorKind,
-    net::{IpAddr, SocketAddr, UdpSocket},
+    io::{ErrorKind, Write},
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    sync::atomic::{AtomicU16, Ordering},
     time::{Duration, Instant},
 };
 
 use causeway_schema::checksum::fold;
 use causeway_testkit::{
+    direct::{bytes, sink},
+    hop::Hop,
+    link,
     manifest::{Port, Service},
     netns::Netns,
     random::Random,
-    topology::{Cluster, Container, outside_address, outside_address6, vip, vip6},
+    topology::{
+        Cluster, PATIENCE, node_address, node_address6, outside_address, outside_address6, vip, vip6,
+    },
+    udp_end::Fragments,
 };
 use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -60,7 +67,10 @@ fn sum(bytes: &[u8]) -> u32 {
 }
 
 /// The packets that carry a datagram, IP headers and all.
-fn fragments(from: SocketAddr, to: SocketAddr, id: u16) -> Vec<Vec<u8>> {
+fn fragments(from: SocketAddr, to: SocketAddr) -> Vec<Vec<u8>> {
+    // No two alike: what came twice lingers at the receiver.
+    static NEXT: AtomicU16 = AtomicU16::new(1);
+    let id = NEXT.fetch_add(1, Ordering::Relaxed);
     let datagram = datagram(from, to);
     let pieces = datagram.chunks(PIECE).enumerate();
     pieces
@@ -110,20 +120,22 @@ fn send(packets: &[Vec<u8>], to: SocketAddr) {
     }
 }
 
-fn every_datagram_arrives(client: &Netns, server: &Container, from: IpAddr, to: IpAddr) {
-    let socket = server.netns.run(|| {
-        let socket = UdpSocket::bind(("::", PORT)).unwrap();
+/// A socket with room for all of them.
+fn roomy(netns: &Netns, port: u16) -> UdpSocket {
+    netns.run(|| {
+        let socket = UdpSocket::bind(("::", port)).unwrap();
         setsockopt(&socket, RcvBufForce, &(64 << 20)).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
         socket
-    });
-    let (to, mut id) = (SocketAddr::new(to, 53), 0);
+    })
+}
+
+fn every_datagram_arrives(client: &Netns, server: &Netns, from: IpAddr, to: SocketAddr) {
+    let socket = roomy(server, PORT);
     Random::rounds(Duration::from_secs(2), |random| {
         let mut packets = Vec::new();
         for flow in 0..FLOWS {
-            // No two of a test alike: what came twice lingers at the receiver.
-            id += 1;
-            let all = fragments(SocketAddr::new(from, 20_000 + flow), to, id);
+            let all = fragments(SocketAddr::new(from, 20_000 + flow), to);
             // One in ten twice, somewhere.
             packets.extend(all.iter().filter(|_| random.one_in(10)).cloned().collect::<Vec<_>>());
             packets.extend(all);
@@ -147,7 +159,7 @@ fn every_datagram_arrives(client: &Netns, server: &Container, from: IpAddr, to: 
         assert_eq!(
             whole.len(),
             usize::from(FLOWS),
-            "datagrams of ids up to {id} that arrived, of {} packets",
+            "datagrams to {to} that arrived, of {} packets",
             packets.len()
         );
     });
@@ -162,6 +174,14 @@ fn make_patient(server: &Netns) {
     server.set_sysctl("net/ipv4/ipfrag_max_dist", "0");
 }
 
+fn vips() -> [IpAddr; 2] {
+    [vip(1).into(), vip6(1).into()]
+}
+
+fn outside() -> [IpAddr; 2] {
+    [outside_address().into(), outside_address6().into()]
+}
+
 #[test]
 fn fragments_arrive_in_any_order() {
     let cluster = Cluster::dual(1);
@@ -172,8 +192,91 @@ fn fragments_arrive_in_any_order() {
     let backends: [IpAddr; 2] = [server.address.into(), server.address6.unwrap().into()];
     cluster.manifests().service(&service, &service.slice(&backends));
     cluster.wait_converged();
-    every_datagram_arrives(&client.netns, &server, client.address.into(), vip(1).into());
-    every_datagram_arrives(&client.netns, &server, client.address6.unwrap().into(), vip6(1).into());
+    for (own, vip) in client.addresses().into_iter().zip(vips()) {
+        every_datagram_arrives(&client.netns, &server.netns, own, SocketAddr::new(vip, 53));
+    }
+}
+
+/// Those of answers too, of which nothing but their flow tells that they are some:
+/// to a container, and to who sees a node's address instead.
+#[test]
+fn answers_in_fragments_arrive_in_any_order() {
+    let cluster = Cluster::dual(2);
+    let client = cluster.nodes[0].container("client", 3);
+    for netns in [&client.netns, &cluster.outside] {
+        make_patient(netns);
+    }
+    for (node, number) in cluster.nodes.iter().zip(1..) {
+        let server = node.container("server", 2);
+        let service = Service::new(&node.name, vip(number), &[Port::udp(53, PORT)]).dual(vip6(number));
+        cluster.manifests().service(&service, &service.slice(&server.addresses()));
+        cluster.wait_converged();
+        let vips = [IpAddr::from(vip(number)), vip6(number).into()];
+        for (own, vip) in server.addresses().into_iter().zip(vips) {
+            for netns in [&client.netns, &cluster.outside] {
+                every_answer_arrives(netns, &server.netns, own, SocketAddr::new(vip, 53));
+            }
+        }
+    }
+}
+
+fn every_answer_arrives(client: &Netns, server: &Netns, own: IpAddr, vip: SocketAddr) {
+    let socket = roomy(server, PORT);
+    Random::rounds(Duration::from_secs(1), |random| {
+        let clients: Vec<UdpSocket> = (0..20).map(|_| roomy(client, 0)).collect();
+        let mut packets = Vec::new();
+        for client in &clients {
+            client.send_to(b"question", mapped(vip)).unwrap();
+            let (_, peer) = socket.recv_from(&mut [0; 16]).unwrap();
+            let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+            let all = fragments(SocketAddr::new(own, PORT), peer);
+            packets.extend(all.into_iter().map(|packet| (packet, peer)));
+        }
+        random.shuffle(&mut packets);
+        server.run(|| packets.iter().for_each(|(packet, to)| send(std::slice::from_ref(packet), *to)));
+        let mut buffer = vec![0; 65_536];
+        for client in &clients {
+            let (length, from) = client.recv_from(&mut buffer).unwrap_or_else(|error| {
+                panic!("an answer from {vip} to {}: {error}", client.local_addr().unwrap())
+            });
+            assert_eq!(from, mapped(vip));
+            assert!(buffer[..length] == payload(PORT), "an answer from {vip} was altered");
+        }
+    });
+}
+
+/// As a socket of both families has it.
+fn mapped(at: SocketAddr) -> SocketAddr {
+    match at.ip() {
+        IpAddr::V4(address) => SocketAddr::new(address.to_ipv6_mapped().into(), at.port()),
+        IpAddr::V6(_) => at,
+    }
+}
+
+/// To a container's own address, and to a node's, where it is served and where not.
+#[test]
+fn fragments_to_no_service_arrive_in_any_order() {
+    let cluster = Cluster::dual(1);
+    let (node, server) = (&cluster.nodes[0], cluster.nodes[0].container("server", 2));
+    let addresses: [IpAddr; 2] = [node_address(0).into(), node_address6(0).into()];
+    let given = format!("externalIPs: [\"{}\", \"{}\"]", addresses[0], addresses[1]);
+    let service = Service::new("udp", vip(1), &[Port::udp(53, PORT).at_node(30_053)]).dual(vip6(1));
+    cluster
+        .manifests()
+        .service(&service.clone().with("type: NodePort").with(&given), &service.slice(&server.addresses()));
+    cluster.wait_converged();
+    for netns in [&server.netns, &node.netns] {
+        make_patient(netns);
+    }
+    for (index, own) in outside().into_iter().enumerate() {
+        for (netns, to, port) in [
+            (&server.netns, server.addresses()[index], PORT),
+            (&node.netns, addresses[index], PORT),
+            (&server.netns, addresses[index], 30_053),
+        ] {
+            every_datagram_arrives(&cluster.outside, netns, own, SocketAddr::new(to, port));
+        }
+    }
 }
 
 /// SVC-20: each fragment gets an outer header of its own, and loses it.
@@ -189,8 +292,59 @@ fn fragments_in_outer_headers_arrive_in_any_order() {
     let backends: [IpAddr; 2] = [server.address.into(), server.address6.unwrap().into()];
     cluster.manifests().service(&service, &service.slice(&backends));
     cluster.wait_converged();
-    every_datagram_arrives(&cluster.outside, &server, outside_address().into(), vip(1).into());
-    every_datagram_arrives(&cluster.outside, &server, outside_address6().into(), vip6(1).into());
+    for (own, vip) in outside().into_iter().zip(vips()) {
+        every_datagram_arrives(&cluster.outside, &server.netns, own, SocketAddr::new(vip, 53));
+    }
     let unwrapped = cluster.nodes[1].agent().counters()["decapsulated"];
     assert!(unwrapped > u64::from(FLOWS) * (LENGTH / PIECE) as u64, "{unwrapped} outer headers");
+}
+
+/// Those of TCP: what a client sends that lets routers cut its segments. (Those of
+/// IPv6 do not.)
+#[test]
+fn segments_that_a_router_has_cut_arrive() {
+    for mut cluster in [Cluster::xdp(2), Cluster::dual(2)] {
+        let hop = Hop::behind(&mut cluster.switch, 1280);
+        cluster.nodes.iter().for_each(|node| hop.reach_from(&node.netns));
+        link::route(&hop.near, "10.96.0.0/16", &format!("via {}", node_address(0)));
+        // Here the source is kept, there it is the node's.
+        let servers = [cluster.nodes[0].container("near", 2), cluster.nodes[1].container("far", 2)];
+        for (number, server) in (1..).zip(&servers) {
+            let service = Service::new(&server.name, vip(number), &[Port::tcp(80, 8080)]);
+            cluster.manifests().service(&service, &service.slice(&[server.address]));
+        }
+        cluster.wait_converged();
+        let bytes = bytes(10 << 20);
+        let seen = [hop.far_address(), node_address(0)];
+        for ((number, server), seen) in (1..).zip(&servers).zip(seen) {
+            let arrived = sink(&server.netns, 8080);
+            let cut = fragments_made(&hop.beyond);
+            let to = SocketAddr::new(vip(number).into(), 80);
+            hop.far.run(|| {
+                let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+                Fragments::Allowed.set(&socket, false);
+                socket.connect_timeout(&to.into(), PATIENCE).unwrap();
+                let mut stream = TcpStream::from(socket);
+                stream.set_write_timeout(Some(PATIENCE)).unwrap();
+                stream.write_all(&bytes).unwrap_or_else(|error| panic!("to {to}: {error}"));
+            });
+            let (peer, length, right) = arrived.recv_timeout(PATIENCE).unwrap();
+            assert_eq!(
+                (peer.ip().to_canonical(), length, right),
+                (seen.into(), bytes.len(), true),
+                "to {to}"
+            );
+            let cut = fragments_made(&hop.beyond) - cut;
+            assert!(cut > 10_000, "only {cut} fragments on the way to {to}");
+        }
+    }
+}
+
+/// How many a router has made (RFC 4293, ipSystemStatsOutFragCreates).
+fn fragments_made(router: &Netns) -> u64 {
+    let text = router.run(|| std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap());
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Ip: "));
+    let [names, values] = [lines.next().unwrap(), lines.next().unwrap()];
+    let mut of = names.split(' ').zip(values.split(' '));
+    of.find(|(name, _)| *name == "FragCreates").unwrap().1.parse().unwrap()
 }

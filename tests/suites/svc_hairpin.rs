@@ -16,7 +16,13 @@ const REQUESTS: u64 = 1000;
 
 #[test]
 fn a_container_reaches_itself_through_its_service() {
-    let cluster = Cluster::dual(1);
+    // With programs on sockets, and without.
+    for cluster in [Cluster::dual(1), Cluster::configured(1, "host_services = false\n")] {
+        reaches_itself(&cluster);
+    }
+}
+
+fn reaches_itself(cluster: &Cluster) {
     let own = cluster.nodes[0].container("own", 2);
     let _server = Server::start(&own.netns, "own", 8080);
     let service = Service::new("own", vip(1), &[Port::tcp(80, 8080), Port::udp(53, 8080)]).dual(vip6(1));

@@ -1,6 +1,7 @@
 //! SVC-13: does path MTU discovery work through a service? A client behind a
 //! link of 1280 bytes fetches 10 MB; the router's error about the service's
-//! packets reaches the backend, and tells it of packets that it has sent.
+//! packets reaches the backend, and tells it of packets that it has sent. A
+//! client that sends 10 MB to a backend behind such a link hears of it likewise.
 
 use std::{
     io::{Read, Write},
@@ -10,6 +11,7 @@ use std::{
 
 use causeway_testkit::{
     capture::Capture,
+    direct::{bytes, sink},
     frame::{Body, Frame, Message},
     hop::Hop,
     link::{path_mtu, route},
@@ -83,5 +85,38 @@ fn a_service_learns_the_path_of_its_clients() {
         assert_eq!(error.packet.dst, backend);
         assert_eq!((quote.packet.src, quote.packet.dst), (backend, far));
         assert_eq!(quote.packet.ports().map(|(from, _)| from), Some(8080));
+    }
+}
+
+/// From a container under its own address, and from outside under the node's.
+#[test]
+fn clients_learn_the_path_to_backends() {
+    for mut cluster in [Cluster::xdp(1), Cluster::dual(1)] {
+        let hop = Hop::behind(&mut cluster.switch, NARROW);
+        let node = &cluster.nodes[0];
+        hop.reach_from(&node.netns);
+        route(&hop.near, &node.pod_cidr(), &format!("via {}", node_address(0)));
+        route(&hop.near, &node.pod_cidr6(), &format!("via {}", node_address6(0)));
+        let client = node.container("client", 3);
+        let service = Service::new("far", vip(1), &[Port::tcp(80, 8080)]).dual(vip6(1));
+        let backends: [IpAddr; 2] = [hop.far_address().into(), hop.far_address6().into()];
+        cluster.manifests().service(&service, &service.slice(&backends));
+        cluster.wait_converged();
+        let arrived = sink(&hop.far, 8080);
+        let bytes = bytes(LENGTH);
+        let nodes = [node_address(0).into(), node_address6(0).into()];
+        for (netns, seen) in [(&client.netns, client.addresses()), (&cluster.outside, nodes)] {
+            for (vip, seen) in [IpAddr::from(vip(1)), vip6(1).into()].into_iter().zip(seen) {
+                let to = SocketAddr::new(vip, 80);
+                netns.run(|| {
+                    let mut stream = TcpStream::connect_timeout(&to, PATIENCE).unwrap();
+                    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+                    stream.write_all(&bytes).unwrap_or_else(|error| panic!("to {to}: {error}"));
+                });
+                let (peer, length, right) = arrived.recv_timeout(PATIENCE).unwrap();
+                assert_eq!((peer.ip().to_canonical(), length, right), (seen, LENGTH, true), "to {to}");
+                assert_eq!(netns.run(|| path_mtu(netns, vip)), Some(NARROW), "to {to}");
+            }
+        }
     }
 }

@@ -174,7 +174,7 @@ fn who_comes_from_outside_finds_a_port_a_range_and_all_ports_apart() {
 
 #[test]
 fn a_range_leads_to_the_port_asked_for_and_not_beside_it() {
-    let rig = Rig::new(&[9_999, 10_000, 35_000, 60_000, 60_001, 7_000, 7_010, 7_011]);
+    let mut rig = Rig::new(&[9_999, 10_000, 35_000, 60_000, 60_001, 7_000, 7_010, 7_011]);
     rig.serve(&media().annotated(RANGES, "7000-7010/TCP"));
     for port in [10_000, 35_000, 60_000] {
         rig.leads(port, Udp, port);
@@ -194,7 +194,6 @@ fn a_range_leads_to_the_port_asked_for_and_not_beside_it() {
         let at = frontend(six, 35_000);
         requests(&rig.server.netns, at, 3, Udp).assert_clean(3, at);
     }
-    let mut rig = rig;
     rig.cluster.nodes[0].agent_mut().kill9();
     rig.leads(10_000, Udp, 10_000);
     rig.cluster.nodes[0].agent_mut().restart();
@@ -213,28 +212,33 @@ fn fifty_thousand_ports_are_one_entry_programmed_at_once() {
     rig.cluster.manifests().slice(&service.slice(&rig.backends()));
     rig.cluster.wait_converged();
     let (before, table) = (rig.map_bytes(), rig.pinned().hash_map("PORT_RANGES_V6"));
-    let begun = Instant::now();
-    rig.write(&service);
-    // The last that is written; the pauses are a fraction of what is measured.
-    while Table::of(&table).keys().is_empty() {
-        assert!(begun.elapsed() < PATIENCE, "never programmed");
-        thread::sleep(Duration::from_micros(200));
-    }
-    let seen = begun.elapsed();
-    rig.cluster.wait_converged();
+    // The best of some: a row says how soon it can be, not how busy the machine is.
+    let times = (0..5).map(|_| {
+        let begun = Instant::now();
+        rig.write(&service);
+        // The last that is written; the pauses are a fraction of what is measured.
+        while Table::of(&table).keys().is_empty() {
+            assert!(begun.elapsed() < PATIENCE, "never programmed");
+            thread::sleep(Duration::from_micros(200));
+        }
+        let seen = begun.elapsed();
+        rig.cluster.wait_converged();
+        let applied = Duration::from_micros(rig.cluster.nodes[0].agent().status().last_apply_micros);
+        rig.cluster.manifests().remove("media.service.yaml");
+        rig.cluster.wait_converged();
+        (applied, seen)
+    });
+    let (applied, seen) = times.min().unwrap();
+    rig.serve(&service);
     let delta = rig.map_bytes() - before;
-    let applied = Duration::from_micros(rig.cluster.nodes[0].agent().status().last_apply_micros);
     println!(
         "10000-60000/UDP over two families: {seen:?} from the file to its row in the kernel, {applied:?} from the \
          event to all of it read back; {delta} bytes of maps"
     );
-    for map in ["PORT_RANGES_V4", "PORT_RANGES_V6"] {
-        assert_eq!(rig.rows(map), 1, "{map}");
-    }
-    for map in ["FRONTENDS_V4", "FRONTENDS_V6"] {
-        assert_eq!(rig.rows(map), 1, "{map}: the marker of the address");
-    }
-    assert!(applied < Duration::from_millis(100) && seen < Duration::from_secs(1));
+    // A frontend is the marker of the address.
+    let maps = ["PORT_RANGES_V4", "PORT_RANGES_V6", "FRONTENDS_V4", "FRONTENDS_V6"];
+    assert_eq!(maps.map(|map| rig.rows(map)), [1; 4]);
+    assert!(applied < Duration::from_millis(5) && seen < Duration::from_secs(1));
     assert!((1..4096).contains(&delta), "{delta} bytes");
     rig.leads(10_000, Udp, 10_000);
 }

@@ -34,7 +34,10 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        let cluster = Cluster::dual(2);
+        Self::of(Cluster::dual(2))
+    }
+
+    fn of(cluster: Cluster) -> Self {
         let servers = cluster.servers(2, 8080);
         let clients =
             cluster.nodes.iter().map(|node| node.container(&format!("c-{}", node.name), 100)).collect();
@@ -193,7 +196,12 @@ fn inside_the_nodes_own_serve_alone_if_the_service_wants_it() {
 
 #[test]
 fn policies_change_and_nothing_open_is_lost() {
-    let rig = Rig::new();
+    for cluster in [Cluster::xdp(2), Cluster::dual(2)] {
+        nothing_open_is_lost(&Rig::of(cluster));
+    }
+}
+
+fn nothing_open_is_lost(rig: &Rig) {
     let (cluster, local) = (service().with("type: NodePort"), external_local());
     rig.serve(&cluster, None);
     let interval = Duration::from_millis(10);

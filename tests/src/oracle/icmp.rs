@@ -98,8 +98,10 @@ fn translated_error(
     out[if packet.is_v6() { 21 } else { 22 }] -= 1;
     readdress(&mut out, 14, from.ip(), to.ip());
     readdress(&mut out, quote_at, answers.dst.ip(), answers.src.ip());
-    put(&mut out, quote.l4, answers.dst.port());
-    put(&mut out, quote.l4 + 2, answers.src.port());
+    put(&mut out, quote.names, answers.dst.port());
+    if quote.names == quote.l4 {
+        put(&mut out, quote.l4 + 2, answers.src.port());
+    }
     Ok(sent(out, way))
 }
 
