@@ -34,6 +34,14 @@ impl Rounds {
             false => Self { count: 12, length: Duration::from_millis(600) },
         }
     }
+
+    pub fn conditions(&self) -> String {
+        format!(
+            "Client, server and softirq on CPU 0; {} interleaved rounds of {} ms; medians.",
+            self.count,
+            self.length.as_millis()
+        )
+    }
 }
 
 /// A row for each variant, with its ratios to the one called `reference`, where
@@ -45,12 +53,7 @@ pub fn compare(
     workloads: &[Workload],
     rounds: &Rounds,
 ) -> Result<Report> {
-    let conditions = format!(
-        "Client, server and softirq on CPU 0; {} interleaved rounds of {} ms; medians, \
-         ratios within a round to \"{reference}\".",
-        rounds.count,
-        rounds.length.as_millis()
-    );
+    let conditions = format!("{} Ratios within a round to \"{reference}\".", rounds.conditions());
     let columns: Vec<String> = workloads
         .iter()
         .flat_map(|workload| [workload.unit().to_owned(), "ratio".to_owned(), "p50 / p99 µs".to_owned()])
@@ -81,14 +84,16 @@ pub fn compare(
     Ok(report)
 }
 
+/// What a variant did, by round; latencies in µs.
 #[derive(Default, Clone)]
-struct Series {
-    rates: Vec<f64>,
-    p50: Vec<f64>,
-    p99: Vec<f64>,
+pub struct Series {
+    pub rates: Vec<f64>,
+    pub p50: Vec<f64>,
+    pub p99: Vec<f64>,
 }
 
-fn interleave(variants: &[Variant], workload: Workload, rounds: &Rounds) -> Result<Vec<Series>> {
+/// Runs one workload over all of them, forth and back.
+pub fn interleave(variants: &[Variant], workload: Workload, rounds: &Rounds) -> Result<Vec<Series>> {
     let mut series = vec![Series::default(); variants.len()];
     // The first round warms up and is thrown away.
     for round in 0..=rounds.count {

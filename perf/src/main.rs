@@ -5,16 +5,32 @@ mod attach;
 mod compare;
 mod docker;
 mod load;
+mod machine;
 mod memory;
 mod micro;
 mod path;
+mod peers;
+mod plot;
 mod policy;
 mod program;
+mod report;
+mod routed;
+mod rules;
+mod scale;
 mod stats;
 mod stock;
+mod versus;
 mod watch;
 
+use std::{fs, path::PathBuf};
+
+use anyhow::Context;
 use clap::{Parser, Subcommand};
+
+use self::machine::Ticks;
+
+/// More than this of the CPUs' time for other guests, and figures are none.
+const STOLEN: f64 = 0.01;
 
 #[derive(Parser)]
 #[command(name = "causeway-perf", about = "Benchmarks of Causeway: ratios from one run, never a lone time")]
@@ -27,6 +43,9 @@ struct Arguments {
     /// Print the raw figures as JSON instead of a table.
     #[arg(long, global = true)]
     json: bool,
+    /// Write the tables, the raw figures and plots to this directory, too.
+    #[arg(long, global = true, value_name = "DIRECTORY")]
+    write: Option<PathBuf>,
 }
 
 #[derive(Subcommand, Clone)]
@@ -38,6 +57,13 @@ enum What {
     Path(path::Selection),
     /// The same, with 1,000 policy rules for each end and with none.
     Policy,
+    /// A container calls a service: ours, kube-proxy's iptables and nftables, haproxy,
+    /// docker-proxy, and no VIP at all; one CPU for all.
+    Versus(versus::Scale),
+    /// Connections to one of ever more services: ours, and kube-proxy's.
+    Scale,
+    /// From nothing and by one change: ours, kube-proxy's iptables and nftables.
+    Rules(versus::Scale),
     /// Cold start with 10,000 services x 5 backends, one change, memory.
     Program,
     /// ADD and DEL of containers by the CNI plugin, one at a time and eight.
@@ -62,23 +88,45 @@ fn main() -> anyhow::Result<()> {
         What::Docker,
         What::Path(path::Selection::default()),
         What::Policy,
+        What::Versus(versus::Scale::default()),
+        What::Scale,
+        What::Rules(versus::Scale::default()),
     ];
+    if let Some(directory) = &arguments.write {
+        fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
+    }
+    let whole = arguments.what.is_none();
     let chosen = arguments.what.map_or_else(|| all.into(), |what| vec![what]);
+    let (ticks, mut reports) = (Ticks::now()?, Vec::new());
     for what in chosen {
+        let quick = arguments.quick;
         let report = match what {
-            What::Attach => attach::run(arguments.quick)?,
-            What::Docker => docker::run(arguments.quick)?,
-            What::Micro => micro::run(arguments.quick)?,
-            What::Path(selection) => path::run(arguments.quick, &selection)?,
-            What::Policy => policy::run(arguments.quick)?,
-            What::Program => program::run(arguments.quick)?,
-            What::Watch => watch::run(arguments.quick)?,
+            What::Attach => attach::run(quick)?,
+            What::Docker => docker::run(quick)?,
+            What::Micro => micro::run(quick)?,
+            What::Path(selection) => path::run(quick, &selection)?,
+            What::Policy => policy::run(quick)?,
+            What::Program => program::run(quick)?,
+            What::Rules(scale) => rules::run(quick, scale.services)?,
+            What::Scale => scale::run(quick, arguments.write.as_deref())?,
+            What::Versus(scale) => versus::run(quick, &scale)?,
+            What::Watch => watch::run(quick)?,
         };
         if arguments.json {
             println!("{}", serde_json::to_string_pretty(&report)?);
         } else {
             println!("{report}");
         }
+        reports.push(report);
+    }
+    let stolen = ticks.stolen_since()?;
+    if stolen > STOLEN {
+        eprintln!("{:.1}% of the CPUs' time was other guests': measure again", stolen * 100.0);
+    }
+    if let Some(directory) = &arguments.write {
+        let command = if whole { "cargo xtask bench" } else { "a part of cargo xtask bench" };
+        report::write(directory, command, stolen, &reports)?;
+        eprintln!("written: {}", directory.join(report::TEXT).display());
     }
     Ok(())
 }

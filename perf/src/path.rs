@@ -2,15 +2,14 @@
 
 use anyhow::Result;
 use causeway_testkit::{
-    link,
     manifest::{Port, Service},
-    netns::Netns,
     topology::{Cluster, Container, Node, vip},
 };
 
 use crate::{
     compare::{Rounds, Variant, compare},
     load::{self, Workload},
+    routed::{self, Routed},
     stats::Report,
 };
 
@@ -18,13 +17,6 @@ use crate::{
 const MANY: u32 = 10_000;
 /// The variant that ratios refer to.
 const REFERENCE: &str = "kernel routing, no VIP";
-
-/// Two containers routed by the kernel: what a veth costs without us.
-struct Routed {
-    client: Netns,
-    _server: Netns,
-    _router: Netns,
-}
 
 /// What to run of it: everything, or one variant for as long as a profiler
 /// needs.
@@ -60,13 +52,13 @@ pub fn run(quick: bool, selection: &Selection) -> Result<Report> {
     let (many_client, many_server) = pair(&cluster.nodes[1])?;
     // A client of its own: its ports must not meet those used through the VIP.
     let direct_client = cluster.nodes[1].container("direct", 4);
-    let routed = routed()?;
+    let routed = Routed::new()?;
     let mut variants = vec![
         Variant { name: "VIP, 10,000 services", client: &many_client.netns, to: vip(1) },
         Variant { name: "VIP, 1 service", client: &few_client.netns, to: vip(1) },
         Variant { name: "no VIP, 10,000 services", client: &direct_client.netns, to: many_server.address },
         Variant { name: "VIP, 10,000 services, again (A/A)", client: &many_client.netns, to: vip(1) },
-        Variant { name: REFERENCE, client: &routed.client, to: [10, 1, 2, 2].into() },
+        Variant { name: REFERENCE, client: &routed.client, to: routed::SERVER },
         Variant { name: "loopback", client: &many_server.netns, to: [127, 0, 0, 1].into() },
     ];
     variants.retain(|variant| selection.has(variant));
@@ -75,7 +67,7 @@ pub fn run(quick: bool, selection: &Selection) -> Result<Report> {
 
 /// The measured service at `vip(1)` over the node's one server, and as many
 /// others beside it as make `count`.
-fn write_services(node: &Node, count: u32) {
+pub fn write_services(node: &Node, count: u32) {
     let ports: Vec<Port> = Workload::ALL
         .iter()
         .map(|workload| Port {
@@ -102,21 +94,4 @@ pub fn pair(node: &Node) -> Result<(Container, Container)> {
     let client = node.container("client", 3);
     load::serve(&server.netns)?;
     Ok((client, server))
-}
-
-fn routed() -> Result<Routed> {
-    let (router, client, server) = (Netns::new(), Netns::new(), Netns::new());
-    router.set_sysctl("net/ipv4/ip_forward", "1");
-    let sides = [(&client, "r1", "10.1.1.2", "10.1.1.1"), (&server, "r2", "10.1.2.2", "10.1.2.1")];
-    for (netns, port, address, gateway) in sides {
-        link::pair(netns, "eth0", &router, port);
-        link::address(netns, "eth0", &format!("{address}/32"));
-        link::address(&router, port, &format!("{gateway}/32"));
-        link::route(&router, &format!("{address}/32"), &format!("dev {port}"));
-        link::route(netns, &format!("{gateway}/32"), "dev eth0 scope link");
-        link::route(netns, "default", &format!("via {gateway} onlink dev eth0"));
-    }
-    causeway_testkit::topology::widen(&client);
-    load::serve(&server)?;
-    Ok(Routed { client, _server: server, _router: router })
 }

@@ -28,17 +28,8 @@ pub fn run(quick: bool) -> Result<Report> {
     let json = cold_starts(&mut cluster, "services.json", &json(), rounds);
     cluster.start();
     let agent = cluster.nodes[0].agent();
-    let mut changes = Vec::new();
-    let measured = Service::new("measured", vip(200), &[Port::tcp(80, 8080)]);
-    for round in 0..rounds * 5 {
-        let backend = cluster.nodes[0].pod_address(50 + (round % 7) as u8);
-        let before = agent.status().applied_revision;
-        cluster.manifests().service(&measured, &measured.slice(&[backend]));
-        let status = agent.wait_status("the change applied", Duration::from_secs(5), |status| {
-            status.applied_revision > before && status.converged
-        });
-        changes.push(status.last_apply_micros as f64);
-    }
+    let changes = (0..rounds * 5).map(|round| one_change(&cluster, 50 + (round % 7) as u8));
+    let changes: Vec<f64> = changes.collect();
     let memory = memory::of(agent.pid())?;
 
     let conditions = format!("{SERVICES} services x {BACKENDS} backends, {rounds} rounds, medians.");
@@ -75,6 +66,34 @@ fn cold_starts(cluster: &mut Cluster, file: &str, text: &str, rounds: u32) -> Ve
             status.start_micros as f64 / 1e3
         })
         .collect()
+}
+
+/// Milliseconds from the agent's first line, and from the event of one change, until
+/// all of so many services is read back: a node of its own.
+pub fn programmed(services: u32, endpoints: u32) -> (f64, f64) {
+    let mut cluster = Cluster::new(1);
+    let items: Vec<Value> = stock::objects(services, endpoints).collect();
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
+    cluster.manifests().write("services.json", &list.to_string());
+    cluster.start();
+    let agent = cluster.nodes[0].agent();
+    let status = agent.wait_status("the first read-back", Duration::from_secs(60), |status| {
+        status.start_micros > 0 && status.services as u32 >= services
+    });
+    (status.start_micros as f64 / 1e3, one_change(&cluster, 50) / 1e3)
+}
+
+/// Microseconds from the event, that a service has another backend, until it is read
+/// back.
+fn one_change(cluster: &Cluster, backend: u8) -> f64 {
+    let (node, agent) = (&cluster.nodes[0], cluster.nodes[0].agent());
+    let measured = Service::new("measured", vip(200), &[Port::tcp(80, 8080)]);
+    let before = agent.status().applied_revision;
+    cluster.manifests().service(&measured, &measured.slice(&[node.pod_address(backend)]));
+    let status = agent.wait_status("the change applied", Duration::from_secs(5), |status| {
+        status.applied_revision > before && status.converged
+    });
+    status.last_apply_micros as f64
 }
 
 fn yaml() -> String {

@@ -12,6 +12,9 @@ pub struct Report {
     pub conditions: String,
     pub columns: Vec<String>,
     pub rows: Vec<Row>,
+    /// Files of plots.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub plots: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -23,7 +26,7 @@ pub struct Row {
 impl Report {
     pub fn new(title: &str, conditions: String, columns: &[&str]) -> Self {
         let columns = columns.iter().map(ToString::to_string).collect();
-        Self { title: title.into(), conditions, columns, rows: Vec::new() }
+        Self { title: title.into(), conditions, columns, rows: Vec::new(), plots: Vec::new() }
     }
 
     pub fn row(&mut self, name: &str, cells: Vec<String>) {

@@ -9,7 +9,7 @@ use xshell::{Shell, cmd};
 use crate::{ebpf, paths};
 
 /// Packages of Debian 12, and what each is for.
-const PACKAGES: [(&str, &str); 18] = [
+const PACKAGES: [(&str, &str); 19] = [
     ("rustc-web", "a rustc that knows the BPF target"),
     ("libstd-rust-web-dev-bpf", "its `core` for the BPF target"),
     ("llvm-22-dev", "to build bpf-linker against an LLVM as new as that rustc"),
@@ -17,8 +17,9 @@ const PACKAGES: [(&str, &str); 18] = [
     ("libzstd-dev", "for the same"),
     ("zlib1g-dev", "for the same"),
     ("iproute2", "namespaces and links of the tests"),
-    ("iptables", "to check that we leave its tables empty"),
-    ("nftables", "to check that we leave its tables empty"),
+    ("iptables", "to check that we leave its tables empty, and to be measured beside"),
+    ("nftables", "to check that we leave its tables empty, and to be measured beside"),
+    ("haproxy", "to be measured beside; its service is not started"),
     ("conntrack", "to check that we leave its table empty"),
     ("bpftool", "to look at programs and maps"),
     ("systemd", "to check the unit of the agent"),
