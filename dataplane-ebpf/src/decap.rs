@@ -111,7 +111,7 @@ fn leave<A: Refuse>(ctx: &TcContext, loose: &mut Loose<A>, address: A, dry: bool
     if loose.part == Part::Later {
         return match fragment::find(loose, ctx.ifindex()) {
             Some(_) => Step::Slow,
-            None => Step::End(fragment::hold(ctx, loose, dry)),
+            None => Step::End(fragment::hold(ctx, loose, true, dry)),
         };
     }
     let is_echo = loose.packet.key.protocol == A::ICMP && matches!(icmp::name_echo(ctx, loose), Some(true));

@@ -42,6 +42,8 @@ pub enum Step<A: 'static> {
     Tunnel,
     /// To no service: between containers, nodes and the world.
     Plain,
+    /// Another fragment of such a packet, whose first one has been let pass.
+    Follow,
     /// A first fragment for which others wait.
     Release,
     End(Verdict),
@@ -53,11 +55,13 @@ pub fn decide<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>) -> S
     let ifindex = ctx.ifindex();
     let later = loose.part == Part::Later && flow::is_tracked(loose.packet.key.protocol);
     let has_flow = later || loose.part == Part::Later && loose.packet.key.protocol == A::ICMP;
-    if has_flow && let Some(went) = fragment::find(loose, ifindex) {
-        return match went {
-            Went::By(flow) => Step::Translate(flow),
-            Went::Plainly => Step::Plain,
-        };
+    if has_flow {
+        match fragment::find(loose, ifindex) {
+            Some(Went::By(flow)) => return Step::Translate(flow),
+            // The sender may have lost its address meanwhile.
+            Some(Went::Plainly) if !is_spoofed(ctx, side, loose) => return Step::Follow,
+            _ => {}
+        }
     }
     if !dry && fragment::is_awaited(loose) {
         return Step::Release;
@@ -154,11 +158,10 @@ fn is_service_address<A: Family>(address: A) -> bool {
 /// known, or not.
 #[inline(always)]
 fn early<A: Refuse>(ctx: &TcContext, side: Side, loose: &Loose<A>, awaits: bool, dry: bool) -> Step<A> {
-    let key = &loose.packet.key;
-    if !awaits && (key.protocol == protocol::SCTP || !fragment::may_be_answer(side, key.dst)) {
+    if !awaits && !fragment::may_be_answer(side, &loose.packet.key) {
         return Step::Plain;
     }
-    let verdict = fragment::hold(ctx, loose, dry);
+    let verdict = fragment::hold(ctx, loose, awaits, dry);
     if !dry && fragment::find(loose, ctx.ifindex()).is_some() {
         // The first one went by on another CPU meanwhile, and saw nobody wait.
         return Step::Release;

@@ -1,12 +1,14 @@
 //! Where do fragments without ports go? Where their first one went. Those that
 //! come before it wait, in bounded memory, and are sent in anew behind it.
 
+use core::sync::atomic::{Ordering, compiler_fence};
+
 use aya_ebpf::{
     bindings::BPF_F_INGRESS,
     helpers::{bpf_clone_redirect, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes},
     programs::TcContext,
 };
-use causeway_schema::{Flow, Verdict, hash};
+use causeway_schema::{Flow, FlowKey, Verdict, hash, protocol};
 
 use crate::{
     deliver,
@@ -23,8 +25,10 @@ pub const DATAGRAMS: u32 = 8192;
 const WAYS: u32 = 4;
 /// Datagrams for which fragments can wait.
 pub const QUEUES: u32 = 512;
-/// Fragments that can wait at a time; a power of two.
-pub const WAITING: u32 = 2048;
+/// Fragments that can wait at a time; a power of two. One half is for those that
+/// have to, the other for those of which only their first one will tell: whoever
+/// fills the latter takes nothing from the former.
+pub const WAITING: u32 = 4096;
 /// Fragments of one datagram that can wait: 64 KiB in packets of 1,400 bytes,
 /// and some that came twice.
 pub const PER_DATAGRAM: usize = 64;
@@ -51,9 +55,9 @@ pub struct Datagram<A> {
 #[repr(C)]
 pub struct Routed<A> {
     datagram: Datagram<A>,
-    /// If `is_plain`, nothing but the interface that it came by.
     flow: Flow<A>,
-    is_plain: u32,
+    /// The interface that it came by, if it went as it was; else 0.
+    plain_by: u32,
     /// Kernel ticks (low 32 bits of jiffies) when the first one came.
     since: u32,
 }
@@ -89,11 +93,20 @@ impl<A: Family> Datagram<A> {
 #[repr(C)]
 pub struct Queue {
     count: u32,
+    /// Kernel ticks (low 32 bits of jiffies) when the last one came.
+    since: u32,
     slots: [u16; PER_DATAGRAM],
 }
 
 impl Queue {
-    pub const EMPTY: Queue = Queue { count: 0, slots: [0; PER_DATAGRAM] };
+    pub const EMPTY: Queue = Queue { count: 0, since: 0, slots: [0; PER_DATAGRAM] };
+}
+
+/// Whether two seconds are over: nobody waits longer, and who comes then with the
+/// same number is of another datagram.
+#[inline(always)]
+fn is_over(since: u32) -> bool {
+    flow::now().wrapping_sub(since) > maps::TICKS_PER_SECOND.load() * 2
 }
 
 /// A frame that waits; `of` tells whose it is, should the slot be taken by
@@ -130,13 +143,17 @@ pub fn remember<A: Family>(loose: &Loose<A>, flow: Option<&Flow<A>>, ifindex: u3
     if let Some(routed) = oldest {
         // SAFETY: as above.
         let row = unsafe { &mut *routed };
-        row.datagram = datagram;
+        // Nobody's, until all of it is there.
+        row.datagram.protocol = u32::MAX;
+        compiler_fence(Ordering::SeqCst);
         row.since = now;
-        row.is_plain = u32::from(flow.is_none());
+        row.plain_by = 0;
         match flow {
             Some(flow) => row.flow = *flow,
-            None => row.flow.ingress = ifindex as u16,
+            None => row.plain_by = ifindex,
         }
+        compiler_fence(Ordering::SeqCst);
+        row.datagram = datagram;
     }
 }
 
@@ -144,9 +161,10 @@ pub fn remember<A: Family>(loose: &Loose<A>, flow: Option<&Flow<A>>, ifindex: u3
 /// it shows: one that comes before its first one had better wait for it. What
 /// goes through this node between others is none of ours.
 #[inline(always)]
-pub fn may_be_answer<A: Family>(side: Side, dst: A) -> bool {
-    let is_own = dst == A::node() && dst != A::UNSPECIFIED;
-    side == Side::Container || is_own || deliver::endpoint(dst).is_some()
+pub fn may_be_answer<A: Family>(side: Side, key: &FlowKey<A>) -> bool {
+    let is_own = key.dst == A::node() && key.dst != A::UNSPECIFIED;
+    matches!(key.protocol, protocol::TCP | protocol::UDP)
+        && (side == Side::Container || is_own || deliver::endpoint(key.dst).is_some())
 }
 
 /// Where the first fragment of this one's datagram went.
@@ -156,8 +174,14 @@ pub fn find<A: Family>(loose: &Loose<A>, ifindex: u32) -> Option<Went<A>> {
     for place in datagram.places() {
         // SAFETY: as in `remember`.
         let routed = unsafe { &*A::routed(place)? };
-        if routed.datagram == datagram && flow::comes_by(&routed.flow, ifindex) {
-            return Some(if routed.is_plain != 0 { Went::Plainly } else { Went::By(&routed.flow) });
+        if routed.datagram != datagram {
+            continue;
+        }
+        if routed.plain_by == ifindex {
+            return Some(Went::Plainly);
+        }
+        if routed.plain_by == 0 && flow::comes_by(&routed.flow, ifindex) {
+            return Some(Went::By(&routed.flow));
         }
     }
     None
@@ -166,17 +190,23 @@ pub fn find<A: Family>(loose: &Loose<A>, ifindex: u32) -> Option<Went<A>> {
 /// Whether fragments wait for this first one.
 #[inline(always)]
 pub fn is_awaited<A: Family>(loose: &Loose<A>) -> bool {
-    loose.part == Part::First && A::queue(&Datagram::of(loose)).is_some()
+    // SAFETY: the row lives as long as the map.
+    let waits = |queue: *mut Queue| !is_over(unsafe { (*queue).since });
+    loose.part == Part::First && A::queue(&Datagram::of(loose)).is_some_and(waits)
 }
 
-/// Lets a fragment wait for its first one.
+/// Lets a fragment wait for its first one. `must`: it is lost if it does not.
 #[inline(always)]
-pub fn hold<A: Family>(ctx: &TcContext, loose: &Loose<A>, dry: bool) -> Verdict {
+pub fn hold<A: Family>(ctx: &TcContext, loose: &Loose<A>, must: bool, dry: bool) -> Verdict {
     let datagram = Datagram::of(loose);
-    // SAFETY: the row lives as long as the map.
-    let full = || A::queue(&datagram).is_some_and(|queue| unsafe { (*queue).count } >= PER_DATAGRAM as u32);
+    let is_full = |queue: *mut Queue| {
+        // SAFETY: the row lives as long as the map.
+        let queue = unsafe { &*queue };
+        queue.count >= PER_DATAGRAM as u32 && !is_over(queue.since)
+    };
     let fits = ctx.len() as usize <= LONGEST;
-    if dry && fits && !full() || !dry && put(ctx, &datagram).is_some() {
+    if dry && fits && !A::queue(&datagram).is_some_and(is_full) || !dry && put(ctx, &datagram, must).is_some()
+    {
         Verdict::HeldFragment
     } else {
         Verdict::DropFragment
@@ -184,7 +214,7 @@ pub fn hold<A: Family>(ctx: &TcContext, loose: &Loose<A>, dry: bool) -> Verdict 
 }
 
 #[inline(always)]
-fn put<A: Family>(ctx: &TcContext, datagram: &Datagram<A>) -> Option<()> {
+fn put<A: Family>(ctx: &TcContext, datagram: &Datagram<A>, must: bool) -> Option<()> {
     let length = ctx.len() as usize;
     if length == 0 || length > LONGEST {
         return None;
@@ -195,11 +225,14 @@ fn put<A: Family>(ctx: &TcContext, datagram: &Datagram<A>) -> Option<()> {
     // SAFETY (this function): rows live as long as their maps. Two CPUs that
     // write to one queue may lose a fragment, as any network may.
     let queue = unsafe { &mut *A::queue(datagram)? };
+    if is_over(queue.since) {
+        queue.count = 0;
+    }
     let place = queue.count as usize;
     if place >= PER_DATAGRAM {
         return None;
     }
-    let slot = free_slot()?;
+    let slot = free_slot(must)?;
     let held = unsafe { &mut *maps::HELD.get_ptr_mut(slot)? };
     held.of = datagram.fold();
     held.length = length as u32;
@@ -213,7 +246,8 @@ fn put<A: Family>(ctx: &TcContext, datagram: &Datagram<A>) -> Option<()> {
     }
     // The verifier of Linux 6.1 has forgotten what was asked.
     queue.slots[core::hint::black_box(place) % PER_DATAGRAM] = slot as u16;
-    queue.count += 1;
+    queue.count = place as u32 + 1;
+    queue.since = held.since;
     Some(())
 }
 
@@ -226,16 +260,16 @@ fn bounded(length: u32) -> u32 {
 
 /// The next slot whose frame has left, or has waited longer than any will.
 #[inline(always)]
-fn free_slot() -> Option<u32> {
+fn free_slot(must: bool) -> Option<u32> {
     // SAFETY: as in `put`.
     let cursor = unsafe { &mut *maps::HELD_NEXT.get_ptr_mut(0)? };
-    let now = flow::now();
     for _ in 0..TRIES {
-        let slot = *cursor as u32 % WAITING;
+        let number = *cursor as u32;
         *cursor += 1;
+        let slot = number % (WAITING / 2) + if must { 0 } else { WAITING / 2 };
         // SAFETY: as in `put`.
         let held = unsafe { &*maps::HELD.get_ptr(slot)? };
-        if held.of == 0 || now.wrapping_sub(held.since) > maps::TICKS_PER_SECOND.load() {
+        if held.of == 0 || is_over(held.since) {
             return Some(slot);
         }
     }
@@ -247,14 +281,15 @@ fn free_slot() -> Option<u32> {
 #[inline(always)]
 pub fn release<A: Family>(ctx: &TcContext, loose: &Loose<A>) {
     let datagram = Datagram::of(loose);
-    let Some(queue) = A::queue(&datagram) else { return };
     // SAFETY: rows live as long as their maps, even when deleted here; the
     // context is valid for the whole run of the program.
     unsafe {
         let skb = ctx.skb.skb;
         let ifindex = (*skb).ifindex;
-        let count = (*queue).count;
+        // Whoever waited may be gone meanwhile: this one is here.
         bpf_clone_redirect(skb, ifindex, u64::from(BPF_F_INGRESS));
+        let Some(queue) = A::queue(&datagram) else { return };
+        let count = (*queue).count;
         for place in 0..PER_DATAGRAM {
             if place as u32 >= count {
                 break;

@@ -92,7 +92,8 @@ impl Icmp for V4 {
         let [src, dst] = ctx.load(at as usize + core::mem::offset_of!(Ipv4Hdr, src_addr)).ok()?;
         let payload = at + u32::from(first & 15) * 4;
         let is_later = fragment[0] & 0x1f | fragment[1] != 0;
-        (first >> 4 == 4).then_some(Quoted { src, dst, protocol, is_later, payload })
+        let is_header = first >> 4 == 4 && first & 15 >= 5;
+        is_header.then_some(Quoted { src, dst, protocol, is_later, payload })
     }
 
     #[inline(always)]

@@ -57,7 +57,7 @@ pub fn go_on<A: Refuse>(ctx: &TcContext, side: Side, loose: &mut Loose<A>, step:
         Step::Tunnel => A::TO_ENCAP,
         Step::Plain if side == Side::Uplink && loose.packet.key.protocol == A::WITHIN => A::TO_DECAP,
         Step::Plain if policy::asks(side, loose) => A::TO_POLICY,
-        Step::Plain => A::TO_CARRY,
+        Step::Plain | Step::Follow => A::TO_CARRY,
         // Counted when it comes in again.
         Step::Release => A::TO_RELEASE,
         Step::End(verdict) => return finish(ctx, side, loose, Decision::end(verdict)),
@@ -112,7 +112,8 @@ pub fn carry<A: Refuse>(ctx: &TcContext, side: Side) -> i32 {
     // SAFETY: as in `new_flow::pair`.
     let flow = unsafe { &(*pair).request };
     let decision = if loose.translated { translated(ctx, loose, flow) } else { plain(ctx, side, loose) };
-    if !decision.verdict.is_drop() && !trace::is_dry(ctx) {
+    let is_asked_for = loose.translated || fragment::may_be_answer(side, &loose.packet.key);
+    if is_asked_for && !decision.verdict.is_drop() && !trace::is_dry(ctx) {
         fragment::remember(loose, if loose.translated { Some(flow) } else { None }, ctx.ifindex());
     }
     finish(ctx, side, loose, decision)

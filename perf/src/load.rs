@@ -57,6 +57,14 @@ pub fn pin(cpu: usize) -> nix::Result<()> {
     sched_setaffinity(Pid::from_raw(0), &set)
 }
 
+/// Leaves the calling thread to all CPUs again.
+pub fn unpin() -> nix::Result<()> {
+    let mut set = CpuSet::new();
+    // Those that are not there are passed over.
+    (0..CpuSet::count()).try_for_each(|cpu| set.set(cpu))?;
+    sched_setaffinity(Pid::from_raw(0), &set)
+}
+
 /// Starts the three servers in a namespace; they end with the process.
 pub fn serve(netns: &Netns) -> io::Result<()> {
     for workload in Workload::ALL {

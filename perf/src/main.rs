@@ -8,6 +8,7 @@ mod load;
 mod machine;
 mod memory;
 mod micro;
+mod moved;
 mod path;
 mod peers;
 mod plot;
@@ -27,7 +28,7 @@ use std::{fs, path::PathBuf};
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 
-use self::machine::Ticks;
+use self::{machine::Ticks, moved::Old};
 
 /// More than this of the CPUs' time for other guests, and figures are none.
 const STOLEN: f64 = 0.01;
@@ -46,6 +47,9 @@ struct Arguments {
     /// Write the tables, the raw figures and plots to this directory, too.
     #[arg(long, global = true, value_name = "DIRECTORY")]
     write: Option<PathBuf>,
+    /// Say what moved beyond noise since an earlier report (report.json of --write).
+    #[arg(long, global = true, value_name = "FILE")]
+    compare: Option<PathBuf>,
 }
 
 #[derive(Subcommand, Clone)]
@@ -95,10 +99,13 @@ fn main() -> anyhow::Result<()> {
     if let Some(directory) = &arguments.write {
         fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
     }
+    let old = arguments.compare.as_deref().map(Old::read).transpose()?;
     let whole = arguments.what.is_none();
     let chosen = arguments.what.map_or_else(|| all.into(), |what| vec![what]);
     let (ticks, mut reports) = (Ticks::now()?, Vec::new());
     for what in chosen {
+        // Where it runs is each table's own affair.
+        load::unpin()?;
         let quick = arguments.quick;
         let report = match what {
             What::Attach => attach::run(quick)?,
@@ -118,6 +125,9 @@ fn main() -> anyhow::Result<()> {
             println!("{report}");
         }
         reports.push(report);
+    }
+    if let Some(old) = old {
+        println!("{}", old.moved(&reports));
     }
     let stolen = ticks.stolen_since()?;
     if stolen > STOLEN {

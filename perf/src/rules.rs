@@ -6,6 +6,7 @@ use std::time::Instant;
 use anyhow::Result;
 
 use crate::{
+    load,
     peers::{self, Peer},
     program,
     routed::Routed,
@@ -19,6 +20,8 @@ const CHANGED: usize = 3;
 
 pub fn run(quick: bool, services: u32) -> Result<Report> {
     let rounds = if quick { 1 } else { 3 };
+    // The agent and the commands alike.
+    load::pin(1)?;
     let (mut ours, mut theirs) = (Timed::default(), Peer::RULES.map(|_| Timed::default()));
     for _ in 0..rounds {
         ours.add(program::programmed(services, ENDPOINTS));
@@ -28,12 +31,15 @@ pub fn run(quick: bool, services: u32) -> Result<Report> {
     }
     let conditions = format!(
         "{services} services x {ENDPOINTS} endpoints, {rounds} interleaved rounds, medians, ratios within a round to \
-         Causeway. Causeway: from the agent's first line, and from the event of a change, until all is read back from \
-         the kernel. The others: the restore or nft command alone, fed with what kube-proxy writes, without what \
+         Causeway. Causeway: from the agent's first line, and from the event of a change, until its rows are read \
+         back from the kernel. All on CPU 1. The others: the restore or nft command alone, fed with what kube-proxy writes, without what \
          kube-proxy does to make it."
     );
-    let mut report =
-        Report::new("Programming", conditions, &["from nothing, ms", "ratio", "one change, ms", "ratio"]);
+    let mut report = Report::new(
+        "Programming, beside others",
+        conditions,
+        &["from nothing, ms", "ratio", "one change, ms", "ratio"],
+    );
     let row = |timed: &Timed| {
         let cells = [(&timed.all, &ours.all), (&timed.one, &ours.one)];
         let show = |(times, ours): (&Vec<f64>, &Vec<f64>)| {
@@ -65,8 +71,9 @@ impl Timed {
 fn programmed(peer: Peer, count: u32) -> Result<(f64, f64)> {
     let bed = Routed::new()?;
     let mut services = peers::services(count, ENDPOINTS);
+    let text = peer.all(&services);
     let begun = Instant::now();
-    let _running = peer.serve(&bed.router, &services)?;
+    peer.feed(&bed.router, &text)?;
     let all = begun.elapsed();
     services[CHANGED].endpoints[0].set_ip(stock::backend(CHANGED as u32, ENDPOINTS));
     let text = peer.change(&services, CHANGED);

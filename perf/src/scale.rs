@@ -14,13 +14,11 @@ use crate::{
     plot::{self, Curve, Point},
     routed::{self, Routed},
     stats::{Report, median},
+    stock,
 };
 
 const SIZES: [u32; 6] = [1, 100, 1_000, 5_000, 10_000, 30_000];
 const PLOT: &str = "connections-by-services.svg";
-/// Enough for the largest.
-const CAPACITY: &str = "[capacity]\nfrontends = 65536\nservices = 65536\nbackends = 65536\n";
-
 /// The table, and `plots` in it: connections by number of services.
 pub fn run(quick: bool, plots: Option<&Path>) -> Result<Report> {
     let sizes = if quick { &SIZES[..4] } else { &SIZES };
@@ -56,7 +54,7 @@ fn measure(size: u32, rounds: &Rounds) -> Result<Vec<Point>> {
     path::write_services(&cluster.nodes[0], size);
     // What programs is on a CPU that is not the measured one.
     load::pin(1)?;
-    cluster.nodes[0].start_with(Some(CAPACITY));
+    cluster.nodes[0].start_with(Some(stock::CAPACITY));
     cluster.wait_converged();
     load::pin(0)?;
     let beds = Peer::RULES.iter().map(|&peer| peers::bed(peer, size)).collect::<Result<Vec<_>>>()?;

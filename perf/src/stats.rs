@@ -3,24 +3,31 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A table of figures with the conditions they were taken under.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 pub struct Report {
     pub title: String,
     pub conditions: String,
     pub columns: Vec<String>,
     pub rows: Vec<Row>,
     /// Files of plots.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub plots: Vec<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 pub struct Row {
     pub name: String,
     pub cells: Vec<String>,
+}
+
+impl Row {
+    /// The first number of a cell.
+    pub fn number(&self, column: usize) -> Option<f64> {
+        self.cells.get(column)?.split_whitespace().next()?.parse().ok()
+    }
 }
 
 impl Report {

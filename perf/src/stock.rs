@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 /// As many endpoints as a service may have here.
 const ROOM: u32 = 64;
 
+/// Enough for 50,000 services of one port.
+pub const CAPACITY: &str = "[capacity]\nfrontends = 65536\nservices = 65536\nbackends = 65536\n";
+
 pub fn name(service: u32) -> String {
     format!("service-{service}")
 }

@@ -11,6 +11,7 @@ use crate::{
     peers::{self, Peer},
     routed::{self, Routed},
     stats::Report,
+    stock,
 };
 
 /// The variant that ratios refer to.
@@ -19,7 +20,7 @@ const REFERENCE: &str = "iptables-legacy, as kube-proxy";
 #[derive(clap::Args, Clone)]
 pub struct Scale {
     /// So many services, each with one endpoint; the measured one is in their middle.
-    #[arg(long, default_value_t = 10_000)]
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(10..=30_000))]
     pub services: u32,
 }
 
@@ -36,7 +37,8 @@ pub fn run(quick: bool, scale: &Scale) -> Result<Report> {
     widen(&cluster.nodes[0].netns);
     // What programs is on a CPU that is not the measured one.
     load::pin(1)?;
-    cluster.start();
+    cluster.nodes[0].start_with(Some(stock::CAPACITY));
+    cluster.wait_converged();
     load::pin(0)?;
     let beds = Peer::ALL.iter().map(|&peer| peers::bed(peer, scale.services)).collect::<Result<Vec<_>>>()?;
     let plain = Routed::new()?;

@@ -230,15 +230,14 @@ impl Oracle {
         let datagram = (src, dst, packet.id, packet.protocol);
         let tracked = matches!(packet.protocol, protocol::TCP | protocol::UDP);
         let later = packet.part == Part::Later;
+        let mut follows = false;
         if later && (tracked || packet.is_icmp()) {
             match self.fragments.get(&datagram) {
                 Some(Ok(flow)) if flow.comes_by(scene.side) => {
                     *service = flow.service;
                     return Some(translated(scene, &packet, flow));
                 }
-                Some(Err(ifindex)) if *ifindex == scene.side.ifindex() => {
-                    return Some(plain(scene, &packet));
-                }
+                Some(Err(ifindex)) => follows = *ifindex == scene.side.ifindex(),
                 _ => {}
             }
         }
@@ -263,6 +262,9 @@ impl Oracle {
             if is_multicast(dst) {
                 return Some(Err(Verdict::StackMulticast.into()));
             }
+            if follows {
+                return Some(plain(scene, &packet));
+            }
             if later && tracked {
                 let awaits = scene.world.owns(dst) || self.leaves(scene, &packet);
                 if awaits || may_be_answer(scene, dst) {
@@ -280,7 +282,7 @@ impl Oracle {
         let Some(flow) = flow else {
             let left = plain(scene, &packet);
             let goes_on = left.as_ref().map_or_else(|end| !end.verdict.is_drop(), |_| true);
-            if packet.part == Part::First && goes_on {
+            if packet.part == Part::First && tracked && may_be_answer(scene, dst) && goes_on {
                 self.fragments.insert(datagram, Err(scene.side.ifindex()));
             }
             return Some(left);

@@ -7,17 +7,19 @@ use std::{
     collections::BTreeSet,
     io::{ErrorKind, Write},
     net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
-    sync::atomic::{AtomicU16, Ordering},
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
 use causeway_schema::checksum::fold;
 use causeway_testkit::{
+    cpu::stay_on,
     direct::{bytes, sink},
     hop::Hop,
     link,
     manifest::{Port, Service},
     netns::Netns,
+    ping::ping,
     random::Random,
     topology::{
         Cluster, PATIENCE, node_address, node_address6, outside_address, outside_address6, vip, vip6,
@@ -69,8 +71,9 @@ fn sum(bytes: &[u8]) -> u32 {
 /// The packets that carry a datagram, IP headers and all.
 fn fragments(from: SocketAddr, to: SocketAddr) -> Vec<Vec<u8>> {
     // No two alike: what came twice lingers at the receiver.
-    static NEXT: AtomicU16 = AtomicU16::new(1);
-    let id = NEXT.fetch_add(1, Ordering::Relaxed);
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // And none of 0, for which the kernel takes a number of its own.
+    let id = 1 + (NEXT.fetch_add(1, Ordering::Relaxed) % u32::from(u16::MAX)) as u16;
     let datagram = datagram(from, to);
     let pieces = datagram.chunks(PIECE).enumerate();
     pieces
@@ -107,8 +110,10 @@ fn fragments(from: SocketAddr, to: SocketAddr) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// Sends packets as they are.
+/// Sends packets as they are, from one CPU, as a network card brings a datagram's
+/// fragments to one: two that write to a queue at a time may lose one.
 fn send(packets: &[Vec<u8>], to: SocketAddr) {
+    stay_on(0);
     let raw = Some(Protocol::from(libc::IPPROTO_RAW));
     let domain = if to.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
     let socket = Socket::new(domain, Type::RAW, raw).unwrap();
@@ -132,6 +137,8 @@ fn roomy(netns: &Netns, port: u16) -> UdpSocket {
 
 fn every_datagram_arrives(client: &Netns, server: &Netns, from: IpAddr, to: SocketAddr) {
     let socket = roomy(server, PORT);
+    // So many at a time would not fit where packets wait for a neighbour's address.
+    assert_eq!(client.run(|| ping(to.ip(), 1, PATIENCE)).unwrap(), 1);
     Random::rounds(Duration::from_secs(2), |random| {
         let mut packets = Vec::new();
         for flow in 0..FLOWS {

@@ -69,14 +69,19 @@ impl Peer {
     /// socket for each, however many there are.
     pub fn serve(self, router: &Netns, services: &[ServicePort]) -> Result<Running> {
         match self {
-            Peer::IptablesLegacy | Peer::IptablesNft => {
-                self.feed(router, &iptables::all(services))?;
-            }
-            Peer::Nftables => self.feed(router, &nftables::all(services))?,
             Peer::Haproxy => return proxies::haproxy(router, measured(services)),
             Peer::DockerProxy => return proxies::docker(router, measured(services)),
+            _ => self.feed(router, &self.all(services))?,
         }
         Ok(Running::default())
+    }
+
+    /// The rules of all of them, from nothing.
+    pub fn all(self, services: &[ServicePort]) -> String {
+        match self {
+            Peer::Nftables => nftables::all(services),
+            _ => iptables::all(services),
+        }
     }
 
     /// What changes when a service has other endpoints than before, of all that are
