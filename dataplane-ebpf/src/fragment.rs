@@ -24,7 +24,7 @@ use crate::{
 pub const DATAGRAMS: u32 = 8192;
 const WAYS: u32 = 4;
 /// Datagrams for which fragments can wait.
-pub const QUEUES: u32 = 512;
+pub const QUEUES: u32 = 1024;
 /// Fragments that can wait at a time; a power of two. One half is for those that
 /// have to, the other for those of which only their first one will tell: whoever
 /// fills the latter takes nothing from the former.

@@ -7,7 +7,10 @@ use std::{
     collections::BTreeSet,
     io::{ErrorKind, Write},
     net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -181,6 +184,14 @@ fn make_patient(server: &Netns) {
     server.set_sysctl("net/ipv4/ipfrag_max_dist", "0");
 }
 
+/// One test at a time: how many fragments wait depends on how long they are on
+/// their way.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn vips() -> [IpAddr; 2] {
     [vip(1).into(), vip6(1).into()]
 }
@@ -191,6 +202,7 @@ fn outside() -> [IpAddr; 2] {
 
 #[test]
 fn fragments_arrive_in_any_order() {
+    let _alone = alone();
     let cluster = Cluster::dual(1);
     let server = cluster.nodes[0].container("server", 2);
     let client = cluster.nodes[0].container("client", 3);
@@ -208,6 +220,7 @@ fn fragments_arrive_in_any_order() {
 /// to a container, and to who sees a node's address instead.
 #[test]
 fn answers_in_fragments_arrive_in_any_order() {
+    let _alone = alone();
     let cluster = Cluster::dual(2);
     let client = cluster.nodes[0].container("client", 3);
     for netns in [&client.netns, &cluster.outside] {
@@ -263,6 +276,7 @@ fn mapped(at: SocketAddr) -> SocketAddr {
 /// To a container's own address, and to a node's, where it is served and where not.
 #[test]
 fn fragments_to_no_service_arrive_in_any_order() {
+    let _alone = alone();
     let cluster = Cluster::dual(1);
     let (node, server) = (&cluster.nodes[0], cluster.nodes[0].container("server", 2));
     let addresses: [IpAddr; 2] = [node_address(0).into(), node_address6(0).into()];
@@ -289,6 +303,7 @@ fn fragments_to_no_service_arrive_in_any_order() {
 /// SVC-20: each fragment gets an outer header of its own, and loses it.
 #[test]
 fn fragments_in_outer_headers_arrive_in_any_order() {
+    let _alone = alone();
     // Without XDP, whose interfaces have room for 256 frames: a first fragment
     // sends all that waited for it at once.
     let cluster = Cluster::dual(2);
@@ -310,6 +325,7 @@ fn fragments_in_outer_headers_arrive_in_any_order() {
 /// IPv6 do not.)
 #[test]
 fn segments_that_a_router_has_cut_arrive() {
+    let _alone = alone();
     for mut cluster in [Cluster::xdp(2), Cluster::dual(2)] {
         let hop = Hop::behind(&mut cluster.switch, 1280);
         cluster.nodes.iter().for_each(|node| hop.reach_from(&node.netns));
