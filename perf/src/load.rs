@@ -10,10 +10,6 @@ use std::{
 
 use causeway_testkit::netns::Netns;
 use hdrhistogram::Histogram;
-use nix::{
-    sched::{CpuSet, sched_setaffinity},
-    unistd::Pid,
-};
 use serde::Serialize;
 
 /// What one connection does.
@@ -48,21 +44,6 @@ impl Workload {
             Workload::Bulk => "Gbit/s",
         }
     }
-}
-
-/// Keeps the calling thread, and the threads it starts, on one CPU.
-pub fn pin(cpu: usize) -> nix::Result<()> {
-    let mut set = CpuSet::new();
-    set.set(cpu)?;
-    sched_setaffinity(Pid::from_raw(0), &set)
-}
-
-/// Leaves the calling thread to all CPUs again.
-pub fn unpin() -> nix::Result<()> {
-    let mut set = CpuSet::new();
-    // Those that are not there are passed over.
-    (0..CpuSet::count()).try_for_each(|cpu| set.set(cpu))?;
-    sched_setaffinity(Pid::from_raw(0), &set)
 }
 
 /// Starts the three servers in a namespace; they end with the process.

@@ -26,6 +26,7 @@ mod watch;
 use std::{fs, path::PathBuf};
 
 use anyhow::Context;
+use causeway_testkit::cpu;
 use clap::{Parser, Subcommand};
 
 use self::{machine::Ticks, moved::Old};
@@ -105,7 +106,7 @@ fn main() -> anyhow::Result<()> {
     let (ticks, mut reports) = (Ticks::now()?, Vec::new());
     for what in chosen {
         // Where it runs is each table's own affair.
-        load::unpin()?;
+        cpu::roam();
         let quick = arguments.quick;
         let report = match what {
             What::Attach => attach::run(quick)?,

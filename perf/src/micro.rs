@@ -20,9 +20,9 @@ use causeway_schema::{
     front::{Front, TEMPLATE_BYTES, flow_address},
     protocol,
 };
-use causeway_testkit::prog::Programs;
+use causeway_testkit::{cpu, prog::Programs};
 
-use crate::{load, stats::Report};
+use crate::stats::Report;
 
 const VIP: V4 = V4([10, 96, 0, 1]);
 const BACKEND: V4 = V4([10, 244, 0, 2]);
@@ -39,7 +39,7 @@ const TCP_SYN: u8 = 2;
 const TCP_ACK: u8 = 16;
 
 pub fn run(quick: bool) -> Result<Report> {
-    load::pin(0)?;
+    cpu::stay_on(0);
     let (runs, repeat) = if quick { (3, 100_000) } else { (9, 500_000) };
     let conditions = format!(
         "Minimum of {runs} runs of {repeat} packets; the front's own cost (an empty program behind it) \

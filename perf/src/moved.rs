@@ -51,11 +51,9 @@ impl Old {
 
 fn moved(then: &Report, now: &Report) -> Vec<Moved> {
     let mut found = Vec::new();
-    for (column, name) in now.columns.iter().enumerate().filter(|(_, name)| then.columns.contains(name)) {
-        // Columns may have one name: those in the same place are the same.
-        if then.columns.get(column) != Some(name) {
-            continue;
-        }
+    // Columns may share a name: those in the same place are the same.
+    let columns = now.columns.iter().zip(&then.columns).enumerate();
+    for (column, (name, _)) in columns.filter(|(_, (now, then))| now == then) {
         let noise = (noise(now, column).max(noise(then, column)) * 2.0).max(NOISE);
         for row in &now.rows {
             let earlier = then.rows.iter().find(|earlier| earlier.name == row.name);

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use causeway_testkit::{
+    cpu,
     manifest::{Port, Service},
     topology::{Cluster, Container, Node, vip},
 };
@@ -45,9 +46,9 @@ pub fn run(quick: bool, selection: &Selection) -> Result<Report> {
     write_services(&cluster.nodes[0], 1);
     write_services(&cluster.nodes[1], MANY);
     // The agents inherit a CPU that is not the measured one.
-    load::pin(1)?;
+    cpu::stay_on(1);
     cluster.start();
-    load::pin(0)?;
+    cpu::stay_on(0);
     let (few_client, _few_server) = pair(&cluster.nodes[0])?;
     let (many_client, many_server) = pair(&cluster.nodes[1])?;
     // A client of its own: its ports must not meet those used through the VIP.

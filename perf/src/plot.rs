@@ -2,12 +2,11 @@
 
 use std::path::Path;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result};
 use plotters::prelude::*;
-use serde::Serialize;
 
 /// What a quantity is at a size.
-#[derive(Clone, Copy, Serialize)]
+#[derive(Clone, Copy)]
 pub struct Point {
     pub x: f64,
     pub y: f64,
@@ -15,7 +14,6 @@ pub struct Point {
     pub high: f64,
 }
 
-#[derive(Serialize)]
 pub struct Curve {
     pub name: String,
     pub points: Vec<Point>,
@@ -42,36 +40,31 @@ const COLOURS: [RGBColor; 7] = [
 /// Both axes logarithmic: what grows with the size is a slope, what does not is
 /// level.
 pub fn by_size(file: &Path, title: &str, x: &str, curves: &[Curve]) -> Result<()> {
+    draw(file, title, x, curves).with_context(|| format!("draw {}", file.display()))
+}
+
+fn draw(file: &Path, title: &str, x: &str, curves: &[Curve]) -> Result<()> {
     let points = || curves.iter().flat_map(|curve| &curve.points);
     let largest = points().map(|point| point.x).fold(1.0, f64::max);
     let low = points().map(|point| point.y).fold(f64::INFINITY, f64::min);
     let high = points().map(|point| point.high).fold(0.0, f64::max);
     let root = SVGBackend::new(file, SIZE).into_drawing_area();
-    let drawn = |error: &dyn std::fmt::Display| anyhow!("draw {}: {error}", file.display());
-    root.fill(&WHITE).map_err(|error| drawn(&error))?;
+    root.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&root)
         .caption(title, ("sans-serif", 20))
         .margin(12)
         .x_label_area_size(44)
         .y_label_area_size(64)
-        .build_cartesian_2d((0.9..largest * 1.2).log_scale(), (low * 0.8..high * 1.2).log_scale())
-        .map_err(|error| drawn(&error))?;
-    chart
-        .configure_mesh()
-        .x_desc(x)
-        .y_desc("µs")
-        .light_line_style(WHITE)
-        .draw()
-        .map_err(|error| drawn(&error))?;
+        .build_cartesian_2d((0.9..largest * 1.2).log_scale(), (low * 0.8..high * 1.2).log_scale())?;
+    chart.configure_mesh().x_desc(x).y_desc("µs").light_line_style(WHITE).draw()?;
     for (curve, colour) in curves.iter().zip(COLOURS.iter().cycle()) {
         let upper = curve.points.iter().map(|point| (point.x, point.high));
         let lower = curve.points.iter().rev().map(|point| (point.x, point.y));
         let band = Polygon::new(upper.chain(lower).collect::<Vec<_>>(), colour.mix(0.12));
-        chart.draw_series([band]).map_err(|error| drawn(&error))?;
+        chart.draw_series([band])?;
         let line = curve.points.iter().map(|point| (point.x, point.y));
         chart
-            .draw_series(LineSeries::new(line, colour.stroke_width(2)).point_size(3))
-            .map_err(|error| drawn(&error))?
+            .draw_series(LineSeries::new(line, colour.stroke_width(2)).point_size(3))?
             .label(&curve.name)
             .legend(|(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
     }
@@ -80,9 +73,8 @@ pub fn by_size(file: &Path, title: &str, x: &str, curves: &[Curve]) -> Result<()
         .position(SeriesLabelPosition::UpperLeft)
         .background_style(WHITE.mix(0.85))
         .border_style(BLACK.mix(0.3))
-        .draw()
-        .map_err(|error| drawn(&error))?;
-    root.present().map_err(|error| drawn(&error))
+        .draw()?;
+    Ok(root.present()?)
 }
 
 #[cfg(test)]

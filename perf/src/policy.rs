@@ -4,11 +4,14 @@
 use std::net::Ipv4Addr;
 
 use anyhow::Result;
-use causeway_testkit::topology::{Cluster, Node};
+use causeway_testkit::{
+    cpu,
+    topology::{Cluster, Node},
+};
 
 use crate::{
     compare::{Rounds, Variant, compare},
-    load::{self, Workload},
+    load::Workload,
     path::pair,
     stats::Report,
 };
@@ -21,9 +24,9 @@ pub fn run(quick: bool) -> Result<Report> {
     let mut cluster = Cluster::with_own_manifests(2);
     write_rules(&cluster.nodes[1]);
     // The agents inherit a CPU that is not the measured one.
-    load::pin(1)?;
+    cpu::stay_on(1);
     cluster.start();
-    load::pin(0)?;
+    cpu::stay_on(0);
     let (free_client, free_server) = pair(&cluster.nodes[0])?;
     let (guarded_client, guarded_server) = pair(&cluster.nodes[1])?;
     cluster.wait_converged();

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::{machine::Machine, stats::Report};
 
 pub const TEXT: &str = "REPORT.md";
-pub const DATA: &str = "report.json";
+const DATA: &str = "report.json";
 
 #[derive(Serialize)]
 struct Data<'a> {

@@ -4,9 +4,9 @@
 use std::time::Instant;
 
 use anyhow::Result;
+use causeway_testkit::cpu;
 
 use crate::{
-    load,
     peers::{self, Peer},
     program,
     routed::Routed,
@@ -21,7 +21,7 @@ const CHANGED: usize = 3;
 pub fn run(quick: bool, services: u32) -> Result<Report> {
     let rounds = if quick { 1 } else { 3 };
     // The agent and the commands alike.
-    load::pin(1)?;
+    cpu::stay_on(1);
     let (mut ours, mut theirs) = (Timed::default(), Peer::RULES.map(|_| Timed::default()));
     for _ in 0..rounds {
         ours.add(program::programmed(services, ENDPOINTS));

@@ -4,11 +4,14 @@
 use std::path::Path;
 
 use anyhow::Result;
-use causeway_testkit::topology::{Cluster, vip};
+use causeway_testkit::{
+    cpu,
+    topology::{Cluster, vip},
+};
 
 use crate::{
     compare::{Rounds, Series, Variant, interleave},
-    load::{self, Workload},
+    load::Workload,
     path,
     peers::{self, Peer},
     plot::{self, Curve, Point},
@@ -53,10 +56,10 @@ fn measure(size: u32, rounds: &Rounds) -> Result<Vec<Point>> {
     let mut cluster = Cluster::with_own_manifests(1);
     path::write_services(&cluster.nodes[0], size);
     // What programs is on a CPU that is not the measured one.
-    load::pin(1)?;
+    cpu::stay_on(1);
     cluster.nodes[0].start_with(Some(stock::CAPACITY));
     cluster.wait_converged();
-    load::pin(0)?;
+    cpu::stay_on(0);
     let beds = Peer::RULES.iter().map(|&peer| peers::bed(peer, size)).collect::<Result<Vec<_>>>()?;
     let plain = Routed::new()?;
     let (client, _server) = path::pair(&cluster.nodes[0])?;

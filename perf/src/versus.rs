@@ -2,11 +2,14 @@
 //! everybody else who can bring it there.
 
 use anyhow::Result;
-use causeway_testkit::topology::{Cluster, vip, widen};
+use causeway_testkit::{
+    cpu,
+    topology::{Cluster, vip, widen},
+};
 
 use crate::{
     compare::{Rounds, Variant, compare},
-    load::{self, Workload},
+    load::Workload,
     path,
     peers::{self, Peer},
     routed::{self, Routed},
@@ -17,16 +20,19 @@ use crate::{
 /// The variant that ratios refer to.
 const REFERENCE: &str = "iptables-legacy, as kube-proxy";
 
+/// Services, unless another number is asked for.
+const MANY: u32 = 10_000;
+
 #[derive(clap::Args, Clone)]
 pub struct Scale {
     /// So many services, each with one endpoint; the measured one is in their middle.
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(10..=30_000))]
+    #[arg(long, default_value_t = MANY, value_parser = clap::value_parser!(u32).range(10..=30_000))]
     pub services: u32,
 }
 
 impl Default for Scale {
     fn default() -> Self {
-        Self { services: 10_000 }
+        Self { services: MANY }
     }
 }
 
@@ -36,10 +42,10 @@ pub fn run(quick: bool, scale: &Scale) -> Result<Report> {
     // The agent's own connections are not many; the measured ones are.
     widen(&cluster.nodes[0].netns);
     // What programs is on a CPU that is not the measured one.
-    load::pin(1)?;
+    cpu::stay_on(1);
     cluster.nodes[0].start_with(Some(stock::CAPACITY));
     cluster.wait_converged();
-    load::pin(0)?;
+    cpu::stay_on(0);
     let beds = Peer::ALL.iter().map(|&peer| peers::bed(peer, scale.services)).collect::<Result<Vec<_>>>()?;
     let plain = Routed::new()?;
     let (client, server) = path::pair(&cluster.nodes[0])?;

@@ -1,6 +1,11 @@
 //! Who has which address in a cluster? See [`crate::topology`].
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Of a socket that takes whichever of its family.
+pub fn any(six: bool) -> IpAddr {
+    if six { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
+}
 
 pub fn node_address(index: u8) -> Ipv4Addr {
     Ipv4Addr::new(192, 168, 77, 10 + index)

@@ -4,12 +4,13 @@ use std::{
     collections::BTreeMap,
     fmt,
     io::{self, BufRead, BufReader, Write},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
     thread,
     time::{Duration, Instant},
 };
 
 use crate::{
+    addresses::any,
     netns::Netns,
     wire::{Answer, Protocol, WHO},
 };
@@ -136,8 +137,7 @@ pub fn ask(mut stream: &TcpStream) -> io::Result<Answer> {
 
 fn request_udp(to: SocketAddr, patience: Duration) -> io::Result<(Answer, SocketAddr)> {
     // Not connected, so that an answer from a wrong source arrives and shows.
-    let own: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket = UdpSocket::bind((own, 0))?;
+    let socket = UdpSocket::bind((any(to.is_ipv6()), 0))?;
     socket.set_read_timeout(Some(patience))?;
     socket.send_to(WHO.as_bytes(), to)?;
     let mut buffer = [0; 512];

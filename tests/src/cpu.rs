@@ -5,9 +5,19 @@ use nix::{
     unistd::Pid,
 };
 
-/// Keeps the calling thread on one CPU, for good.
+/// Keeps the calling thread, and those that it starts, on one CPU.
 pub fn stay_on(cpu: usize) {
-    let mut cpus = CpuSet::new();
-    cpus.set(cpu).unwrap();
-    sched_setaffinity(Pid::from_raw(0), &cpus).expect("stay on one CPU");
+    allow([cpu]);
+}
+
+/// Leaves the calling thread to all CPUs again.
+pub fn roam() {
+    // Those that are not there are passed over.
+    allow(0..CpuSet::count());
+}
+
+fn allow(cpus: impl IntoIterator<Item = usize>) {
+    let mut set = CpuSet::new();
+    cpus.into_iter().for_each(|cpu| set.set(cpu).unwrap());
+    sched_setaffinity(Pid::from_raw(0), &set).expect("choose CPUs");
 }

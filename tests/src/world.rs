@@ -10,7 +10,7 @@ use std::{
 
 use causeway_schema::{Group, Hop, nat::Ports};
 
-use crate::mirror;
+use crate::{addresses::any, mirror};
 
 #[derive(Clone, Debug, Default)]
 pub struct World {
@@ -164,7 +164,7 @@ impl World {
         };
         let of_node = || {
             let node = self.node.address(to.is_ipv6())?;
-            (node == to.ip()).then(|| at(SocketAddr::new(unspecified(to.is_ipv6()), to.port())))?
+            (node == to.ip()).then(|| at(SocketAddr::new(any(to.is_ipv6()), to.port())))?
         };
         at(to).or_else(of_node)
     }
@@ -248,8 +248,4 @@ pub fn contains((network, bits): (IpAddr, u8), address: IpAddr) -> bool {
         (IpAddr::V6(network), IpAddr::V6(address)) => prefix(&network.octets()) == prefix(&address.octets()),
         _ => false,
     }
-}
-
-fn unspecified(six: bool) -> IpAddr {
-    if six { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
 }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use causeway_testkit::{
+    addresses::any,
     manifest::{Port, Service},
     netns::Netns,
     server::Server,
@@ -167,13 +168,12 @@ fn datagrams_after_a_silence_begin_another_flow() {
     }
     cluster.wait_converged();
     widen(&cluster.outside);
-    let any = |at: IpAddr| SocketAddr::new(if at.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() }, 0);
     let talks: Vec<(String, bool, SocketAddr, UdpEnd)> =
         [("a container", &client.netns), ("outside", &cluster.outside)]
             .into_iter()
             .flat_map(|(from, netns)| {
                 ways.iter().map(move |&(at, hasty)| {
-                    let end = UdpEnd::bind(netns, any(at), Fragments::Allowed);
+                    let end = UdpEnd::bind(netns, SocketAddr::new(any(at.is_ipv6()), 0), Fragments::Allowed);
                     (format!("from {from} to {at}"), hasty, SocketAddr::new(at, 53), end)
                 })
             })

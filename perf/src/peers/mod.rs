@@ -12,11 +12,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use causeway_testkit::{child, netns::Netns, topology::vip};
+use causeway_testkit::{child, cpu, netns::Netns, topology::vip};
 use nix::sys::signal::Signal;
 
 use crate::{
-    load::{self, Workload},
+    load::Workload,
     routed::{self, Routed},
     stock,
 };
@@ -119,9 +119,9 @@ impl Peer {
 pub fn bed(peer: Peer, count: u32) -> Result<(Routed, Running)> {
     let bed = Routed::new()?;
     // What programs is on a CPU that is not the measured one.
-    load::pin(1)?;
+    cpu::stay_on(1);
     let running = peer.serve(&bed.router, &services(count, 1));
-    load::pin(0)?;
+    cpu::stay_on(0);
     Ok((bed, running.with_context(|| format!("set up {}", peer.name()))?))
 }
 
@@ -155,6 +155,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::load;
 
     const TO: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 96, 0, 1), 7002);
 
