@@ -95,6 +95,9 @@ pub struct Series {
 /// Runs one workload over all of them, forth and back.
 pub fn interleave(variants: &[Variant], workload: Workload, rounds: &Rounds) -> Result<Vec<Series>> {
     let mut series = vec![Series::default(); variants.len()];
+    for variant in variants {
+        load::forget(variant.client);
+    }
     // The first round warms up and is thrown away.
     for round in 0..=rounds.count {
         let forth: Vec<usize> = (0..variants.len()).collect();
