@@ -12,11 +12,15 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use causeway_testkit::{child, cpu, netns::Netns, topology::vip};
+use causeway_testkit::{
+    child, cpu,
+    netns::Netns,
+    topology::{vip, widen},
+};
 use nix::sys::signal::Signal;
 
 use crate::{
-    load::Workload,
+    load::{self, Workload},
     routed::{self, Routed},
     stock,
 };
@@ -118,6 +122,9 @@ impl Peer {
 /// endpoint each.
 pub fn bed(peer: Peer, count: u32) -> Result<(Routed, Running)> {
     let bed = Routed::new()?;
+    // A proxy is a client too.
+    widen(&bed.router);
+    load::forget(&bed.router);
     // What programs is on a CPU that is not the measured one.
     cpu::stay_on(1);
     let running = peer.serve(&bed.router, &services(count, 1));
@@ -155,7 +162,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::load;
 
     const TO: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 96, 0, 1), 7002);
 
